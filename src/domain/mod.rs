@@ -1,0 +1,16 @@
+//! The field's words as types. Uses std, serde and thiserror only, and knows no other room.
+
+mod attributes;
+mod embedding;
+mod generation;
+mod ids;
+mod score;
+
+pub use attributes::{
+    Aspect, AttributeError, AttributeFilter, HandAttributes, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
+    Side,
+};
+pub use embedding::{Embedding, EmbeddingError};
+pub use generation::{Fingerprint, FingerprintError, Generation};
+pub use ids::{GalleryId, IdError, SampleId, SubjectId};
+pub use score::Similarity;

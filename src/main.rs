@@ -1,0 +1,3 @@
+//! The `handclip` binary.
+
+fn main() {}
