@@ -68,7 +68,7 @@ impl Filter {
             Self::Hamming if x == 0.0 => 1.0,
             Self::Hamming if distance < 1.0 => {
                 let angle = distance * PI;
-                angle.sin() / angle * (0.54 + 0.46 * angle.cos())
+                angle.sin() / angle * (f64::from(0.54f32) + f64::from(0.46f32) * angle.cos())
             }
             Self::Bicubic if distance < 1.0 => {
                 ((A + 2.0) * distance - (A + 3.0)) * distance * distance + 1.0
@@ -113,17 +113,23 @@ impl Target {
 /// Resizes `picture` to the target's size and returns the wanted part of it, `[rows, columns, 3]`.
 /// Only that part is computed: an image of one pixel by thousands costs no more than others.
 pub(super) fn resize(picture: &Picture, target: &Target, filter: Filter) -> Vec<u8> {
+    // A side that keeps its length is not filtered at all, only cut.
+    let keeps_height = picture.height() == target.height;
     let vertical = Taps::new(picture.height(), target.height, &target.rows, filter);
-    let source_rows = vertical.source();
+    let source_rows = if keeps_height {
+        target.rows.start as usize..target.rows.end as usize
+    } else {
+        vertical.source()
+    };
     let row_bytes = picture.width() as usize * 3;
     let source = &picture.rgb()[source_rows.start * row_bytes..source_rows.end * row_bytes];
-    let horizontal = Taps::new(picture.width(), target.width, &target.columns, filter);
     let rows = if picture.width() == target.width {
         crop_columns(source, row_bytes, &target.columns)
     } else {
+        let horizontal = Taps::new(picture.width(), target.width, &target.columns, filter);
         resize_rows(source, row_bytes, &horizontal)
     };
-    if picture.height() == target.height {
+    if keeps_height {
         return rows;
     }
     resize_columns(&rows, target.columns.len() * 3, source_rows.start, &vertical)
