@@ -1,0 +1,277 @@
+//! Resizing that equals Pillow's, bit for bit.
+//!
+//! CLIP's weights were trained on Pillow's antialiased filters, so a resize that is merely similar
+//! moves every embedding. As Pillow does for 8-bit images: filter weights in double precision,
+//! rounded to 22-bit fixed point; rows first, rounded to 8 bits, then columns.
+
+use std::f64::consts::PI;
+use std::ops::Range;
+
+use super::Picture;
+
+/// A resampling filter, by Pillow's names. Downscaling widens it (antialias).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// Mean of the covered pixels.
+    Box,
+    /// Triangle.
+    Bilinear,
+    /// Raised cosine times sinc, 2 pixels wide.
+    Hamming,
+    /// Cubic convolution with a = -0.5.
+    Bicubic,
+    /// Sinc windowed by a wider sinc, 6 pixels wide.
+    Lanczos,
+}
+
+impl Filter {
+    /// By Pillow's number, as preprocessor_config.json writes it. Nearest (0) is not one: it does
+    /// not filter.
+    pub fn from_pillow(number: u64) -> Option<Self> {
+        match number {
+            1 => Some(Self::Lanczos),
+            2 => Some(Self::Bilinear),
+            3 => Some(Self::Bicubic),
+            4 => Some(Self::Box),
+            5 => Some(Self::Hamming),
+            _ => None,
+        }
+    }
+
+    /// Pillow's number.
+    pub fn pillow(self) -> u64 {
+        match self {
+            Self::Lanczos => 1,
+            Self::Bilinear => 2,
+            Self::Bicubic => 3,
+            Self::Box => 4,
+            Self::Hamming => 5,
+        }
+    }
+
+    /// Half the width, in pixels of the smaller image.
+    fn support(self) -> f64 {
+        match self {
+            Self::Box => 0.5,
+            Self::Bilinear | Self::Hamming => 1.0,
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        let distance = x.abs();
+        match self {
+            // Half open: a pixel on the border between two outputs belongs to one of them.
+            Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
+            Self::Bilinear if distance < 1.0 => 1.0 - distance,
+            Self::Hamming if x == 0.0 => 1.0,
+            Self::Hamming if distance < 1.0 => {
+                let angle = distance * PI;
+                angle.sin() / angle * (f64::from(0.54f32) + f64::from(0.46f32) * angle.cos())
+            }
+            Self::Bicubic if distance < 1.0 => {
+                ((A + 2.0) * distance - (A + 3.0)) * distance * distance + 1.0
+            }
+            Self::Bicubic if distance < 2.0 => {
+                (((distance - 5.0) * distance + 8.0) * distance - 4.0) * A
+            }
+            Self::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            Self::Bilinear | Self::Hamming | Self::Bicubic | Self::Lanczos => 0.0,
+        }
+    }
+}
+
+/// Steepness of the cubic.
+const A: f64 = -0.5;
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        return 1.0;
+    }
+    let angle = x * PI;
+    angle.sin() / angle
+}
+
+/// Where in a resized image the wanted pixels lie, and how large that image is as a whole.
+pub(super) struct Target {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// Within `0..width`, not empty.
+    pub(super) columns: Range<u32>,
+    /// Within `0..height`, not empty.
+    pub(super) rows: Range<u32>,
+}
+
+impl Target {
+    /// The whole of a `width` x `height` image.
+    pub(super) fn whole(width: u32, height: u32) -> Self {
+        Self { width, height, columns: 0..width, rows: 0..height }
+    }
+}
+
+/// Resizes `picture` to the target's size and returns the wanted part of it, `[rows, columns, 3]`.
+/// Only that part is computed: an image of one pixel by thousands costs no more than others.
+pub(super) fn resize(picture: &Picture, target: &Target, filter: Filter) -> Vec<u8> {
+    // A side that keeps its length is not filtered at all, only cut.
+    let keeps_height = picture.height() == target.height;
+    let vertical = Taps::new(picture.height(), target.height, &target.rows, filter);
+    let source_rows = if keeps_height {
+        target.rows.start as usize..target.rows.end as usize
+    } else {
+        vertical.source()
+    };
+    let row_bytes = picture.width() as usize * 3;
+    let source = &picture.rgb()[source_rows.start * row_bytes..source_rows.end * row_bytes];
+    let rows = if picture.width() == target.width {
+        crop_columns(source, row_bytes, &target.columns)
+    } else {
+        let horizontal = Taps::new(picture.width(), target.width, &target.columns, filter);
+        resize_rows(source, row_bytes, &horizontal)
+    };
+    if keeps_height {
+        return rows;
+    }
+    resize_columns(&rows, target.columns.len() * 3, source_rows.start, &vertical)
+}
+
+/// Fixed-point precision of the weights: 8 bits of sample, 2 of headroom, the rest of 32.
+const PRECISION: u32 = 32 - 8 - 2;
+/// A weight is split into two 16-bit factors, `high << SPLIT | low`: products of 16 bits are what
+/// every processor multiplies eight or more at a time.
+const SPLIT: u32 = 12;
+/// Taps are padded with zeros to a multiple of this, so that loops over them have no remainder.
+const LANES: usize = 8;
+
+/// For each wanted output position the source positions it reads and their weights.
+struct Taps {
+    /// First source position and number of them, by output position.
+    bounds: Vec<(usize, usize)>,
+    /// Padded number of taps of every output position.
+    stride: usize,
+    /// `[outputs, stride]`
+    high: Vec<i16>,
+    /// `[outputs, stride]`
+    low: Vec<i16>,
+}
+
+impl Taps {
+    /// Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`, operation by operation.
+    fn new(from: u32, to: u32, wanted: &Range<u32>, filter: Filter) -> Self {
+        let scale = f64::from(from) / f64::from(to);
+        let filter_scale = scale.max(1.0);
+        let support = filter.support() * filter_scale;
+        let stride = (support.ceil() as usize * 2 + 1).next_multiple_of(LANES);
+        let mut taps = Self {
+            bounds: Vec::with_capacity(wanted.len()),
+            stride,
+            high: vec![0; wanted.len() * stride],
+            low: vec![0; wanted.len() * stride],
+        };
+        let mut weights = Vec::with_capacity(stride);
+        for (i, output) in wanted.clone().enumerate() {
+            let centre = (f64::from(output) + 0.5) * scale;
+            let inverse = 1.0 / filter_scale;
+            // Casts truncate towards zero, as C's do, and saturate at 0 where Pillow clamps.
+            let first = (centre - support + 0.5) as u32;
+            let last = ((centre + support + 0.5) as u32).min(from);
+            weights.clear();
+            weights.extend((0..last - first).map(|x| {
+                filter.weight((f64::from(x) + f64::from(first) - centre + 0.5) * inverse)
+            }));
+            let sum: f64 = weights.iter().sum();
+            for (j, &weight) in weights.iter().enumerate() {
+                let weight = if sum != 0.0 { weight / sum } else { weight };
+                let scaled = weight * f64::from(1u32 << PRECISION);
+                let fixed = (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32;
+                // The low factor is rounded to the nearest, so both fit 16 bits with their sign.
+                let high = (fixed + (1 << (SPLIT - 1))) >> SPLIT;
+                taps.high[i * stride + j] = high as i16;
+                taps.low[i * stride + j] = (fixed - (high << SPLIT)) as i16;
+            }
+            taps.bounds.push((first as usize, weights.len()));
+        }
+        taps
+    }
+
+    /// All source positions that any output reads. Bounds grow with the output position.
+    fn source(&self) -> Range<usize> {
+        let start = self.bounds.first().map_or(0, |&(first, _)| first);
+        let end = self.bounds.last().map_or(0, |&(first, count)| first + count);
+        start..end
+    }
+
+    /// High and low factors of output `i`, `[stride]` each.
+    fn weights(&self, i: usize) -> (&[i16], &[i16]) {
+        let range = i * self.stride..(i + 1) * self.stride;
+        (&self.high[range.clone()], &self.low[range])
+    }
+}
+
+/// The sum of products in both factors, rounded to a sample.
+fn sample(high: i32, low: i32) -> u8 {
+    let sum = (high << SPLIT) + low + (1 << (PRECISION - 1));
+    (sum >> PRECISION).clamp(0, 255) as u8
+}
+
+/// `source`: `[rows, width, 3]`; returns `[rows, outputs, 3]`.
+fn resize_rows(source: &[u8], row_bytes: usize, taps: &Taps) -> Vec<u8> {
+    let out_bytes = taps.bounds.len() * 3;
+    let mut out = vec![0u8; source.len() / row_bytes * out_bytes];
+    // One row by channel, so that the taps of an output lie side by side.
+    let width = row_bytes / 3;
+    let mut planes = [(); 3].map(|()| vec![0i16; width + taps.stride]);
+    for (row, out_row) in source.chunks_exact(row_bytes).zip(out.chunks_exact_mut(out_bytes)) {
+        let [red, green, blue] = &mut planes;
+        for (((pixel, r), g), b) in row.chunks_exact(3).zip(red).zip(green).zip(blue) {
+            *r = pixel[0].into();
+            *g = pixel[1].into();
+            *b = pixel[2].into();
+        }
+        for (i, pixel) in out_row.chunks_exact_mut(3).enumerate() {
+            let (high, low) = taps.weights(i);
+            let first = taps.bounds[i].0;
+            for (plane, out) in planes.iter().zip(pixel) {
+                let samples = &plane[first..first + taps.stride];
+                *out = sample(dot(samples, high), dot(samples, low));
+            }
+        }
+    }
+    out
+}
+
+fn dot(a: &[i16], b: &[i16]) -> i32 {
+    a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+}
+
+/// `source`: `[rows, row_bytes]`, the first of which is row `first_row` of the image; returns
+/// `[outputs, row_bytes]`.
+fn resize_columns(source: &[u8], row_bytes: usize, first_row: usize, taps: &Taps) -> Vec<u8> {
+    let mut out = vec![0u8; taps.bounds.len() * row_bytes];
+    let (mut highs, mut lows) = (vec![0i32; row_bytes], vec![0i32; row_bytes]);
+    for (i, out_row) in out.chunks_exact_mut(row_bytes).enumerate() {
+        highs.fill(0);
+        lows.fill(0);
+        let (first, count) = taps.bounds[i];
+        let rows = source[(first - first_row) * row_bytes..].chunks_exact(row_bytes).take(count);
+        let (high, low) = taps.weights(i);
+        for ((row, &high), &low) in rows.zip(high).zip(low) {
+            for ((&byte, sum_high), sum_low) in row.iter().zip(&mut highs).zip(&mut lows) {
+                *sum_high += i32::from(i16::from(byte)) * i32::from(high);
+                *sum_low += i32::from(i16::from(byte)) * i32::from(low);
+            }
+        }
+        for ((out, &high), &low) in out_row.iter_mut().zip(&highs).zip(&lows) {
+            *out = sample(high, low);
+        }
+    }
+    out
+}
+
+fn crop_columns(source: &[u8], row_bytes: usize, columns: &Range<u32>) -> Vec<u8> {
+    let bytes = columns.start as usize * 3..columns.end as usize * 3;
+    let rows = source.chunks_exact(row_bytes);
+    let mut out = Vec::with_capacity(rows.len() * bytes.len());
+    rows.for_each(|row| out.extend_from_slice(&row[bytes.clone()]));
+    out
+}
