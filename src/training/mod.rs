@@ -25,4 +25,4 @@ pub use optimizer::{AdamW, AdamWConfig};
 pub use prompts::{Claim, Facts, Prompts};
 pub use sampler::PkSampler;
 pub use schedule::WarmupCosine;
-pub use trainer::{Outcome, Progress, Validate, pretrain};
+pub use trainer::{Inputs, Outcome, Progress, Validate, pretrain};
