@@ -49,4 +49,7 @@ pub enum TrainingError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What the caller does between steps failed.
+    #[error(transparent)]
+    Callback(Box<dyn std::error::Error + Send + Sync>),
 }
