@@ -1,4 +1,5 @@
 //! Integration tests: one binary, a module per promise.
 
+mod images;
 mod preprocessing;
 mod support;
