@@ -78,8 +78,8 @@ fn score(sharpness: f64, contrast: f64, brightness: f64) -> f64 {
     const HALF_CONTRAST: f64 = 0.06;
     let sharp = sharpness / (sharpness + HALF_SHARPNESS);
     let contrasty = contrast / (contrast + HALF_CONTRAST);
-    // 1 in the middle, falling off only within a fifth of black or white.
-    let exposed = (brightness.min(1.0 - brightness) / 0.2).clamp(0.0, 1.0);
+    // Falls off only close to black or white: a white studio background is as it should be.
+    let exposed = (brightness.min(1.0 - brightness) / 0.05).clamp(0.0, 1.0);
     (sharp * contrasty * exposed).cbrt()
 }
 

@@ -1,5 +1,6 @@
 //! Integration tests: one binary, a module per promise.
 
 mod layers;
+mod images;
 mod preprocessing;
 mod support;
