@@ -3,4 +3,5 @@
 mod layers;
 mod images;
 mod preprocessing;
+mod gallery;
 mod support;
