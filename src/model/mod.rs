@@ -2,10 +2,13 @@
 //! embedding of images and prompts, batched. Knows directories of model files and pixels; not
 //! images, galleries, or how a model is trained.
 
+mod checkpoint;
 mod clip;
 mod config;
 mod error;
+mod files;
 mod layers;
+mod openclip;
 mod parameters;
 mod text;
 mod vision;
