@@ -175,9 +175,10 @@ pub fn pretrain_nano(
         .map_err(|source| PretrainError::Folder { path: best_dir.clone(), source })?;
     let seed = options.config.seed;
     let corpus = Prompts::corpus(&mut ChaCha8Rng::seed_from_u64(seed));
-    let tokenizer_json = train_tokenizer(&corpus, 400).to_string();
-    let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes(), 32)?;
-    let config = ClipConfig::from_json(&nano_config(tokenizer.vocab_size()))?;
+    let tokenizer = train_tokenizer(&corpus, 400);
+    let config = ClipConfig::from_json(&nano_config(tokenizer.vocabulary))?;
+    let tokenizer_json = tokenizer.json.to_string();
+    let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes(), &config)?;
     let preprocessing = Preprocessing::clip(SIZE).with_framing(Framing::Squash);
 
     let train = SynthSpec { first: 0, subjects: options.subjects, images: options.images, seed, size: STORED };
