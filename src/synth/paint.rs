@@ -8,8 +8,12 @@ pub(super) struct Layers {
     pub(super) dark: Vec<f32>,
     /// Signed change of height in hand units.
     pub(super) relief: Vec<f32>,
+    /// The same for lines, kept apart: they do not add up where they cross, but lie on the blobs.
+    pub(super) groove: Vec<f32>,
     /// Signed tint: positive redder, negative bluer.
     pub(super) tint: Vec<f32>,
+    /// The same for lines.
+    pub(super) stain: Vec<f32>,
     /// What covers the skin: colour, coverage 0 to 1, and gloss 0 to 1.
     pub(super) cover: Vec<[f32; 5]>,
 }
@@ -29,7 +33,9 @@ impl Layers {
             size,
             dark: vec![0.0; n],
             relief: vec![0.0; n],
+            groove: vec![0.0; n],
             tint: vec![0.0; n],
+            stain: vec![0.0; n],
             cover: vec![[0.0; 5]; n],
         }
     }
@@ -44,12 +50,16 @@ impl Layers {
             let wanted = width * self.size as f32 / 2.0;
             let half = wanted.max(1.0);
             let faint = wanted / half;
+            // Slopes are taken over two pixels, so a groove must be wider still not to alias.
+            let broad = wanted.max(1.5);
+            let shallow = wanted / broad;
             let (t0, t1) = (i as f32 / segments as f32, (i + 1) as f32 / segments as f32);
-            self.each(a, b, half * 2.0, |layers, at, d, t| {
+            self.each(a, b, broad * 2.0, |layers, at, d, t| {
                 let along = t0 + (t1 - t0) * t;
                 let end = if tapered { (4.0 * along * (1.0 - along)).sqrt() } else { 1.0 };
                 let strength = bell((d / half) * (d / half)) * end * faint;
-                layers.ink(at, ink, strength);
+                let depth = bell((d / broad) * (d / broad)) * end * shallow;
+                layers.ink(at, ink, strength, depth);
             });
         }
     }
@@ -61,7 +71,8 @@ impl Layers {
         let r = wanted.max(0.6);
         let faint = (wanted / r) * (wanted / r);
         self.each(c, c, r + 1.0, |layers, at, d, _| {
-            layers.ink(at, ink, ((r + 0.5 - d).clamp(0.0, 1.0)) * faint);
+            let strength = (r + 0.5 - d).clamp(0.0, 1.0) * faint;
+            layers.ink(at, ink, strength, strength);
         });
     }
 
@@ -137,16 +148,16 @@ impl Layers {
         p.scale(self.size as f32)
     }
 
-    fn ink(&mut self, at: usize, ink: Ink, strength: f32) {
+    fn ink(&mut self, at: usize, ink: Ink, strength: f32, depth: f32) {
         // Lines that cross or join do not add up to holes.
         self.dark[at] = self.dark[at].max(ink.dark * strength);
-        let relief = ink.relief * strength;
-        if relief.abs() > self.relief[at].abs() {
-            self.relief[at] = relief;
+        let relief = ink.relief * depth;
+        if relief.abs() > self.groove[at].abs() {
+            self.groove[at] = relief;
         }
         let tint = ink.tint * strength;
-        if tint.abs() > self.tint[at].abs() {
-            self.tint[at] = tint;
+        if tint.abs() > self.stain[at].abs() {
+            self.stain[at] = tint;
         }
     }
 

@@ -216,8 +216,8 @@ impl Person {
                     r.range(-0.45, 0.45) * self.palm.width,
                     r.range(0.08, 0.92) * self.palm.height,
                 ),
-                radius: r.range(0.012, 0.034),
-                depth: r.range(0.35, 0.85),
+                radius: r.range(0.012, 0.030),
+                depth: r.range(0.35, 0.75),
             })
             .collect();
         let wrinkles =

@@ -101,7 +101,7 @@ fn shade(
             let p = figure.to_hand(picture_point(x, y, n));
             let relief = |x: usize, y: usize| {
                 let i = y * n + x;
-                surface.height[i] * 0.62 + layers.relief[i]
+                surface.height[i] * 0.62 + layers.relief[i] + layers.groove[i]
             };
             let (x0, x1) = (x.saturating_sub(1), (x + 1).min(n - 1));
             let (y0, y1) = (y.saturating_sub(1), (y + 1).min(n - 1));
@@ -119,7 +119,7 @@ fn shade(
             } else {
                 0.0
             };
-            let tint = layers.tint[at];
+            let tint = layers.tint[at] + layers.stain[at];
             let dark = (1.0 - layers.dark[at]) * (1.0 - freckle) * (1.0 + grain);
             let mut albedo = [
                 skin[0] * dark * (1.25 - 0.25 * dark) * (1.0 + 0.10 * tint),
@@ -158,11 +158,12 @@ fn shade(
 /// The table under the hand with the hand's soft shadow on it.
 fn backdrop(shot: &Shot, surface: &Surface, x: usize, y: usize, n: usize) -> [f32; 3] {
     let p = picture_point(x, y, n);
+    // What lies towards the light casts the shadow; the light's y points up.
     let reach = 0.05;
-    let sx = (p.x - shot.light.direction[0] * reach).clamp(0.0, 0.999);
-    let sy = (p.y + shot.light.direction[1] * reach - 0.01).clamp(0.0, 0.999);
+    let sx = (p.x + shot.light.direction[0] * reach).clamp(0.0, 0.999);
+    let sy = (p.y - shot.light.direction[1] * reach).clamp(0.0, 0.999);
     let near = surface.distance[(sy * n as f32) as usize * n + (sx * n as f32) as usize];
-    let shadow = shot.light.shadow * (1.0 - (near / 0.16).clamp(0.0, 1.0)).powi(2);
+    let shadow = shot.light.shadow * (1.0 - (near / 0.14).clamp(0.0, 1.0)).powi(2);
     let bg = &shot.background;
     let slope = 1.0 + bg.slope[0] * (p.x - 0.5) + bg.slope[1] * (p.y - 0.5);
     let grain = 1.0 + bg.grain * noise(shot.noise_seed, p.x * 60.0, p.y * 60.0);
@@ -187,14 +188,14 @@ fn freckle(seed: u64, p: Point) -> f32 {
     let q = p.scale(20.0);
     let (x, y) = (floor(q.x), floor(q.y));
     let bits = lattice(seed, x, y);
-    if bits & 3 == 0 {
+    if bits & 1 == 0 {
         return 0.0;
     }
     let share = |shift: u32| ((bits >> shift) & 255) as f32 / 255.0;
-    let centre = pt(x as f32 + 0.3 + 0.4 * share(8), y as f32 + 0.3 + 0.4 * share(16));
-    let radius = 0.12 + 0.16 * share(24);
+    let centre = pt(x as f32 + 0.2 + 0.6 * share(8), y as f32 + 0.2 + 0.6 * share(16));
+    let radius = 0.10 + 0.14 * share(24);
     let off = q.sub(centre).scale(1.0 / radius);
-    bell(off.dot(off)) * (0.12 + 0.28 * share(2))
+    bell(off.dot(off)) * (0.15 + 0.35 * share(2))
 }
 
 /// Separable box blur applied twice, near enough to a Gaussian of SD `sigma` pixels.
