@@ -207,6 +207,8 @@ impl Figure {
         if let Some(forearm) = near.forearm.as_ref().filter(|_| p.y < 0.3) {
             distance = blend(distance, forearm.distance(p), 0.25);
         }
+        // Palm and ball of the thumb as one, for the height of the web between them.
+        let mut body = distance;
         let mut height = plateau(-distance, 0.16) * 0.15;
         for &(f, b) in &near.bones {
             let (d, radius) = self.fingers[f].bones[b].distance(p);
@@ -223,7 +225,11 @@ impl Figure {
                 let lift = if b == 0 && f != THUMB { 0.02 } else { 0.0 };
                 height = smooth_max(height, round * sunk + lift, 0.04);
             }
+            if f == THUMB && b < 2 {
+                body = blend(body, d, 0.12);
+            }
         }
+        height = height.max(plateau(-body, 0.16) * 0.13);
         Hit { distance, height }
     }
 }

@@ -32,7 +32,7 @@ pub fn render(person: &Person, shot: &Shot, size: u32) -> RgbImage {
     RgbImage { width: size, height: size, rgb: develop(&linear, shot, size as usize) }
 }
 
-/// Outline and height of every pixel.
+/// Outline of every pixel, and the height of what is seen there with all that is drawn on it.
 struct Surface {
     distance: Vec<f32>,
     height: Vec<f32>,
@@ -53,8 +53,10 @@ impl Surface {
                 for y in top..(top + BLOCK).min(n) {
                     for x in left..(left + BLOCK).min(n) {
                         let hit = figure.hit(figure.to_hand(picture_point(x, y, n)), &near);
-                        surface.distance[y * n + x] = hit.distance;
-                        surface.height[y * n + x] = hit.height;
+                        let at = y * n + x;
+                        surface.distance[at] = hit.distance;
+                        surface.height[at] =
+                            hit.height * 0.62 + layers.relief[at] + layers.groove[at];
                     }
                 }
             }
@@ -99,10 +101,7 @@ fn shade(
                 continue;
             }
             let p = figure.to_hand(picture_point(x, y, n));
-            let relief = |x: usize, y: usize| {
-                let i = y * n + x;
-                surface.height[i] * 0.62 + layers.relief[i] + layers.groove[i]
-            };
+            let relief = |x: usize, y: usize| surface.height[y * n + x];
             let (x0, x1) = (x.saturating_sub(1), (x + 1).min(n - 1));
             let (y0, y1) = (y.saturating_sub(1), (y + 1).min(n - 1));
             let dx = (relief(x1, y) - relief(x0, y)) / ((x1 - x0) as f32 * pixel);
