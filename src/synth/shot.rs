@@ -195,6 +195,30 @@ impl Shot {
         !self.rings.is_empty() || self.wrist.is_some()
     }
 
+    /// Whether a ring is worn.
+    #[must_use]
+    pub fn ring(&self) -> bool {
+        !self.rings.is_empty()
+    }
+
+    /// Whether a bracelet is worn.
+    #[must_use]
+    pub fn bracelet(&self) -> bool {
+        self.wrist.is_some_and(|band| !band.watch)
+    }
+
+    /// Whether a watch is worn.
+    #[must_use]
+    pub fn watch(&self) -> bool {
+        self.wrist.is_some_and(|band| band.watch)
+    }
+
+    /// Whether a sleeve is in the picture.
+    #[must_use]
+    pub fn sleeved(&self) -> bool {
+        self.sleeve.is_some()
+    }
+
     /// Whether the nails are painted.
     #[must_use]
     pub fn nail_polish(&self) -> bool {
