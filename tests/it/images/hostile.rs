@@ -4,6 +4,7 @@ use handclip::image::{DecodeLimits, decode};
 use proptest::prelude::*;
 
 use super::build;
+use crate::support::golden;
 
 const W: u32 = 40;
 const H: u32 = 30;
@@ -189,6 +190,23 @@ fn damage_inside_a_whole_file_is_corrupt() {
     assert_eq!(code(&gap), "image_corrupt");
 }
 
+#[test]
+fn a_damaged_scan_is_corrupt_and_not_painted_grey() {
+    for file in [build::jpeg(160, 120), read_progressive()] {
+        let scan = file.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
+        let mut damaged = file.clone();
+        // All ones is the one code that no Huffman table may hold.
+        for pair in damaged[scan + 40..scan + 60].chunks_exact_mut(2) {
+            pair.copy_from_slice(&[0xff, 0]);
+        }
+        assert_eq!(code(&damaged), "image_corrupt");
+    }
+}
+
+fn read_progressive() -> Vec<u8> {
+    std::fs::read(golden("image/decode/progressive.jpg")).unwrap()
+}
+
 /// Flip, cut, insert and repeat: the ways in which files break, and in which fuzzers break them.
 #[derive(Debug, Clone)]
 enum Mutation {
@@ -264,7 +282,7 @@ proptest! {
             0 => build::jpeg_with(&build::jpeg(33, 17), 0xe1, &[b"Exif\0\0", &exif[..]].concat()),
             1 => build::png_with(&build::png(33, 17), b"eXIf", &exif),
             2 => build::webp_with_exif(33, 17, &exif),
-            _ => std::fs::read(crate::support::golden("image/decode/progressive.jpg")).unwrap(),
+            _ => read_progressive(),
         };
         for mutation in mutations {
             mutate(&mut file, mutation);
