@@ -1,1 +1,23 @@
-//! Not built yet.
+//! CLIP as Hugging Face lays it out: configuration, parameters, both towers, tokenizer and the
+//! embedding of images and prompts, batched. Knows directories of model files and pixels; not
+//! images, galleries, or how a model is trained.
+
+mod checkpoint;
+mod clip;
+mod config;
+mod error;
+mod files;
+mod layers;
+mod openclip;
+mod parameters;
+mod text;
+mod vision;
+
+pub use crate::tensor::normalise;
+pub use clip::Clip;
+pub use config::{Activation, ClipConfig, TextConfig, VisionConfig};
+pub use error::{CheckpointError, ModelError};
+pub use parameters::Parameters;
+
+#[cfg(test)]
+mod gradients;

@@ -1,1 +1,23 @@
-//! Not built yet.
+//! Devices, and the operations a transformer needs that candle lacks a backward or a fast path for.
+//!
+//! Every operation here is differentiable in all its arguments. On a CPU in f32 it is one fused
+//! pass with its own backward; elsewhere it is composed of basic candle operations, which have
+//! theirs. Knows tensors, not models.
+
+mod activation;
+mod attention;
+mod buffer;
+mod device;
+#[cfg(test)]
+mod gradients;
+mod linear;
+mod norm;
+mod simd;
+mod softmax;
+
+pub use activation::{gelu, quick_gelu};
+pub use attention::attention;
+pub use device::{DeviceChoice, DeviceError, open};
+pub use linear::linear;
+pub use norm::{layer_norm, normalise};
+pub use softmax::softmax;

@@ -1,0 +1,129 @@
+//! The promise that every parameter learns: a contrastive loss reaches each of them, with the
+//! value that finite differences give.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Clip, ClipConfig, Parameters, normalise};
+
+fn config(activation: &str) -> ClipConfig {
+    let json = format!(
+        r#"{{"projection_dim": 12,
+        "vision_config": {{"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 12, "patch_size": 4, "hidden_act": "{activation}"}},
+        "text_config": {{"vocab_size": 20, "hidden_size": 8, "intermediate_size": 20,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 7,
+            "hidden_act": "{activation}", "eos_token_id": 19}}}}"#
+    );
+    ClipConfig::from_json(&json).unwrap()
+}
+
+fn batch() -> (Tensor, Tensor) {
+    let pixels: Vec<f32> = (0..3 * 3 * 12 * 12).map(|i| ((i * 37 % 101) as f32).sin()).collect();
+    let pixels = Tensor::from_vec(pixels, (3, 3, 12, 12), &Device::Cpu).unwrap();
+    let ids = [[18_u32, 3, 4, 19, 0, 0, 0], [18, 5, 6, 7, 8, 9, 19], [18, 10, 19, 11, 12, 19, 1]];
+    (pixels, Tensor::new(&ids, &Device::Cpu).unwrap())
+}
+
+fn loss(clip: &Clip) -> Tensor {
+    let (pixels, ids) = batch();
+    let images = normalise(&clip.image_features(&pixels).unwrap()).unwrap();
+    let texts = normalise(&clip.text_features(&ids).unwrap()).unwrap();
+    let scale = clip.logit_scale().exp().unwrap();
+    let logits = images.matmul(&texts.t().unwrap()).unwrap().broadcast_mul(&scale).unwrap();
+    let labels = Tensor::new(&[0_u32, 1, 2], &Device::Cpu).unwrap();
+    let by_image = candle_nn::loss::cross_entropy(&logits, &labels).unwrap();
+    let by_text = candle_nn::loss::cross_entropy(&logits.t().unwrap(), &labels).unwrap();
+    (by_image + by_text).unwrap()
+}
+
+/// Parameters with every norm and bias moved off its start, so that no gradient is zero by luck.
+fn parameters(config: &ClipConfig) -> Parameters {
+    let parameters = Parameters::init(config, 3, &Device::Cpu).unwrap();
+    for (i, (_, var)) in parameters.vars().iter().enumerate() {
+        let noise: Vec<f32> =
+            (0..var.elem_count()).map(|j| ((i * 31 + j * 17) as f32).sin() * 0.2).collect();
+        let noise = Tensor::from_vec(noise, var.shape(), &Device::Cpu).unwrap();
+        var.set(&(var.as_tensor() + noise).unwrap()).unwrap();
+    }
+    parameters
+}
+
+#[test]
+fn every_parameter_gets_the_gradient_that_finite_differences_give() {
+    for activation in ["quick_gelu", "gelu"] {
+        let config = config(activation);
+        let parameters = parameters(&config);
+        let clip = Clip::new(&config, &parameters).unwrap();
+        let grads = loss(&clip).backward().unwrap();
+        for (name, var) in parameters.vars() {
+            let grad = grads.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
+            let grad: Vec<f32> = grad.flatten_all().unwrap().to_vec1().unwrap();
+            let start: Vec<f32> = var.flatten_all().unwrap().to_vec1().unwrap();
+            let norm = grad.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            if name.ends_with("k_proj.bias") {
+                // Softmax does not see a shift of all keys: this gradient is zero in exact numbers.
+                assert!(norm < 1e-5, "{name} has gradient {norm}");
+                continue;
+            }
+            assert!(norm > 1e-4, "{name} has gradient {norm:e}");
+            // Along the gradient itself a step has the largest effect, which f32 can resolve.
+            let shifted = |by: f64| {
+                let values: Vec<f32> = start
+                    .iter()
+                    .zip(&grad)
+                    .map(|(v, g)| (f64::from(*v) + by * f64::from(*g) / norm) as f32)
+                    .collect();
+                let values = Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap();
+                var.set(&values).unwrap();
+                f64::from(loss(&clip).to_dtype(DType::F32).unwrap().to_scalar::<f32>().unwrap())
+            };
+            let step = (2e-3 / norm).clamp(1e-3, 2e-2);
+            let slope = (shifted(step) - shifted(-step)) / (2.0 * step);
+            shifted(0.0);
+            let error = (slope - norm).abs() / norm;
+            assert!(error < 0.03, "{activation} {name}: slope {slope}, gradient {norm}");
+        }
+    }
+}
+
+#[test]
+fn a_frozen_model_computes_the_same_and_tracks_nothing() {
+    let config = config("quick_gelu");
+    let parameters = parameters(&config);
+    let (pixels, ids) = batch();
+    let tracked = Clip::new(&config, &parameters).unwrap();
+    let frozen = Clip::frozen(&config, &parameters).unwrap();
+    let same = |a: &Tensor, b: &Tensor| {
+        assert!(a.track_op() && !b.track_op());
+        let difference = (a - b).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(difference.to_scalar::<f32>().unwrap() < 1e-6);
+    };
+    same(&tracked.image_features(&pixels).unwrap(), &frozen.image_features(&pixels).unwrap());
+    same(&tracked.text_features(&ids).unwrap(), &frozen.text_features(&ids).unwrap());
+}
+
+#[test]
+fn a_model_follows_its_variables_and_a_snapshot_does_not() {
+    let config = config("gelu");
+    let parameters = parameters(&config);
+    let snapshot = parameters.snapshot().unwrap();
+    let clip = Clip::new(&config, &parameters).unwrap();
+    let before = loss(&clip).to_scalar::<f32>().unwrap();
+    let (_, var) = &parameters.vars()[5];
+    var.set(&var.as_tensor().ones_like().unwrap()).unwrap();
+    assert_ne!(loss(&clip).to_scalar::<f32>().unwrap(), before);
+    let copy = Clip::new(&config, &snapshot).unwrap();
+    assert_eq!(loss(&copy).to_scalar::<f32>().unwrap(), before);
+}
+
+#[test]
+fn sequences_the_text_tower_cannot_take_are_refused() {
+    let config = config("gelu");
+    let clip = Clip::new(&config, &parameters(&config)).unwrap();
+    for ids in [&[18_u32, 3, 4][..], &[18, 20, 19], &[18, 1, 1, 1, 1, 1, 1, 19]] {
+        let ids = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        assert!(clip.text_features(&ids).is_err());
+    }
+    let pixels = Tensor::zeros((1, 3, 12, 13), DType::F32, &Device::Cpu).unwrap();
+    assert!(clip.image_features(&pixels).is_err());
+}

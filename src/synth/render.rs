@@ -1,0 +1,210 @@
+use super::details::Scene;
+use super::figure::Figure;
+use super::paint::Layers;
+use super::person::Person;
+use super::rng::noise;
+use super::shape::{Point, pt};
+use super::shot::{Shot, Sleeve};
+
+/// A square picture, RGB8, row-major.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RgbImage {
+    /// Pixels a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// `[height, width, 3]`.
+    pub rgb: Vec<u8>,
+}
+
+/// Draws one picture, `size` x `size` pixels. The same arguments give the same bytes.
+#[must_use]
+pub fn render(person: &Person, shot: &Shot, size: u32) -> RgbImage {
+    let figure = Figure::pose(person, shot);
+    let marks = person.marks(shot.aspect, shot.side);
+    let mut layers = Layers::new(size as usize);
+    Scene { person, shot, figure: &figure, marks: &marks }.draw(&mut layers);
+    let surface = Surface::of(&figure, &layers);
+    let mut linear = shade(person, shot, &figure, &layers, &surface);
+    if shot.blur > 0.0 {
+        blur(&mut linear, size as usize, shot.blur * size as f32);
+    }
+    RgbImage { width: size, height: size, rgb: develop(&linear, shot, size as usize) }
+}
+
+/// Outline and height of every pixel.
+struct Surface {
+    distance: Vec<f32>,
+    height: Vec<f32>,
+}
+
+impl Surface {
+    fn of(figure: &Figure, layers: &Layers) -> Self {
+        let n = layers.size;
+        let mut surface = Self { distance: vec![0.0; n * n], height: vec![0.0; n * n] };
+        for y in 0..n {
+            for x in 0..n {
+                let hit = figure.hit(figure.to_hand(picture_point(x, y, n)));
+                surface.distance[y * n + x] = hit.distance;
+                surface.height[y * n + x] = hit.height;
+            }
+        }
+        surface
+    }
+}
+
+fn picture_point(x: usize, y: usize, n: usize) -> Point {
+    pt((x as f32 + 0.5) / n as f32, (y as f32 + 0.5) / n as f32)
+}
+
+fn shade(
+    person: &Person,
+    shot: &Shot,
+    figure: &Figure,
+    layers: &Layers,
+    surface: &Surface,
+) -> Vec<[f32; 3]> {
+    let n = layers.size;
+    let pixel = 1.0 / (n as f32 * figure.scale());
+    let skin = match shot.aspect {
+        crate::domain::Aspect::Dorsal => person.skin,
+        crate::domain::Aspect::Palmar => person.palm_skin,
+    };
+    let light = &shot.light;
+    let texture = person.key.0 ^ person.key.1.rotate_left(17);
+    let flip = if figure.mirrored() { -1.0 } else { 1.0 };
+    let mut out = Vec::with_capacity(n * n);
+    for y in 0..n {
+        for x in 0..n {
+            let at = y * n + x;
+            let distance = surface.distance[at];
+            let coverage = (0.5 - distance / pixel).clamp(0.0, 1.0);
+            let ground = backdrop(shot, surface, x, y, n);
+            if coverage <= 0.0 {
+                out.push(ground);
+                continue;
+            }
+            let p = figure.to_hand(picture_point(x, y, n));
+            let relief = |x: usize, y: usize| {
+                let i = y * n + x;
+                surface.height[i] * 0.62 + layers.relief[i]
+            };
+            let (x0, x1) = (x.saturating_sub(1), (x + 1).min(n - 1));
+            let (y0, y1) = (y.saturating_sub(1), (y + 1).min(n - 1));
+            let dx = (relief(x1, y) - relief(x0, y)) / ((x1 - x0) as f32 * pixel);
+            let dy = (relief(x, y1) - relief(x, y0)) / ((y1 - y0) as f32 * pixel);
+            // Steep sides would go black: real skin scatters light there.
+            let (dx, dy) = (dx.clamp(-1.6, 1.6), dy.clamp(-1.6, 1.6));
+            let inverse = 1.0 / (dx * dx + dy * dy + 1.0).sqrt();
+            let [lx, ly, lz] = light.direction;
+            let facing = ((-dx * lx + dy * ly + lz) * inverse).max(0.0);
+            let grain = noise(texture, p.x * 9.0, p.y * 9.0) * 0.045 * person.mottle
+                + noise(texture ^ 7, p.x * 38.0 * flip, p.y * 38.0) * 0.030;
+            let freckle = if person.freckles > 0.0 && shot.aspect == crate::domain::Aspect::Dorsal {
+                let f = noise(texture ^ 99, p.x * 30.0, p.y * 30.0);
+                ((f - 0.45) * 3.0).clamp(0.0, 1.0) * 0.35 * person.freckles
+            } else {
+                0.0
+            };
+            let tint = layers.tint[at];
+            let dark = (1.0 - layers.dark[at]) * (1.0 - freckle) * (1.0 + grain);
+            let mut albedo = [
+                skin[0] * dark.powf(0.8) * (1.0 + 0.10 * tint),
+                skin[1] * dark * (1.0 - 0.14 * tint),
+                skin[2] * dark * (1.0 - 0.12 * tint),
+            ];
+            let mut gloss = 0.10;
+            let cover = layers.cover[at];
+            if cover[3] > 0.0 {
+                for c in 0..3 {
+                    albedo[c] += (cover[c] - albedo[c]) * cover[3];
+                }
+                gloss += (cover[4] - gloss) * cover[3];
+            }
+            let mut lit = light.ambient + (1.08 - light.ambient) * facing;
+            if let Some(sleeve) = &shot.sleeve {
+                if let Some(cloth) = cloth(sleeve, p, texture) {
+                    albedo = cloth;
+                    gloss = 0.0;
+                    lit = lit.min(1.0);
+                }
+            }
+            let shine = facing.powi(24) * gloss * 0.35;
+            let color: [f32; 3] = std::array::from_fn(|c| {
+                let hand = (albedo[c] * lit + shine) * light.color[c];
+                ground[c] + (hand - ground[c]) * coverage
+            });
+            out.push(color);
+        }
+    }
+    out
+}
+
+/// The table under the hand with the hand's soft shadow on it.
+fn backdrop(shot: &Shot, surface: &Surface, x: usize, y: usize, n: usize) -> [f32; 3] {
+    let p = picture_point(x, y, n);
+    let reach = 0.035;
+    let sx = (p.x - shot.light.direction[0] * reach).clamp(0.0, 0.999);
+    let sy = (p.y + shot.light.direction[1] * reach - 0.01).clamp(0.0, 0.999);
+    let near = surface.distance[(sy * n as f32) as usize * n + (sx * n as f32) as usize];
+    let shadow = shot.light.shadow * (1.0 - (near / 0.16).clamp(0.0, 1.0)).powi(2);
+    let bg = &shot.background;
+    let slope = 1.0 + bg.slope[0] * (p.x - 0.5) + bg.slope[1] * (p.y - 0.5);
+    let grain = 1.0 + bg.grain * noise(shot.noise_seed, p.x * 60.0, p.y * 60.0);
+    std::array::from_fn(|c| {
+        bg.color[c] * slope * grain * (1.0 - shadow) * shot.light.color[c].min(1.03)
+    })
+}
+
+fn cloth(sleeve: &Sleeve, p: Point, seed: u64) -> Option<[f32; 3]> {
+    let hem = sleeve.hem + 0.015 * noise(seed ^ 31, p.x * 4.0, 0.0);
+    if p.y > hem {
+        return None;
+    }
+    let fold = 1.0 + 0.25 * noise(seed ^ 32, p.x * 6.0, p.y * 3.0);
+    let edge = if p.y > hem - 0.02 { 0.75 } else { 1.0 };
+    let stripe = sleeve.stripes.filter(|_| (p.y * 14.0).rem_euclid(1.0) < 0.45);
+    Some(stripe.unwrap_or(sleeve.color).map(|c| c * fold * edge))
+}
+
+/// Separable box blur applied twice, near enough to a Gaussian of SD `sigma` pixels.
+fn blur(pixels: &mut [[f32; 3]], n: usize, sigma: f32) {
+    let radius = (sigma * 1.2).round() as usize;
+    if radius == 0 {
+        return;
+    }
+    let mut line = vec![[0.0_f32; 3]; n];
+    for _ in 0..2 {
+        for (stride, step) in [(n, 1), (1, n)] {
+            for start in 0..n {
+                for (i, value) in line.iter_mut().enumerate() {
+                    *value = pixels[start * stride + i * step];
+                }
+                for i in 0..n {
+                    let (low, high) = (i.saturating_sub(radius), (i + radius).min(n - 1));
+                    let mut sum = [0.0; 3];
+                    for value in &line[low..=high] {
+                        for (s, v) in sum.iter_mut().zip(value) {
+                            *s += v;
+                        }
+                    }
+                    pixels[start * stride + i * step] = sum.map(|s| s / (high - low + 1) as f32);
+                }
+            }
+        }
+    }
+}
+
+/// Linear light to sRGB bytes with sensor noise.
+fn develop(linear: &[[f32; 3]], shot: &Shot, n: usize) -> Vec<u8> {
+    let mut rgb = Vec::with_capacity(linear.len() * 3);
+    for (i, pixel) in linear.iter().enumerate() {
+        let (x, y) = ((i % n) as f32, (i / n) as f32);
+        for (c, value) in pixel.iter().enumerate() {
+            let grain = noise(shot.noise_seed ^ (c as u64 + 1), x * 1.37, y * 1.37) * shot.noise;
+            // Gamma 2 stands in for the sRGB curve: a square root is the same on every platform.
+            rgb.push(((value.clamp(0.0, 1.0).sqrt() + grain).clamp(0.0, 1.0) * 255.0 + 0.5) as u8);
+        }
+    }
+    rgb
+}

@@ -1,0 +1,134 @@
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::buffer::{f32s, fusible, with_f32s};
+use super::simd::{erf, exp, sigmoid, vectorised};
+
+const PER_TASK: usize = 16 * 1024;
+/// Slope of the sigmoid in OpenAI's approximation of GELU.
+const QUICK: f32 = 1.702;
+
+/// `x * sigmoid(1.702 x)`, elementwise on any shape: the activation of OpenAI's CLIP weights.
+///
+/// # Errors
+/// candle's, for a type it cannot compute with.
+pub fn quick_gelu(xs: &Tensor) -> Result<Tensor> {
+    if fusible(&[xs]) {
+        return xs.contiguous()?.apply_op1(Activation::QuickGelu);
+    }
+    xs * candle_nn::ops::sigmoid(&(xs * f64::from(QUICK))?)?
+}
+
+/// `x * Phi(x)` with the exact normal distribution function, elementwise on any shape.
+///
+/// # Errors
+/// candle's, for a type it cannot compute with.
+pub fn gelu(xs: &Tensor) -> Result<Tensor> {
+    if fusible(&[xs]) {
+        return xs.contiguous()?.apply_op1(Activation::Gelu);
+    }
+    xs.gelu_erf()
+}
+
+#[derive(Clone, Copy)]
+enum Activation {
+    QuickGelu,
+    Gelu,
+}
+
+impl Activation {
+    fn forward(self, xs: &[f32]) -> Vec<f32> {
+        let mut ys = vec![0.0; xs.len()];
+        ys.par_chunks_mut(PER_TASK).zip(xs.par_chunks(PER_TASK)).for_each(|(ys, xs)| {
+            let pairs = ys.iter_mut().zip(xs);
+            match self {
+                Self::QuickGelu => vectorised(
+                    #[inline(always)]
+                    || pairs.for_each(|(y, x)| *y = x * sigmoid(QUICK * x)),
+                ),
+                Self::Gelu => vectorised(
+                    #[inline(always)]
+                    || pairs.for_each(|(y, x)| *y = x * normal_cdf(*x)),
+                ),
+            }
+        });
+        ys
+    }
+
+    fn backward(self, xs: &[f32], grads: &[f32]) -> Vec<f32> {
+        let mut dxs = vec![0.0; xs.len()];
+        let chunks = xs.par_chunks(PER_TASK).zip(grads.par_chunks(PER_TASK));
+        dxs.par_chunks_mut(PER_TASK).zip(chunks).for_each(|(dxs, (xs, grads))| {
+            let triples = dxs.iter_mut().zip(xs.iter().zip(grads));
+            match self {
+                Self::QuickGelu => vectorised(
+                    #[inline(always)]
+                    || {
+                        triples.for_each(|(dx, (x, g))| {
+                            let s = sigmoid(QUICK * x);
+                            *dx = g * s * (1.0 + QUICK * x * (1.0 - s));
+                        });
+                    },
+                ),
+                Self::Gelu => vectorised(
+                    #[inline(always)]
+                    || {
+                        const DENSITY: f32 = 0.398_942_28;
+                        triples.for_each(|(dx, (x, g))| {
+                            *dx = g * (normal_cdf(*x) + x * DENSITY * exp(-0.5 * x * x));
+                        });
+                    },
+                ),
+            }
+        });
+        dxs
+    }
+}
+
+#[inline(always)]
+fn normal_cdf(x: f32) -> f32 {
+    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+impl CustomOp1 for Activation {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::QuickGelu => "quick_gelu",
+            Self::Gelu => "gelu",
+        }
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ys = self.forward(f32s(storage, layout)?);
+        Ok((CpuStorage::F32(ys), layout.shape().clone()))
+    }
+
+    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grads: &Tensor) -> Result<Option<Tensor>> {
+        let dxs = with_f32s(xs, |xs| {
+            with_f32s(&grads.contiguous()?, |grads| Ok(self.backward(xs, grads)))
+        })?;
+        Tensor::from_vec(dxs, xs.shape(), xs.device()).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradients::check;
+    use super::*;
+
+    #[test]
+    fn quick_gelu_agrees_with_basic_operations_and_finite_differences() {
+        check(&[&[3, 37]], |xs| quick_gelu(&xs[0]));
+    }
+
+    #[test]
+    fn gelu_agrees_with_basic_operations_and_finite_differences() {
+        check(&[&[3, 37]], |xs| gelu(&xs[0]));
+    }
+
+    #[test]
+    fn activations_take_views_that_are_not_contiguous() {
+        check(&[&[5, 7]], |xs| quick_gelu(&xs[0].t()?));
+        check(&[&[5, 7]], |xs| gelu(&xs[0].narrow(1, 2, 3)?));
+    }
+}

@@ -1,0 +1,128 @@
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::Device;
+
+/// Where tensors live, as a user asks for it: `auto`, `cpu` or `cuda:N`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first CUDA device if there is a working one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number, or an error.
+    Cuda(usize),
+}
+
+/// Why a device cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// Not a device's name.
+    #[error("`{0}` is not a device: use auto, cpu or cuda:N")]
+    Unknown(String),
+    /// This binary holds no CUDA code.
+    #[error("cuda:{ordinal} was asked for, but this binary is built without the feature `cuda`")]
+    NotBuilt {
+        /// Number of the device asked for.
+        ordinal: usize,
+    },
+    /// The driver or the device does not answer.
+    #[error("cuda:{ordinal} does not work: {reason}")]
+    Unavailable {
+        /// Number of the device asked for.
+        ordinal: usize,
+        /// What the driver said.
+        reason: String,
+    },
+}
+
+impl FromStr for DeviceChoice {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            other => other
+                .strip_prefix("cuda:")
+                .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| DeviceError::Unknown(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// Opens the device; the second value says why `auto` ended on the CPU, where that may surprise.
+///
+/// # Errors
+/// [`DeviceError`] when a CUDA device was asked for by name and does not work.
+pub fn open(choice: DeviceChoice) -> Result<(Device, Option<String>), DeviceError> {
+    match choice {
+        DeviceChoice::Cpu => Ok((Device::Cpu, None)),
+        DeviceChoice::Cuda(ordinal) => Ok((cuda(ordinal)?, None)),
+        DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(match cuda(0) {
+            Ok(device) => (device, None),
+            Err(error) => (Device::Cpu, Some(format!("using the CPU: {error}"))),
+        }),
+        DeviceChoice::Auto => Ok((Device::Cpu, None)),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
+    // cudarc panics where libcuda is missing.
+    match std::panic::catch_unwind(|| Device::new_cuda(ordinal)) {
+        Ok(Ok(device)) => Ok(device),
+        Ok(Err(error)) => Err(DeviceError::Unavailable { ordinal, reason: error.to_string() }),
+        Err(_) => Err(DeviceError::Unavailable {
+            ordinal,
+            reason: "the CUDA driver library cannot be loaded".to_owned(),
+        }),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
+    Err(DeviceError::NotBuilt { ordinal })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_reads_what_it_prints_and_refuses_other_names() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3)] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x"] {
+            assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn auto_always_opens() {
+        assert!(open(DeviceChoice::Auto).is_ok());
+        assert!(open(DeviceChoice::Cpu).unwrap().0.is_cpu());
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_cuda_device_asked_for_by_name_is_never_replaced_by_the_cpu() {
+        assert_eq!(open(DeviceChoice::Cuda(1)).unwrap_err(), DeviceError::NotBuilt { ordinal: 1 });
+    }
+}
