@@ -109,23 +109,60 @@ fn animations_are_refused() {
     assert_eq!(code(&late), "image_animated");
 }
 
-#[test]
-fn compressed_profiles_and_texts_never_reach_a_decoder() {
-    // 300 MB of zeros each: over the decoder's own limit, so reading one would be an error.
+/// An 8x8 PNG with a compressed chunk of each kind, 300 MB of zeros each.
+fn bombs() -> Vec<Vec<u8>> {
     let zeros = build::zlib_of_zeros(300_000_000);
     let plain = build::png(8, 8);
-    let expected = decode(&plain, &DecodeLimits::default()).unwrap();
     let profile = [b"bomb\0\0".as_slice(), &zeros].concat();
     let international = [b"bomb\0\x01\0\0\0".as_slice(), &zeros].concat();
-    for (kind, body) in [(b"iCCP", &profile), (b"zTXt", &profile), (b"iTXt", &international)] {
-        let bomb = build::png_with(&plain, kind, body);
-        assert_eq!(decode(&bomb, &DecodeLimits::default()).unwrap(), expected, "{kind:?}");
+    [(b"iCCP", &profile), (b"zTXt", &profile), (b"iTXt", &international)]
+        .map(|(kind, body)| build::png_with(&plain, kind, body))
+        .to_vec()
+}
+
+#[test]
+fn compressed_profiles_and_texts_change_nothing() {
+    let expected = decode(&build::png(8, 8), &DecodeLimits::default()).unwrap();
+    for bomb in bombs() {
+        assert_eq!(decode(&bomb, &DecodeLimits::default()).unwrap(), expected);
     }
-    // The same bytes as pixel data of a small picture: more than it has room for.
-    let lines = build::png_chunk(b"IDAT", &zeros);
-    let head = &plain[..8 + 25];
-    let _ =
-        decode(&[head, &lines, &build::png_chunk(b"IEND", &[])].concat(), &DecodeLimits::default());
+}
+
+#[test]
+fn pixel_data_may_not_inflate_to_more_than_the_picture() {
+    let plain = build::png(8, 8);
+    let lines = build::png_chunk(b"IDAT", &build::zlib_of_zeros(300_000_000));
+    let file = [&plain[..8 + 25], &lines, &build::png_chunk(b"IEND", &[])].concat();
+    // Zeros are a black picture; what follows is never inflated.
+    let picture = decode(&file, &DecodeLimits::default()).unwrap();
+    assert_eq!(picture.rgb(), [0; 8 * 8 * 3]);
+}
+
+#[test]
+#[ignore = "run by the test below, in a process of its own"]
+fn decode_bombs_and_print_the_peak() {
+    for bomb in bombs() {
+        decode(&bomb, &DecodeLimits::default()).unwrap();
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    println!("{}", status.lines().find(|line| line.starts_with("VmHWM:")).unwrap());
+}
+
+#[test]
+fn bombs_are_never_inflated_in_memory() {
+    if !std::path::Path::new("/proc/self/status").exists() {
+        println!("skipped: peak memory is read from /proc");
+        return;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--nocapture", "--exact"])
+        .arg("images::hostile::decode_bombs_and_print_the_peak")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&child.stdout);
+    let peak = output.split("VmHWM:").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let kilobytes: u64 = peak.unwrap_or_else(|| panic!("{output}")).parse().unwrap();
+    assert!(kilobytes < 64 << 10, "peak of {kilobytes} kB");
 }
 
 #[test]
