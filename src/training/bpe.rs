@@ -131,7 +131,8 @@ mod tests {
     use super::*;
 
     fn tokenizer() -> Tokenizer {
-        let corpus = vec!["a photo of a left hand".to_owned(), "a palmar left hand, palm side".to_owned()];
+        let corpus =
+            vec!["a photo of a left hand".to_owned(), "a palmar left hand, palm side".to_owned()];
         let json = train_tokenizer(&corpus, 100).json.to_string();
         Tokenizer::from_bytes(json.as_bytes()).unwrap()
     }
@@ -140,7 +141,10 @@ mod tests {
     fn words_of_the_corpus_are_one_token_and_the_ends_are_marked() {
         let tokenizer = tokenizer();
         let encoding = tokenizer.encode("a LEFT  hand", true).unwrap();
-        assert_eq!(encoding.get_tokens(), ["<|startoftext|>", "a</w>", "left</w>", "hand</w>", "<|endoftext|>"]);
+        assert_eq!(
+            encoding.get_tokens(),
+            ["<|startoftext|>", "a</w>", "left</w>", "hand</w>", "<|endoftext|>"]
+        );
         let end = *encoding.get_ids().last().unwrap() as usize;
         assert_eq!(end + 1, tokenizer.get_vocab_size(true), "the end of text has the highest id");
     }
