@@ -162,7 +162,10 @@ fn backdrop(shot: &Shot, surface: &Surface, x: usize, y: usize, n: usize) -> [f3
     let sx = (p.x + shot.light.direction[0] * reach).clamp(0.0, 0.999);
     let sy = (p.y - shot.light.direction[1] * reach).clamp(0.0, 0.999);
     let near = surface.distance[(sy * n as f32) as usize * n + (sx * n as f32) as usize];
-    let shadow = shot.light.shadow * (1.0 - (near / 0.14).clamp(0.0, 1.0)).powi(2);
+    let shadow = shot.light.shadow * {
+        let share = 1.0 - (near / 0.14).clamp(0.0, 1.0);
+        share * share
+    };
     let bg = &shot.background;
     let slope = 1.0 + bg.slope[0] * (p.x - 0.5) + bg.slope[1] * (p.y - 0.5);
     let grain = 1.0 + bg.grain * noise(shot.noise_seed, p.x * 60.0, p.y * 60.0);
