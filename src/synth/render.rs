@@ -134,12 +134,10 @@ fn shade(
                 gloss += (cover[4] - gloss) * cover[3];
             }
             let mut lit = light.ambient + (1.08 - light.ambient) * facing;
-            if let Some(sleeve) = &shot.sleeve {
-                if let Some(cloth) = cloth(sleeve, p, texture) {
-                    albedo = cloth;
-                    gloss = 0.0;
-                    lit = lit.min(1.0);
-                }
+            if let Some(cloth) = shot.sleeve.as_ref().and_then(|sleeve| cloth(sleeve, p, texture)) {
+                albedo = cloth;
+                gloss = 0.0;
+                lit = lit.min(1.0);
             }
             let sharp = facing * facing * facing;
             let sharp = sharp * sharp * sharp * sharp;
