@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::domain::EmbeddingError;
 use crate::image::ImageError;
@@ -81,6 +82,9 @@ pub enum ModelError {
     /// A panic inside the model.
     #[error("the model failed on this request: {0}")]
     Panicked(String),
+    /// What failed for a whole batch, shared by its requests.
+    #[error(transparent)]
+    Batch(Arc<ModelError>),
     /// A repository name that is not `owner/name@revision`.
     #[error("`{0}` is not a model to fetch: use owner/name@revision")]
     Reference(String),

@@ -2,22 +2,28 @@
 //! embedding of images and prompts, batched. Knows directories of model files and pixels; not
 //! images, galleries, or how a model is trained.
 
+mod batcher;
 mod checkpoint;
 mod clip;
 mod config;
+mod embedder;
 mod error;
 mod files;
 mod layers;
 mod openclip;
 mod parameters;
 mod text;
+mod tokenizer;
 mod vision;
 
 pub use crate::tensor::normalise;
+pub use batcher::{BatchOptions, Batcher};
 pub use clip::Clip;
 pub use config::{Activation, ClipConfig, TextConfig, VisionConfig};
+pub use embedder::{Embedder, ModelParts, ModelSummary};
 pub use error::{CheckpointError, ModelError};
 pub use parameters::Parameters;
+pub use tokenizer::Tokenizer;
 
 #[cfg(test)]
 mod gradients;

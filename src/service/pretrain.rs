@@ -175,12 +175,19 @@ pub fn pretrain_nano(
         .map_err(|source| PretrainError::Folder { path: best_dir.clone(), source })?;
     let seed = options.config.seed;
     let corpus = Prompts::corpus(&mut ChaCha8Rng::seed_from_u64(seed));
-    let tokenizer_json = train_tokenizer(&corpus, 400).to_string();
-    let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes(), 32)?;
-    let config = ClipConfig::from_json(&nano_config(tokenizer.vocab_size()))?;
+    let tokenizer = train_tokenizer(&corpus, 400);
+    let config = ClipConfig::from_json(&nano_config(tokenizer.vocabulary))?;
+    let tokenizer_json = tokenizer.json.to_string();
+    let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes(), &config)?;
     let preprocessing = Preprocessing::clip(SIZE).with_framing(Framing::Squash);
 
-    let train = SynthSpec { first: 0, subjects: options.subjects, images: options.images, seed, size: STORED };
+    let train = SynthSpec {
+        first: 0,
+        subjects: options.subjects,
+        images: options.images,
+        seed,
+        size: STORED,
+    };
     let held_out = SynthSpec {
         subjects: options.validation_subjects,
         images: 3,
@@ -289,14 +296,17 @@ fn figures_of(
             .flat_map_iter(|index| preprocessing.normalise(data.picture(index)))
             .collect();
         let count = batch.len() / (3 * size * size);
-        let pixels = Tensor::from_vec(batch, (count, 3, size, size), &Device::Cpu).map_err(ModelError::from)?;
+        let pixels = Tensor::from_vec(batch, (count, 3, size, size), &Device::Cpu)
+            .map_err(ModelError::from)?;
         let rows = normalise(&clip.image_features(&pixels)?).and_then(|rows| rows.to_vec2());
         images.extend(rows.map_err(ModelError::from)?);
     }
     let text = |prompt: &str| -> Result<Vec<f32>, PretrainError> {
         let ids = encode(&[prompt.to_owned()])?.concat();
-        let ids = Tensor::from_vec(ids.clone(), (1, ids.len()), &Device::Cpu).map_err(ModelError::from)?;
-        let rows = normalise(&clip.text_features(&ids)?).and_then(|rows| rows.flatten_all()?.to_vec1());
+        let ids = Tensor::from_vec(ids.clone(), (1, ids.len()), &Device::Cpu)
+            .map_err(ModelError::from)?;
+        let rows =
+            normalise(&clip.text_features(&ids)?).and_then(|rows| rows.flatten_all()?.to_vec1());
         Ok(rows.map_err(ModelError::from)?)
     };
     card(&images, &data.hands, &data.facts, &text)
@@ -325,20 +335,23 @@ fn card(
         (Aspect::Palmar, Side::Right),
         (Aspect::Palmar, Side::Left),
     ];
-    let hand_rows = classes.iter().map(|(a, s)| text(&hand_prompt(*a, *s))).collect::<Result<Rows, _>>()?;
+    let hand_rows =
+        classes.iter().map(|(a, s)| text(&hand_prompt(*a, *s))).collect::<Result<Rows, _>>()?;
     let accessory_rows = ACCESSORY_PROMPTS.iter().map(|p| text(p)).collect::<Result<Rows, _>>()?;
     let share = |right: &dyn Fn(usize) -> bool| {
         (0..images.len()).filter(|i| right(*i)).count() as f64 / images.len().max(1) as f64
     };
-    let aspect_side = share(&|i| classes[nearest(&images[i], &hand_rows)] == (facts[i].aspect, facts[i].side));
+    let aspect_side =
+        share(&|i| classes[nearest(&images[i], &hand_rows)] == (facts[i].aspect, facts[i].side));
     let accessories =
         share(&|i| (nearest(&images[i], &accessory_rows) == 1) == facts[i].accessories());
     let per_hand: Vec<RankFigures> = classes
         .iter()
         .enumerate()
         .map(|(number, class)| {
-            let members: Vec<usize> =
-                (0..images.len()).filter(|i| (facts[*i].aspect, facts[*i].side) == *class).collect();
+            let members: Vec<usize> = (0..images.len())
+                .filter(|i| (facts[*i].aspect, facts[*i].side) == *class)
+                .collect();
             let labels: Vec<u32> = members.iter().map(|i| hands[*i]).collect();
             let draw = one_a_label(&labels, number as u64);
             let pick = |of: &[usize]| -> Vec<(&[f32], u32)> {
@@ -347,7 +360,9 @@ fn card(
             rank_figures(&pick(&draw.query), &pick(&draw.gallery))
         })
         .collect();
-    let mean = |f: &dyn Fn(&RankFigures) -> f64| per_hand.iter().map(f).sum::<f64>() / per_hand.len() as f64;
+    let mean = |f: &dyn Fn(&RankFigures) -> f64| {
+        per_hand.iter().map(f).sum::<f64>() / per_hand.len() as f64
+    };
     let subjects = hands.iter().max().map_or(0, |top| u64::from(*top / 4 + 1));
     Ok(Figures {
         subjects,

@@ -43,7 +43,16 @@ impl Augment {
     /// The picture unchanged but for its size.
     #[must_use]
     pub fn none(size: usize) -> Self {
-        Self { size, rotation: 0.0, scale: 0.0, stretch: 0.0, shift: 0.0, light: 0.0, color: 0.0, erase: 0.0 }
+        Self {
+            size,
+            rotation: 0.0,
+            scale: 0.0,
+            stretch: 0.0,
+            shift: 0.0,
+            light: 0.0,
+            color: 0.0,
+            erase: 0.0,
+        }
     }
 
     /// `pixels`: `[from, from, 3]`; gives `[size, size, 3]`. The same seed gives the same result.
@@ -53,7 +62,8 @@ impl Augment {
         let mut vary = |by: f32| if by > 0.0 { rng.random_range(-by..by) } else { 0.0 };
         let turn = vary(self.rotation);
         let zoom = 1.0 + vary(self.scale);
-        let (wide, shift_x, shift_y) = (1.0 + vary(self.stretch), vary(self.shift), vary(self.shift));
+        let (wide, shift_x, shift_y) =
+            (1.0 + vary(self.stretch), vary(self.shift), vary(self.shift));
         let (bright, contrast) = (1.0 + vary(self.light), 1.0 + vary(self.light));
         let channel: [f32; 3] = std::array::from_fn(|_| bright * (1.0 + vary(self.color)));
         let (sin, cos) = (turn.sin(), turn.cos());
@@ -136,7 +146,8 @@ mod tests {
         for seed in 0..200 {
             let out = augment.apply(&halves, n, seed);
             let mean = |range: std::ops::Range<usize>| {
-                range.clone().map(|x| u32::from(out[(16 * n + x) * 3])).sum::<u32>() / range.len() as u32
+                range.clone().map(|x| u32::from(out[(16 * n + x) * 3])).sum::<u32>()
+                    / range.len() as u32
             };
             assert!(mean(0..8) < mean(24..32), "seed {seed}");
         }

@@ -5,11 +5,20 @@ use serde_json::{Value, json};
 /// CLIP's split of a text into words, before bytes are merged.
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
+/// A trained tokenizer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainedTokenizer {
+    /// Its `tokenizer.json`.
+    pub json: Value,
+    /// Number of tokens; the last is the end of text.
+    pub vocabulary: usize,
+}
+
 /// Trains a byte-level BPE tokenizer with CLIP's conventions (lower case, `</w>` at word ends, end of
 /// text as the highest id) and gives its `tokenizer.json`. Every byte is in the vocabulary with and
 /// without `</w>`, so that no text is unknown. The corpus is plain lower-case ASCII.
 #[must_use]
-pub fn train_tokenizer(corpus: &[String], merges: usize) -> Value {
+pub fn train_tokenizer(corpus: &[String], merges: usize) -> TrainedTokenizer {
     let alphabet = byte_symbols();
     let mut words: BTreeMap<Vec<String>, usize> = BTreeMap::new();
     for word in corpus.iter().flat_map(|line| split(line)) {
@@ -43,11 +52,12 @@ pub fn train_tokenizer(corpus: &[String], merges: usize) -> Value {
     vocabulary.extend(["<|startoftext|>".to_owned(), "<|endoftext|>".to_owned()]);
     let vocab: serde_json::Map<String, Value> =
         vocabulary.into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
+    let vocabulary = vocab.len();
     let special = |id: usize, content: &str, normalized: bool| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false,
                "rstrip": false, "normalized": normalized, "special": true})
     };
-    json!({
+    let json = json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
@@ -67,7 +77,8 @@ pub fn train_tokenizer(corpus: &[String], merges: usize) -> Value {
         "model": {"type": "BPE", "dropout": null, "unk_token": "<|endoftext|>",
             "continuing_subword_prefix": "", "end_of_word_suffix": "</w>", "fuse_unk": false,
             "byte_fallback": false, "vocab": vocab, "merges": rules},
-    })
+    });
+    TrainedTokenizer { json, vocabulary }
 }
 
 /// Letters together, anything else but space by itself, as the pattern above does on the corpus.
@@ -120,8 +131,9 @@ mod tests {
     use super::*;
 
     fn tokenizer() -> Tokenizer {
-        let corpus = vec!["a photo of a left hand".to_owned(), "a palmar left hand, palm side".to_owned()];
-        let json = train_tokenizer(&corpus, 100).to_string();
+        let corpus =
+            vec!["a photo of a left hand".to_owned(), "a palmar left hand, palm side".to_owned()];
+        let json = train_tokenizer(&corpus, 100).json.to_string();
         Tokenizer::from_bytes(json.as_bytes()).unwrap()
     }
 
@@ -129,7 +141,10 @@ mod tests {
     fn words_of_the_corpus_are_one_token_and_the_ends_are_marked() {
         let tokenizer = tokenizer();
         let encoding = tokenizer.encode("a LEFT  hand", true).unwrap();
-        assert_eq!(encoding.get_tokens(), ["<|startoftext|>", "a</w>", "left</w>", "hand</w>", "<|endoftext|>"]);
+        assert_eq!(
+            encoding.get_tokens(),
+            ["<|startoftext|>", "a</w>", "left</w>", "hand</w>", "<|endoftext|>"]
+        );
         let end = *encoding.get_ids().last().unwrap() as usize;
         assert_eq!(end + 1, tokenizer.get_vocab_size(true), "the end of text has the highest id");
     }

@@ -26,7 +26,9 @@ pub enum TrainingError {
         got: String,
     },
     /// A loss that is not a number.
-    #[error("the loss is {loss} at step {step}: lower the learning rate ({learning_rate:e}) or the weight of the identity loss")]
+    #[error(
+        "the loss is {loss} at step {step}: lower the learning rate ({learning_rate:e}) or the weight of the identity loss"
+    )]
     Diverged {
         /// Optimiser step, from 1.
         step: usize,

@@ -7,7 +7,13 @@ use candle_nn::ops::log_softmax;
 ///
 /// # Errors
 /// What candle reports.
-pub fn cosface(embeddings: &Tensor, classes: &Tensor, labels: &Tensor, scale: f64, margin: f64) -> Result<Tensor> {
+pub fn cosface(
+    embeddings: &Tensor,
+    classes: &Tensor,
+    labels: &Tensor,
+    scale: f64,
+    margin: f64,
+) -> Result<Tensor> {
     let cosines = embeddings.matmul(&classes.t()?)?;
     let right = one_hot(labels, classes.dim(0)?)?;
     let logits = ((cosines - (&right * margin)?)? * scale)?;
@@ -22,7 +28,12 @@ pub fn cosface(embeddings: &Tensor, classes: &Tensor, labels: &Tensor, scale: f6
 ///
 /// # Errors
 /// What candle reports.
-pub fn matching_info_nce(images: &Tensor, texts: &Tensor, matches: &Tensor, scale: &Tensor) -> Result<Tensor> {
+pub fn matching_info_nce(
+    images: &Tensor,
+    texts: &Tensor,
+    matches: &Tensor,
+    scale: &Tensor,
+) -> Result<Tensor> {
     let logits = images.matmul(&texts.t()?)?.broadcast_mul(scale)?;
     let one_way = |logits: &Tensor, matches: &Tensor| -> Result<Tensor> {
         let count = matches.sum_keepdim(D::Minus1)?;
@@ -102,12 +113,13 @@ mod tests {
         let other = Tensor::new(&[[0.6_f32, 0.8, 0.0], [0.0, 0.6, -0.8]], &Device::Cpu).unwrap();
         let labels = Tensor::new(&[0_u32, 1, 1, 0], &Device::Cpu).unwrap();
         let matches =
-            Tensor::new(&[[1.0_f32, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]], &Device::Cpu).unwrap();
+            Tensor::new(&[[1.0_f32, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]], &Device::Cpu)
+                .unwrap();
         let scale = Tensor::new(2.0_f32, &Device::Cpu).unwrap();
-        let losses: [&dyn Fn(&Tensor) -> Tensor; 2] = [
-            &|x| cosface(x, &other, &labels, 4.0, 0.2).unwrap(),
-            &|x| matching_info_nce(x, &other, &matches, &scale).unwrap(),
-        ];
+        let losses: [&dyn Fn(&Tensor) -> Tensor; 2] =
+            [&|x| cosface(x, &other, &labels, 4.0, 0.2).unwrap(), &|x| {
+                matching_info_nce(x, &other, &matches, &scale).unwrap()
+            }];
         for loss in losses {
             let var = Var::from_tensor(&x).unwrap();
             let grads = loss(var.as_tensor()).backward().unwrap();

@@ -15,7 +15,7 @@ mod schedule;
 mod trainer;
 
 pub use augment::Augment;
-pub use bpe::train_tokenizer;
+pub use bpe::{TrainedTokenizer, train_tokenizer};
 pub use config::PretrainConfig;
 pub use dataset::LabelledPixels;
 pub use error::TrainingError;

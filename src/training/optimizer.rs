@@ -51,7 +51,12 @@ impl AdamW {
             .iter()
             .map(|(name, var)| {
                 let n = var.elem_count();
-                Slot { var: var.clone(), decays: decays(name), mean: vec![0.0; n], square: vec![0.0; n] }
+                Slot {
+                    var: var.clone(),
+                    decays: decays(name),
+                    mean: vec![0.0; n],
+                    square: vec![0.0; n],
+                }
             })
             .collect();
         Self { config, slots, step: 0 }
@@ -108,7 +113,10 @@ fn flat(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
 
 /// Matrices that multiply decay; offsets, norms, embeddings and scales do not.
 fn decays(name: &str) -> bool {
-    name.ends_with("weight") && !name.contains("norm") && !name.contains("layrnorm") && !name.contains("embedding.weight")
+    name.ends_with("weight")
+        && !name.contains("norm")
+        && !name.contains("layrnorm")
+        && !name.contains("embedding.weight")
         || name.ends_with("patch_embedding.weight")
 }
 

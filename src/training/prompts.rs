@@ -75,8 +75,16 @@ impl Claim {
 pub struct Prompts;
 
 const OPENERS: [&str; 10] = [
-    "a photo of ", "a picture of ", "an image of ", "a close-up photo of ", "a photograph of ", "",
-    "", "", "the image shows ", "photo: ",
+    "a photo of ",
+    "a picture of ",
+    "an image of ",
+    "a close-up photo of ",
+    "a photograph of ",
+    "",
+    "",
+    "",
+    "the image shows ",
+    "photo: ",
 ];
 
 impl Prompts {
@@ -88,7 +96,8 @@ impl Prompts {
         let side = rng.random_bool(0.85).then_some(facts.side);
         (claim.aspect, claim.side) = (aspect, side);
         let hand = Self::hand(aspect, side, rng);
-        let extra = if rng.random_bool(0.65) { Self::extra(facts, &mut claim, rng) } else { String::new() };
+        let extra =
+            if rng.random_bool(0.65) { Self::extra(facts, &mut claim, rng) } else { String::new() };
         let opener = OPENERS.choose(rng).copied().unwrap_or("");
         (format!("{opener}{hand}{extra}"), claim)
     }
@@ -115,30 +124,61 @@ impl Prompts {
         if facts.accessories() {
             said.push((
                 Claim { accessories: Some(true), ..base },
-                &[" with accessories", " with jewellery", " wearing jewelry", " with an accessory", " wearing accessories"],
+                &[
+                    " with accessories",
+                    " with jewellery",
+                    " wearing jewelry",
+                    " with an accessory",
+                    " wearing accessories",
+                ],
             ));
         } else {
             said.push((
                 Claim { accessories: Some(false), ..base },
-                &[" without accessories", " without jewellery", " with no accessories", " with no jewelry", ", bare", " wearing nothing"],
+                &[
+                    " without accessories",
+                    " without jewellery",
+                    " with no accessories",
+                    " with no jewelry",
+                    ", bare",
+                    " wearing nothing",
+                ],
             ));
         }
         if facts.ring {
-            said.push((Claim { ring: Some(true), ..base }, &[" with a ring", " wearing a ring", " with rings", " and a ring on a finger"]));
+            said.push((
+                Claim { ring: Some(true), ..base },
+                &[" with a ring", " wearing a ring", " with rings", " and a ring on a finger"],
+            ));
         } else {
-            said.push((Claim { ring: Some(false), ..base }, &[" without a ring", " with no ring", " without rings"]));
+            said.push((
+                Claim { ring: Some(false), ..base },
+                &[" without a ring", " with no ring", " without rings"],
+            ));
         }
         if facts.watch {
-            said.push((Claim { watch: Some(true), ..base }, &[" with a watch", " wearing a wristwatch", " wearing a watch"]));
+            said.push((
+                Claim { watch: Some(true), ..base },
+                &[" with a watch", " wearing a wristwatch", " wearing a watch"],
+            ));
         }
         if facts.bracelet {
-            said.push((Claim { bracelet: Some(true), ..base }, &[" with a bracelet", " wearing a bracelet"]));
+            said.push((
+                Claim { bracelet: Some(true), ..base },
+                &[" with a bracelet", " wearing a bracelet"],
+            ));
         }
         if facts.polish {
-            said.push((Claim { polish: Some(true), ..base }, &[" with nail polish", " with painted nails"]));
+            said.push((
+                Claim { polish: Some(true), ..base },
+                &[" with nail polish", " with painted nails"],
+            ));
         }
         if facts.sleeve {
-            said.push((Claim { sleeve: Some(true), ..base }, &[" with a sleeve", " and a sleeve at the wrist"]));
+            said.push((
+                Claim { sleeve: Some(true), ..base },
+                &[" with a sleeve", " and a sleeve at the wrist"],
+            ));
         }
         // Jewellery first: it is what people ask for, and rarer than its absence.
         let pick = if rng.random_bool(0.5) { 0 } else { rng.random_range(0..said.len()) };

@@ -21,7 +21,12 @@ impl PkSampler {
     ///
     /// # Errors
     /// [`TrainingError::TooFewHands`] when the pictures cannot fill one batch.
-    pub fn new(labels: &[u32], hands: usize, images: usize, seed: u64) -> Result<Self, TrainingError> {
+    pub fn new(
+        labels: &[u32],
+        hands: usize,
+        images: usize,
+        seed: u64,
+    ) -> Result<Self, TrainingError> {
         let classes = labels.iter().max().map_or(0, |top| *top as usize + 1);
         let mut by_hand = vec![Vec::new(); classes];
         for (index, label) in labels.iter().enumerate() {

@@ -88,7 +88,8 @@ pub fn pretrain(
     check(config)?;
     let parameters = Parameters::init(inputs.model, config.seed, device)?;
     let clip = Clip::new(inputs.model, &parameters)?;
-    let head = class_directions(inputs.data.classes(), inputs.model.projection_dim, config.seed, device)?;
+    let head =
+        class_directions(inputs.data.classes(), inputs.model.projection_dim, config.seed, device)?;
     let mut trained = parameters.vars();
     trained.push(("identity.weight".to_owned(), head.clone()));
     let optimizer_config = AdamWConfig {
@@ -116,22 +117,43 @@ pub fn pretrain(
         let images = normalise(&clip.image_features(&batch.pixels)?)?;
         let texts = normalise(&clip.text_features(&batch.tokens)?)?;
         let classes = normalise(head.as_tensor())?;
-        let identity = cosface(&images, &classes, &batch.labels, config.identity_scale, config.identity_margin)?;
+        let identity = cosface(
+            &images,
+            &classes,
+            &batch.labels,
+            config.identity_scale,
+            config.identity_margin,
+        )?;
         let scale = clip.logit_scale().exp()?.minimum(f64::from(MAX_LOGIT_SCALE))?;
         let text = matching_info_nce(&images, &texts, &batch.matches, &scale)?;
         let loss = ((&identity * config.identity_weight)? + (&text * config.text_weight)?)?;
         let value = loss.to_scalar::<f32>()?;
         let rate = schedule.at(step);
         if !value.is_finite() {
-            return Err(TrainingError::Diverged { step: step + 1, loss: value, learning_rate: rate });
+            return Err(TrainingError::Diverged {
+                step: step + 1,
+                loss: value,
+                learning_rate: rate,
+            });
         }
         let norm = optimizer.step(&loss.backward()?, rate)?;
         average.follow(&parameters, config.average_decay, step)?;
         taken = step + 1;
-        window.add(value, identity.to_scalar()?, text.to_scalar()?, norm, batch.labels.elem_count());
+        window.add(
+            value,
+            identity.to_scalar()?,
+            text.to_scalar()?,
+            norm,
+            batch.labels.elem_count(),
+        );
         let seconds = started.elapsed().as_secs_f64() - paused;
         let seen = taken * config.batch();
-        progress(Progress { step: taken, steps: config.steps, loss: value, images_per_second: seen as f64 / seconds });
+        progress(Progress {
+            step: taken,
+            steps: config.steps,
+            loss: value,
+            images_per_second: seen as f64 / seconds,
+        });
 
         if taken.is_multiple_of(config.validate_every) || taken == config.steps {
             let pause = Instant::now();
@@ -163,7 +185,12 @@ fn check(config: &PretrainConfig) -> Result<(), TrainingError> {
 }
 
 /// One direction a class, drawn at random.
-fn class_directions(classes: usize, dim: usize, seed: u64, device: &Device) -> Result<Var, TrainingError> {
+fn class_directions(
+    classes: usize,
+    dim: usize,
+    seed: u64,
+    device: &Device,
+) -> Result<Var, TrainingError> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x1d);
     let values: Vec<f32> = (0..classes * dim).map(|_| rng.random_range(-1.0..1.0)).collect();
     Ok(Var::from_tensor(&Tensor::from_vec(values, (classes, dim), device)?)?)
@@ -181,7 +208,11 @@ struct Batch {
 }
 
 impl Batch {
-    fn draw(inputs: &Inputs<'_>, sampler: &mut PkSampler, device: &Device) -> Result<Self, TrainingError> {
+    fn draw(
+        inputs: &Inputs<'_>,
+        sampler: &mut PkSampler,
+        device: &Device,
+    ) -> Result<Self, TrainingError> {
         let indices = sampler.batch();
         let seed = sampler.draw_seed();
         let data = inputs.data;
@@ -202,7 +233,9 @@ impl Batch {
         let (texts, claims) = prompts(&facts, inputs.config.prompts, seed);
         let matches: Vec<f32> = facts
             .iter()
-            .flat_map(|facts| claims.iter().map(move |claim| f32::from(u8::from(claim.holds(facts)))))
+            .flat_map(|facts| {
+                claims.iter().map(move |claim| f32::from(u8::from(claim.holds(facts))))
+            })
             .collect();
         Ok(Self {
             pixels,
@@ -245,11 +278,20 @@ struct Average(Vec<Vec<f32>>);
 
 impl Average {
     fn of(parameters: &Parameters) -> Result<Self, TrainingError> {
-        let values = parameters.vars().iter().map(|(_, var)| var.flatten_all()?.to_vec1()).collect::<candle_core::Result<_>>()?;
+        let values = parameters
+            .vars()
+            .iter()
+            .map(|(_, var)| var.flatten_all()?.to_vec1())
+            .collect::<candle_core::Result<_>>()?;
         Ok(Self(values))
     }
 
-    fn follow(&mut self, parameters: &Parameters, decay: f64, step: usize) -> Result<(), TrainingError> {
+    fn follow(
+        &mut self,
+        parameters: &Parameters,
+        decay: f64,
+        step: usize,
+    ) -> Result<(), TrainingError> {
         // Young averages forget faster, or they would hold the random start for long.
         let decay = decay.min((step as f64 + 1.0) / (step as f64 + 10.0)) as f32;
         for (mean, (_, var)) in self.0.iter_mut().zip(parameters.vars()) {
@@ -286,8 +328,18 @@ impl Window {
     }
 
     fn close(&mut self, step: usize, learning_rate: f64, images_per_second: f64) -> Epoch {
-        let [loss, identity, text, gradient_norm] = self.sums.map(|sum| sum / self.steps.max(1) as f64);
+        let [loss, identity, text, gradient_norm] =
+            self.sums.map(|sum| sum / self.steps.max(1) as f64);
         *self = Self::default();
-        Epoch { step, loss, identity, text, gradient_norm, learning_rate, images_per_second, score: f64::NAN }
+        Epoch {
+            step,
+            loss,
+            identity,
+            text,
+            gradient_norm,
+            learning_rate,
+            images_per_second,
+            score: f64::NAN,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Integration tests: one binary, a module per promise.
 
-mod layers;
-mod images;
-mod preprocessing;
 mod gallery;
+mod images;
+mod layers;
+mod preprocessing;
 mod support;

@@ -4,6 +4,7 @@ use handclip::image::{DecodeLimits, decode};
 use proptest::prelude::*;
 
 use super::build;
+use crate::support::golden;
 
 const W: u32 = 40;
 const H: u32 = 30;
@@ -108,23 +109,60 @@ fn animations_are_refused() {
     assert_eq!(code(&late), "image_animated");
 }
 
-#[test]
-fn compressed_profiles_and_texts_never_reach_a_decoder() {
-    // 300 MB of zeros each: over the decoder's own limit, so reading one would be an error.
+/// An 8x8 PNG with a compressed chunk of each kind, 300 MB of zeros each.
+fn bombs() -> Vec<Vec<u8>> {
     let zeros = build::zlib_of_zeros(300_000_000);
     let plain = build::png(8, 8);
-    let expected = decode(&plain, &DecodeLimits::default()).unwrap();
     let profile = [b"bomb\0\0".as_slice(), &zeros].concat();
     let international = [b"bomb\0\x01\0\0\0".as_slice(), &zeros].concat();
-    for (kind, body) in [(b"iCCP", &profile), (b"zTXt", &profile), (b"iTXt", &international)] {
-        let bomb = build::png_with(&plain, kind, body);
-        assert_eq!(decode(&bomb, &DecodeLimits::default()).unwrap(), expected, "{kind:?}");
+    [(b"iCCP", &profile), (b"zTXt", &profile), (b"iTXt", &international)]
+        .map(|(kind, body)| build::png_with(&plain, kind, body))
+        .to_vec()
+}
+
+#[test]
+fn compressed_profiles_and_texts_change_nothing() {
+    let expected = decode(&build::png(8, 8), &DecodeLimits::default()).unwrap();
+    for bomb in bombs() {
+        assert_eq!(decode(&bomb, &DecodeLimits::default()).unwrap(), expected);
     }
-    // The same bytes as pixel data of a small picture: more than it has room for.
-    let lines = build::png_chunk(b"IDAT", &zeros);
-    let head = &plain[..8 + 25];
-    let _ =
-        decode(&[head, &lines, &build::png_chunk(b"IEND", &[])].concat(), &DecodeLimits::default());
+}
+
+#[test]
+fn pixel_data_may_not_inflate_to_more_than_the_picture() {
+    let plain = build::png(8, 8);
+    let lines = build::png_chunk(b"IDAT", &build::zlib_of_zeros(300_000_000));
+    let file = [&plain[..8 + 25], &lines, &build::png_chunk(b"IEND", &[])].concat();
+    // Zeros are a black picture; what follows is never inflated.
+    let picture = decode(&file, &DecodeLimits::default()).unwrap();
+    assert_eq!(picture.rgb(), [0; 8 * 8 * 3]);
+}
+
+#[test]
+#[ignore = "run by the test below, in a process of its own"]
+fn decode_bombs_and_print_the_peak() {
+    for bomb in bombs() {
+        decode(&bomb, &DecodeLimits::default()).unwrap();
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    println!("{}", status.lines().find(|line| line.starts_with("VmHWM:")).unwrap());
+}
+
+#[test]
+fn bombs_are_never_inflated_in_memory() {
+    if !std::path::Path::new("/proc/self/status").exists() {
+        println!("skipped: peak memory is read from /proc");
+        return;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--nocapture", "--exact"])
+        .arg("images::hostile::decode_bombs_and_print_the_peak")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&child.stdout);
+    let peak = output.split("VmHWM:").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let kilobytes: u64 = peak.unwrap_or_else(|| panic!("{output}")).parse().unwrap();
+    assert!(kilobytes < 64 << 10, "peak of {kilobytes} kB");
 }
 
 #[test]
@@ -187,6 +225,23 @@ fn damage_inside_a_whole_file_is_corrupt() {
     let mut gap = build::jpeg(W, H);
     gap.splice(2..2, *b"gap");
     assert_eq!(code(&gap), "image_corrupt");
+}
+
+#[test]
+fn a_damaged_scan_is_corrupt_and_not_painted_grey() {
+    for file in [build::jpeg(160, 120), read_progressive()] {
+        let scan = file.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
+        let mut damaged = file.clone();
+        // All ones is the one code that no Huffman table may hold.
+        for pair in damaged[scan + 40..scan + 60].chunks_exact_mut(2) {
+            pair.copy_from_slice(&[0xff, 0]);
+        }
+        assert_eq!(code(&damaged), "image_corrupt");
+    }
+}
+
+fn read_progressive() -> Vec<u8> {
+    std::fs::read(golden("image/decode/progressive.jpg")).unwrap()
 }
 
 /// Flip, cut, insert and repeat: the ways in which files break, and in which fuzzers break them.
@@ -264,7 +319,7 @@ proptest! {
             0 => build::jpeg_with(&build::jpeg(33, 17), 0xe1, &[b"Exif\0\0", &exif[..]].concat()),
             1 => build::png_with(&build::png(33, 17), b"eXIf", &exif),
             2 => build::webp_with_exif(33, 17, &exif),
-            _ => std::fs::read(crate::support::golden("image/decode/progressive.jpg")).unwrap(),
+            _ => read_progressive(),
         };
         for mutation in mutations {
             mutate(&mut file, mutation);

@@ -1,0 +1,103 @@
+use super::{ClipConfig, ModelError, TextConfig};
+
+/// Longest prompt looked at, in bytes; more than any text of a model's tokens.
+const MAX_PROMPT: usize = 64 << 10;
+
+/// Text to token ids, by a model's own `tokenizer.json`.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    max_tokens: usize,
+    begin: u32,
+    end: u32,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json` and checks that it fits the text tower: the ids are within its
+    /// vocabulary, and a text gets a begin and the end token that the tower pools at.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] otherwise.
+    pub fn from_bytes(json: &[u8], config: &ClipConfig) -> Result<Self, ModelError> {
+        let refuse = |problem: String| Err(ModelError::Tokenizer(problem));
+        let failed = |error: tokenizers::Error| ModelError::Tokenizer(error.to_string());
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(failed)?;
+        // Both are done here, where the end token is known.
+        inner.with_truncation(None).map_err(failed)?;
+        inner.with_padding(None);
+        let text = &config.text;
+        let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        if largest as usize >= text.vocab_size {
+            let size = text.vocab_size;
+            return refuse(format!("it has the id {largest}, the model knows {size} tokens"));
+        }
+        if text.max_position_embeddings < 3 {
+            return refuse("the model has no room for a text between its two tokens".to_owned());
+        }
+        let probe = inner.encode("a", true).map_err(failed)?;
+        let (begin, end) = match probe.get_ids() {
+            [begin, .., end] if begin != end => (*begin, *end),
+            _ => return refuse("it puts no begin and end token around a text".to_owned()),
+        };
+        let expected = match text.eos_token_id {
+            // The tower then pools at the largest id.
+            TextConfig::LEGACY_EOS => largest,
+            id => id,
+        };
+        if end != expected {
+            return refuse(format!("it ends a text with {end}, the model looks for {expected}"));
+        }
+        Ok(Self { inner, max_tokens: text.max_position_embeddings, begin, end })
+    }
+
+    /// Token ids with begin and end token. A text that is too long is cut; it keeps its end token.
+    ///
+    /// # Errors
+    /// [`ModelError::EmptyPrompt`] when nothing is left to encode, [`ModelError::PromptTooLong`]
+    /// for more than any caller means.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        if text.len() > MAX_PROMPT {
+            return Err(ModelError::PromptTooLong { got: text.len(), max: MAX_PROMPT });
+        }
+        let encoding = self.inner.encode_fast(text, true);
+        let encoding = encoding.map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        let mut ids = encoding.get_ids().to_vec();
+        if ids.iter().all(|id| [self.begin, self.end].contains(id)) {
+            return Err(ModelError::EmptyPrompt);
+        }
+        if ids.len() > self.max_tokens {
+            ids.truncate(self.max_tokens - 1);
+            ids.push(self.end);
+        }
+        Ok(ids)
+    }
+
+    /// Token ids of several texts, padded after their end token to the length of the longest.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], for the first text at fault.
+    pub fn encode_batch<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>, ModelError> {
+        let mut batch =
+            texts.iter().map(|text| self.encode(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        self.pad(&mut batch);
+        Ok(batch)
+    }
+
+    /// Pads sequences to the length of the longest. Nothing after the end token reaches the
+    /// feature; the end token itself also does for models that pool at the largest id.
+    pub(super) fn pad(&self, batch: &mut [Vec<u32>]) {
+        let longest = batch.iter().map(Vec::len).max().unwrap_or(0);
+        batch.iter_mut().for_each(|ids| ids.resize(longest, self.end));
+    }
+
+    /// The token before a text.
+    #[must_use]
+    pub fn begin(&self) -> u32 {
+        self.begin
+    }
+
+    /// The token after a text.
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+}
