@@ -1,4 +1,5 @@
 //! Integration tests: one binary, a module per promise.
 
+mod crash;
 mod gallery;
 mod support;
