@@ -65,12 +65,20 @@ pub struct ServeArgs {
     pub queue: usize,
 }
 
-/// The server's network side.
-#[derive(Debug, Clone, Args)]
-pub struct HttpArgs {
+/// Where a server listens.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ListenArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, env = "HANDCLIP_LISTEN", default_value = "127.0.0.1:8470", value_name = "ADDR")]
     pub listen: SocketAddr,
+}
+
+/// The server's network side.
+#[derive(Debug, Clone, Args)]
+pub struct HttpArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it as the command's help")]
+    pub server: ListenArgs,
     /// Threads that talk HTTP
     #[arg(long, env = "HANDCLIP_WORKERS", default_value_t = 2, value_name = "N")]
     pub workers: usize,
@@ -101,7 +109,7 @@ impl HttpArgs {
     /// # Errors
     /// [`OpenPort`].
     pub fn check(&self) -> Result<(), OpenPort> {
-        let ip = self.listen.ip();
+        let ip = self.server.listen.ip();
         if ip.is_loopback() { Ok(()) } else { Err(OpenPort(ip)) }
     }
 }

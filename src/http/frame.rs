@@ -13,7 +13,7 @@ use actix_web::http::header::{
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{Error, HttpRequest, HttpResponse, ResponseError as _, web};
 
 use crate::telemetry::Metrics;
 
@@ -53,10 +53,6 @@ impl Frame {
     }
 }
 
-/// The number of a request: the caller's own if it is sane, else a new one.
-#[derive(Clone)]
-struct RequestId(String);
-
 struct InFlight<'a>(&'a AtomicUsize);
 
 impl Drop for InFlight<'_> {
@@ -71,7 +67,6 @@ pub(super) async fn around<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let started = Instant::now();
     let id = request_id(&request);
-    request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let Some(frame) = request.app_data::<web::Data<Frame>>().cloned() else {
         let error = from_status(StatusCode::INTERNAL_SERVER_ERROR);
@@ -111,6 +106,7 @@ pub(super) async fn around<B: MessageBody + 'static>(
     Ok(response)
 }
 
+/// The caller's own number if it is sane, else a new one.
 fn request_id(request: &ServiceRequest) -> String {
     let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
     let sane = |text: &&str| {

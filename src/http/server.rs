@@ -50,8 +50,8 @@ impl Server {
     /// [`ServerError`].
     pub fn bind(service: Service, args: &HttpArgs, signals: bool) -> Result<Self, ServerError> {
         args.check()?;
-        let bind_error = |source| ServerError::Bind { address: args.listen, source };
-        let listener = TcpListener::bind(args.listen).map_err(bind_error)?;
+        let bind_error = |source| ServerError::Bind { address: args.server.listen, source };
+        let listener = TcpListener::bind(args.server.listen).map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
         let timeout = Duration::from_secs(args.request_timeout_s);
         let limits = web::Data::new(BodyLimits::new(args.max_upload_bytes, timeout));
