@@ -1,1 +1,10 @@
-//! Not built yet.
+//! Figures of merit as pure functions over similarities and labels, and the draws they are taken on.
+//! Knows neither models nor galleries.
+
+mod protocol;
+mod rank;
+
+pub use protocol::{Draw, one_a_label};
+pub use rank::{
+    RankFigures, average_precision, average_precision_trapezoid, mate_ranks, rank_figures,
+};

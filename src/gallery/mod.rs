@@ -1,1 +1,30 @@
-//! Not built yet.
+//! Who is enrolled, and who is closest to a probe. Owns templates, samples, subjects, the index
+//! over them, and erasure. Must not know where embeddings come from: no model, no image format,
+//! no HTTP.
+//!
+//! The records in the store are the truth; the index is derived from them and may be thrown away at any time.
+//! Invariant: what [`Gallery::enrol`] returned is durable and is found by the next search; what
+//! [`Gallery::remove_sample`] or [`Gallery::erase_subject`] returned for is found by none.
+//! Invariant: a search returns as many results as were asked for, or everything admitted.
+
+mod catalogue;
+mod enrol;
+mod erase;
+mod error;
+mod galleries;
+mod index;
+mod key;
+mod maintain;
+mod read;
+mod record;
+mod types;
+
+pub use catalogue::Gallery;
+pub use erase::ErasureReceipt;
+pub use error::GalleryError;
+pub use galleries::Galleries;
+pub use types::{
+    Aggregate, Candidate, Enrolled, GalleryInfo, GalleryOptions, GallerySpec, IndexInfo, MAX_BATCH,
+    MAX_DIM, MAX_LIMIT, NewSample, SampleHit, SampleRecord, SearchParams, SelfRetrieval,
+    SubjectRecord, SubjectSummary,
+};

@@ -78,8 +78,8 @@ fn score(sharpness: f64, contrast: f64, brightness: f64) -> f64 {
     const HALF_CONTRAST: f64 = 0.06;
     let sharp = sharpness / (sharpness + HALF_SHARPNESS);
     let contrasty = contrast / (contrast + HALF_CONTRAST);
-    // 1 in the middle, falling off only within a fifth of black or white.
-    let exposed = (brightness.min(1.0 - brightness) / 0.2).clamp(0.0, 1.0);
+    // Falls off only close to black or white: a white studio background is as it should be.
+    let exposed = (brightness.min(1.0 - brightness) / 0.05).clamp(0.0, 1.0);
     (sharp * contrasty * exposed).cbrt()
 }
 
@@ -99,31 +99,30 @@ impl Luma {
             if longest <= Self::MAX_SIDE { side } else { (side * Self::MAX_SIDE / longest).max(1) }
         };
         let (width, height) = (fit(from_width), fit(from_height));
-        // Cell of each source column: every source pixel is read once.
-        let edge = |i: usize, from: usize, to: usize| i * from / to;
+        // Cells share no pixel and leave none out.
+        let edges = |from: usize, to: usize| (0..=to).map(|i| i * from / to).collect::<Vec<_>>();
+        let (columns, rows) = (edges(from_width, width), edges(from_height, height));
         let mut samples = Vec::with_capacity(width * height);
         let mut sums = vec![0u64; width];
-        for y in 0..height {
-            let (top, bottom) = (edge(y, from_height, height), edge(y + 1, from_height, height));
+        for band in rows.windows(2) {
+            let (top, bottom) = (band[0], band[1]);
             sums.fill(0);
-            for row in picture.rgb()[top * from_width * 3..bottom * from_width * 3]
-                .chunks_exact(from_width * 3)
-            {
-                for (x, sum) in sums.iter_mut().enumerate() {
-                    let (left, right) =
-                        (edge(x, from_width, width), edge(x + 1, from_width, width));
-                    let cell = row[left * 3..right * 3].chunks_exact(3);
-                    *sum += cell
-                        .map(|p| {
-                            u32::from(p[0]) * 299 + u32::from(p[1]) * 587 + u32::from(p[2]) * 114
-                        })
-                        .map(u64::from)
-                        .sum::<u64>();
+            let pixels = &picture.rgb()[top * from_width * 3..bottom * from_width * 3];
+            for row in pixels.chunks_exact(from_width * 3) {
+                for (sum, cell) in sums.iter_mut().zip(columns.windows(2)) {
+                    // 32 bits hold the sums of 16 million pixels, far more than a cell of a row has.
+                    let mut channels = [0u32; 3];
+                    for pixel in row[cell[0] * 3..cell[1] * 3].chunks_exact(3) {
+                        for (channel, &sample) in channels.iter_mut().zip(pixel) {
+                            *channel += u32::from(sample);
+                        }
+                    }
+                    let [red, green, blue] = channels.map(u64::from);
+                    *sum += red * 299 + green * 587 + blue * 114;
                 }
             }
-            for (x, &sum) in sums.iter().enumerate() {
-                let columns = edge(x + 1, from_width, width) - edge(x, from_width, width);
-                let pixels = (columns * (bottom - top)) as f64;
+            for (&sum, cell) in sums.iter().zip(columns.windows(2)) {
+                let pixels = ((cell[1] - cell[0]) * (bottom - top)) as f64;
                 samples.push((sum as f64 / pixels / 1000.0) as f32);
             }
         }

@@ -137,22 +137,17 @@ pub(super) fn resize(picture: &Picture, target: &Target, filter: Filter) -> Vec<
 
 /// Fixed-point precision of the weights: 8 bits of sample, 2 of headroom, the rest of 32.
 const PRECISION: u32 = 32 - 8 - 2;
-/// A weight is split into two 16-bit factors, `high << SPLIT | low`: products of 16 bits are what
-/// every processor multiplies eight or more at a time.
-const SPLIT: u32 = 12;
-/// Taps are padded with zeros to a multiple of this, so that loops over them have no remainder.
-const LANES: usize = 8;
+/// One half, so that cutting off the fraction rounds.
+const HALF: i32 = 1 << (PRECISION - 1);
 
 /// For each wanted output position the source positions it reads and their weights.
 struct Taps {
-    /// First source position and number of them, by output position.
+    /// First source position and number of them, by output position. Both ends grow.
     bounds: Vec<(usize, usize)>,
-    /// Padded number of taps of every output position.
+    /// Most taps that an output position can have.
     stride: usize,
-    /// `[outputs, stride]`
-    high: Vec<i16>,
-    /// `[outputs, stride]`
-    low: Vec<i16>,
+    /// `[outputs, stride]`. Their sum is one, so no sum of products with samples leaves 32 bits.
+    weights: Vec<i32>,
 }
 
 impl Taps {
@@ -161,109 +156,102 @@ impl Taps {
         let scale = f64::from(from) / f64::from(to);
         let filter_scale = scale.max(1.0);
         let support = filter.support() * filter_scale;
-        let stride = (support.ceil() as usize * 2 + 1).next_multiple_of(LANES);
-        let mut taps = Self {
-            bounds: Vec::with_capacity(wanted.len()),
-            stride,
-            high: vec![0; wanted.len() * stride],
-            low: vec![0; wanted.len() * stride],
-        };
+        let stride = support.ceil() as usize * 2 + 1;
+        let mut bounds = Vec::with_capacity(wanted.len());
+        let mut fixed = vec![0; wanted.len() * stride];
         let mut weights = Vec::with_capacity(stride);
-        for (i, output) in wanted.clone().enumerate() {
+        for (output, fixed) in wanted.clone().zip(fixed.chunks_exact_mut(stride)) {
             let centre = (f64::from(output) + 0.5) * scale;
             let inverse = 1.0 / filter_scale;
             // Casts truncate towards zero, as C's do, and saturate at 0 where Pillow clamps.
             let first = (centre - support + 0.5) as u32;
             let last = ((centre + support + 0.5) as u32).min(from);
             weights.clear();
-            weights.extend((0..last - first).map(|x| {
-                filter.weight((f64::from(x) + f64::from(first) - centre + 0.5) * inverse)
-            }));
+            weights.extend(
+                (first..last).map(|x| filter.weight((f64::from(x) - centre + 0.5) * inverse)),
+            );
             let sum: f64 = weights.iter().sum();
-            for (j, &weight) in weights.iter().enumerate() {
+            for (fixed, &weight) in fixed.iter_mut().zip(&weights) {
                 let weight = if sum != 0.0 { weight / sum } else { weight };
                 let scaled = weight * f64::from(1u32 << PRECISION);
-                let fixed = (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32;
-                // The low factor is rounded to the nearest, so both fit 16 bits with their sign.
-                let high = (fixed + (1 << (SPLIT - 1))) >> SPLIT;
-                taps.high[i * stride + j] = high as i16;
-                taps.low[i * stride + j] = (fixed - (high << SPLIT)) as i16;
+                *fixed = (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32;
             }
-            taps.bounds.push((first as usize, weights.len()));
+            bounds.push((first as usize, weights.len()));
         }
-        taps
+        Self { bounds, stride, weights: fixed }
     }
 
-    /// All source positions that any output reads. Bounds grow with the output position.
+    /// All source positions that any output reads.
     fn source(&self) -> Range<usize> {
         let start = self.bounds.first().map_or(0, |&(first, _)| first);
         let end = self.bounds.last().map_or(0, |&(first, count)| first + count);
         start..end
     }
 
-    /// High and low factors of output `i`, `[stride]` each.
-    fn weights(&self, i: usize) -> (&[i16], &[i16]) {
-        let range = i * self.stride..(i + 1) * self.stride;
-        (&self.high[range.clone()], &self.low[range])
+    /// For each output its first source position and its weights.
+    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let weights = self.weights.chunks_exact(self.stride);
+        self.bounds.iter().zip(weights).map(|(&(first, count), weights)| (first, &weights[..count]))
     }
 }
 
-/// The sum of products in both factors, rounded to a sample.
-fn sample(high: i32, low: i32) -> u8 {
-    let sum = (high << SPLIT) + low + (1 << (PRECISION - 1));
+/// A rounded sum of products as a sample.
+fn sample(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
+
+/// Rows that are resized together. Their samples lie side by side, so that one weight meets `LANES` of
+/// them in plain loops over arrays, which compile to vector instructions on every processor.
+const BAND: usize = 8;
+const LANES: usize = BAND * 3;
 
 /// `source`: `[rows, width, 3]`; returns `[rows, outputs, 3]`.
 fn resize_rows(source: &[u8], row_bytes: usize, taps: &Taps) -> Vec<u8> {
     let out_bytes = taps.bounds.len() * 3;
     let mut out = vec![0u8; source.len() / row_bytes * out_bytes];
-    // One row by channel, so that the taps of an output lie side by side.
-    let width = row_bytes / 3;
-    let mut planes = [(); 3].map(|()| vec![0i16; width + taps.stride]);
-    for (row, out_row) in source.chunks_exact(row_bytes).zip(out.chunks_exact_mut(out_bytes)) {
-        let [red, green, blue] = &mut planes;
-        for (((pixel, r), g), b) in row.chunks_exact(3).zip(red).zip(green).zip(blue) {
-            *r = pixel[0].into();
-            *g = pixel[1].into();
-            *b = pixel[2].into();
+    let columns = taps.source();
+    let mut lanes = vec![[0i32; LANES]; columns.len()];
+    let bands = source.chunks(BAND * row_bytes).zip(out.chunks_mut(BAND * out_bytes));
+    for (band, out_band) in bands {
+        for (row, at) in band.chunks_exact(row_bytes).zip((0..LANES).step_by(3)) {
+            let pixels = row[columns.start * 3..columns.end * 3].chunks_exact(3);
+            for (pixel, lanes) in pixels.zip(&mut lanes) {
+                for (lane, &sample) in lanes[at..at + 3].iter_mut().zip(pixel) {
+                    *lane = sample.into();
+                }
+            }
         }
-        for (i, pixel) in out_row.chunks_exact_mut(3).enumerate() {
-            let (high, low) = taps.weights(i);
-            let first = taps.bounds[i].0;
-            for (plane, out) in planes.iter().zip(pixel) {
-                let samples = &plane[first..first + taps.stride];
-                *out = sample(dot(samples, high), dot(samples, low));
+        for (i, (first, weights)) in taps.iter().enumerate() {
+            let mut sums = [HALF; LANES];
+            for (lanes, &weight) in lanes[first - columns.start..].iter().zip(weights) {
+                for (sum, &lane) in sums.iter_mut().zip(lanes) {
+                    *sum += lane * weight;
+                }
+            }
+            for (row, sums) in out_band.chunks_exact_mut(out_bytes).zip(sums.chunks_exact(3)) {
+                for (out, &sum) in row[i * 3..i * 3 + 3].iter_mut().zip(sums) {
+                    *out = sample(sum);
+                }
             }
         }
     }
     out
 }
 
-fn dot(a: &[i16], b: &[i16]) -> i32 {
-    a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
-}
-
 /// `source`: `[rows, row_bytes]`, the first of which is row `first_row` of the image; returns
 /// `[outputs, row_bytes]`.
 fn resize_columns(source: &[u8], row_bytes: usize, first_row: usize, taps: &Taps) -> Vec<u8> {
-    let mut out = vec![0u8; taps.bounds.len() * row_bytes];
-    let (mut highs, mut lows) = (vec![0i32; row_bytes], vec![0i32; row_bytes]);
-    for (i, out_row) in out.chunks_exact_mut(row_bytes).enumerate() {
-        highs.fill(0);
-        lows.fill(0);
-        let (first, count) = taps.bounds[i];
-        let rows = source[(first - first_row) * row_bytes..].chunks_exact(row_bytes).take(count);
-        let (high, low) = taps.weights(i);
-        for ((row, &high), &low) in rows.zip(high).zip(low) {
-            for ((&byte, sum_high), sum_low) in row.iter().zip(&mut highs).zip(&mut lows) {
-                *sum_high += i32::from(i16::from(byte)) * i32::from(high);
-                *sum_low += i32::from(i16::from(byte)) * i32::from(low);
+    let mut out = Vec::with_capacity(taps.bounds.len() * row_bytes);
+    let mut sums = vec![0i32; row_bytes];
+    for (first, weights) in taps.iter() {
+        sums.fill(HALF);
+        let rows = source[(first - first_row) * row_bytes..].chunks_exact(row_bytes);
+        for (row, &weight) in rows.zip(weights) {
+            for (sum, &byte) in sums.iter_mut().zip(row) {
+                *sum += i32::from(byte) * weight;
             }
         }
-        for ((out, &high), &low) in out_row.iter_mut().zip(&highs).zip(&lows) {
-            *out = sample(high, low);
-        }
+        out.extend(sums.iter().map(|&sum| sample(sum)));
     }
     out
 }

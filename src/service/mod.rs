@@ -1,1 +1,3 @@
-//! Not built yet.
+//! What a caller can ask for, in the caller's words.
+
+pub mod pretrain;

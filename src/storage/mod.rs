@@ -1,1 +1,37 @@
-//! Not built yet.
+//! Records on disk: sealed, counted, written for good before anybody is told so. Owns the data
+//! directory, its keys and its lock. Must not know what a record means: galleries, subjects and
+//! templates are the callers' words.
+//!
+//! ```text
+//! DIR/store.json     format version, store id, master key check
+//! DIR/lock           held exclusively while a process has the store open
+//! DIR/sled/          sled 0.34: every value sealed, every batch atomic
+//! DIR/keys.slots     one wrapped data key a slot, overwritten in place to erase
+//! DIR/commit.mark    the last acknowledged commit, to notice a log that lost its end
+//! DIR/ballast        space given back when the disk is full
+//! ```
+//!
+//! Invariant: a batch is acknowledged only after `flush` *and* `fdatasync` of sled's file, because
+//! sled's flush ends in `sync_file_range`, which survives a crash of the process but not of the
+//! machine. Invariant: values stay below [`MAX_VALUE`], because sled moves larger pages to blob
+//! files that it never syncs.
+
+mod ballast;
+mod codec;
+mod commit;
+mod error;
+pub mod file;
+mod guard;
+mod mac;
+mod manifest;
+mod master;
+mod meta;
+mod slots;
+mod store;
+
+pub use codec::Seal;
+pub use error::StorageError;
+pub use mac::{hmac_sha256, macs_equal};
+pub use master::MasterKey;
+pub use slots::DataKey;
+pub use store::{Batch, MAX_VALUE, Records, Store, StoreOptions};

@@ -5,7 +5,8 @@ use crate::domain::Aspect;
 use super::figure::{Figure, THUMB};
 use super::paint::{Ink, Layers};
 use super::person::{Marks, Person};
-use super::shape::{Point, pt};
+use super::rng::floor;
+use super::shape::{Point, bell, pt, sin_cos};
 use super::shot::{Ring, Shot, WristBand};
 
 /// The parts of a picture that its details are worked out from.
@@ -141,7 +142,10 @@ impl Scene<'_> {
             let axis = axis.scale(1.0 / axis.length().max(1e-6));
             // The free edge ends near the fingertip's outline.
             let centre = bone.b.add(axis.scale(radius * (0.80 + 0.22 * nail.edge) - long));
-            let wide = radius * nail.width * if f == THUMB { 1.05 } else { 1.0 };
+            // A thumb lies on its side: its nail is seen from beside, towards the outer edge.
+            let (side, share) = if f == THUMB { (-0.22, 0.88) } else { (0.0, 1.0) };
+            let centre = centre.add(axis.across().scale(side * radius));
+            let wide = radius * nail.width * share;
             let tip = self.figure.to_picture(centre.add(axis.scale(long)));
             let middle = self.figure.to_picture(centre);
             let rim = Ink { dark: 0.30, relief: -0.006, tint: 0.15 };
@@ -165,13 +169,13 @@ impl Scene<'_> {
                     if let Some(paint) = polish {
                         return (paint.map(|c| c * curve), 0.97, 0.9);
                     }
-                    let color = if u > 1.0 - 2.0 * nail.edge {
-                        [0.93, 0.89, 0.84]
-                    } else if u < -1.0 + 2.0 * nail.lunula {
-                        bed.map(|c| c * 0.6 + 0.37)
-                    } else {
-                        bed
-                    };
+                    // The white edge and the lunula, both bowed, with soft borders.
+                    let white = ((u - 1.0 + 2.0 * nail.edge + 0.25 * v * v) * 5.0).clamp(0.0, 1.0);
+                    let moon = ((2.0 * nail.lunula - 1.0 - u - 0.3 * v * v) * 5.0).clamp(0.0, 1.0);
+                    let color: [f32; 3] = std::array::from_fn(|c| {
+                        let nail = bed[c] + 0.35 * moon * (0.92 - bed[c]);
+                        nail + 0.8 * white * ([0.90, 0.85, 0.79][c] - nail)
+                    });
                     (color.map(|c| c * curve), 0.88, 0.55)
                 },
             );
@@ -262,16 +266,17 @@ impl Scene<'_> {
         let metal = ring.metal;
         let [a, b] = [self.figure.to_picture(ends[0]), self.figure.to_picture(ends[1])];
         layers.band(a, b, ring.height * s, |u, v| {
-            let round = 1.0 - 0.75 * (2.0 * u - 1.0).powi(2);
-            let glint = (-((u - 0.36) / 0.10).powi(2)).exp() * 0.7;
-            let edge = 1.0 - 0.45 * v.abs().powi(4);
+            let round = 1.0 - 0.75 * square(2.0 * u - 1.0);
+            let off = (u - 0.36) / 0.10;
+            let glint = bell(off * off) * 0.7;
+            let edge = 1.0 - 0.45 * square(v * v);
             (metal.map(|c| (c * (0.35 + 0.85 * round) * edge + glint).min(1.0)), 0.9)
         });
         if let Some(stone) = ring.stone {
             let centre = a.lerp(b, 0.5);
             let axis = b.sub(a).across().scale(0.36);
-            layers.oval(centre, axis, ring.height * s * 0.8, 2.0, |u, v| {
-                let facet = 0.7 + 0.4 * ((u * 3.0).floor() + (v * 3.0).floor()).rem_euclid(2.0);
+            layers.oval(centre, axis, ring.height * s * 0.8, 0.0, |u, v| {
+                let facet = 0.7 + 0.4 * ((floor(u * 3.0) + floor(v * 3.0)) & 1) as f32;
                 (stone.map(|c| (c * facet).min(1.0)), 1.0, 1.0)
             });
         }
@@ -287,16 +292,16 @@ impl Scene<'_> {
         layers.stroke(&below, 0.04 * s, Ink { dark: 0.35, ..Ink::default() }, false);
         let (color, beads) = (band.color, band.beads && !band.watch);
         layers.band(a, b, band.height * s, |u, v| {
-            let round = 1.0 - 0.7 * (2.0 * u - 1.0).powi(2);
+            let round = 1.0 - 0.7 * square(2.0 * u - 1.0);
             let bead =
-                if beads { 0.65 + 0.35 * (u * 60.0).sin() } else { 1.0 - 0.3 * v.abs().powi(4) };
+                if beads { 0.65 + 0.35 * sin_cos(u * 60.0).0 } else { 1.0 - 0.3 * square(v * v) };
             (color.map(|c| c * (0.4 + 0.75 * round) * bead), 0.6)
         });
         if band.watch && self.shot.aspect == Aspect::Dorsal {
             let centre = a.lerp(b, 0.5);
             let axis = b.sub(a).across().scale(1.0 / b.sub(a).length().max(1e-6));
             let r = 0.15 * s;
-            layers.oval(centre, axis.scale(r), r, 2.0, |u, v| {
+            layers.oval(centre, axis.scale(r), r, 0.0, |u, v| {
                 let rim = (u * u + v * v).sqrt();
                 let hand = (v.abs() < 0.09 && (0.0..0.7).contains(&u))
                     || (u.abs() < 0.09 && (0.0..0.5).contains(&v));
@@ -311,4 +316,8 @@ impl Scene<'_> {
             });
         }
     }
+}
+
+fn square(x: f32) -> f32 {
+    x * x
 }

@@ -1,20 +1,18 @@
 use crate::domain::{Aspect, Side};
 
 use super::person::Person;
-use super::shape::{Capsule, Point, blend, polygon, pt};
+use super::shape::{Capsule, Outline, Point, blend, pt, sin_cos};
 use super::shot::Shot;
 
 /// A posed finger: three phalanges (the thumb two and its root), base first.
 pub(super) struct Finger {
     pub(super) bones: Vec<Capsule>,
-    low: Point,
-    high: Point,
 }
 
 /// A posed hand in hand units, the thumb at negative x, and its place in the picture.
 pub(super) struct Figure {
-    pub(super) palm: Vec<Point>,
-    pub(super) forearm: [Point; 4],
+    palm: Outline,
+    forearm: Outline,
     /// Index, middle, ring, little, thumb.
     pub(super) fingers: Vec<Finger>,
     mirrored: bool,
@@ -27,6 +25,25 @@ pub(super) struct Figure {
 
 pub(super) const THUMB: usize = 4;
 const PALM_ROUND: f32 = 0.085;
+/// The distance, in hand units, given for whatever lies beyond [`REACH`].
+const FAR: f32 = 4.0;
+/// How far from the outline distances are still told: the table's shadow needs them.
+const REACH: f32 = 0.2;
+
+/// The parts of a figure that can matter in a block of pixels.
+#[derive(Default)]
+pub(super) struct Nearby {
+    palm: Option<Outline>,
+    forearm: Option<Outline>,
+    /// Finger and bone.
+    bones: Vec<(usize, usize)>,
+}
+
+impl Nearby {
+    fn is_empty(&self) -> bool {
+        self.palm.is_none() && self.forearm.is_none() && self.bones.is_empty()
+    }
+}
 
 /// What lies at a point of the hand.
 pub(super) struct Hit {
@@ -42,14 +59,19 @@ impl Figure {
         let half = w / 2.0;
         let slope = person.palm.slope;
         let wrist = person.palm.wrist / 2.0;
-        // Knuckles of index, middle, ring and little.
-        let across = [-0.355, -0.118, 0.118, 0.350];
+        // Knuckles of index, middle, ring and little: the outer two flush with the palm's sides.
+        let radii = person.fingers.map(|finger| finger.radius);
+        let (first, last) = (-half + radii[0] * 0.96, half - radii[3] * 0.96);
+        let pairs = [radii[0] + radii[1], radii[1] + radii[2], radii[2] + radii[3]];
+        let step = (last - first) / (pairs[0] + pairs[1] + pairs[2]);
+        let second = first + pairs[0] * step;
+        let across = [first, second, second + pairs[1] * step, last];
         let drop = [0.045, 0.0, 0.035, slope];
         let mut fingers = Vec::with_capacity(5);
         let mut knuckles = Vec::with_capacity(4);
         for i in 0..4 {
             let shape = person.fingers[i];
-            let base = pt(across[i] * w, h - drop[i] - 0.07);
+            let base = pt(across[i], h - drop[i] - 0.07);
             knuckles.push(base);
             let fan = (i as f32 - 1.35) * shot.pose.spread + shot.pose.sway[i];
             let mut angle = fan;
@@ -66,48 +88,57 @@ impl Figure {
                 .map(|share| {
                     // The last half millimetre is the rounding of the tip.
                     let long = (shape.length + 0.07) * share * shot.pose.bend[i];
-                    let next = at.add(pt(angle.sin(), angle.cos()).scale(long));
-                    let bone =
-                        Capsule { a: at, b: next, ra: radius(along), rb: radius(along + share) };
+                    let next = at.add(ahead(angle).scale(long));
+                    let bone = Capsule {
+                        a: at,
+                        b: next,
+                        ra: radius(along),
+                        rb: radius(along + share),
+                        waist: shape.waist * shape.radius,
+                    };
                     along += share;
                     angle += shape.curve - 0.35 * shot.pose.sway[i];
                     at = next;
                     bone
                 })
                 .collect();
-            fingers.push(Finger::new(bones));
+            fingers.push(Finger { bones });
         }
         let thumb = &person.thumb;
         let angle = -(thumb.angle + shot.pose.thumb_open);
         let root = pt(-0.20 * w, thumb.root * h * 0.55);
         let joint = pt(-0.46 * w, thumb.root * h + 0.16);
         let long = thumb.length * shot.pose.bend[THUMB];
-        let middle = joint.add(pt(angle.sin(), angle.cos()).scale(long * 0.52));
-        let bent = angle + 0.22;
-        let tip = middle.add(pt(bent.sin(), bent.cos()).scale(long * 0.48));
+        let middle = joint.add(ahead(angle).scale(long * 0.52));
+        let tip = middle.add(ahead(angle + 0.22).scale(long * 0.48));
         let (r, t) = (thumb.radius, thumb.taper);
-        fingers.push(Finger::new(vec![
-            Capsule { a: root, b: joint, ra: r * 1.75, rb: r * 1.12 },
-            Capsule { a: joint, b: middle, ra: r * 1.08, rb: r * 0.97 },
-            Capsule { a: middle, b: tip, ra: r * 0.97, rb: r * t },
-        ]));
+        let waist = 0.06 * r;
+        fingers.push(Finger {
+            bones: vec![
+                Capsule { a: root, b: joint, ra: r * 1.75, rb: r * 1.12, waist: 0.0 },
+                Capsule { a: joint, b: middle, ra: r * 1.08, rb: r * 0.97, waist },
+                Capsule { a: middle, b: tip, ra: r * 0.97, rb: r * t, waist: 0.0 },
+            ],
+        });
         let inset = PALM_ROUND;
-        let palm = vec![
-            pt(-wrist + inset, 0.0),
-            pt(-half + inset * 1.05, 0.42 * h),
-            pt(-half + inset, knuckles[0].y - 0.02),
-            pt(knuckles[1].x, knuckles[1].y),
-            pt(knuckles[2].x, knuckles[2].y),
-            pt(half - inset, knuckles[3].y - 0.02),
-            pt(half - inset * 0.9, 0.35 * h),
-            pt(wrist - inset, 0.0),
+        let palm = [
+            pt(-wrist + inset, -0.06),
+            pt(-half + inset * 1.3, 0.36 * h),
+            pt(-half + inset, knuckles[0].y - 0.2),
+            pt(-half + inset, knuckles[0].y + 0.02),
+            pt(knuckles[1].x, knuckles[1].y + 0.005),
+            pt(knuckles[2].x, knuckles[2].y + 0.005),
+            pt(half - inset, knuckles[3].y + 0.02),
+            pt(half - inset * 0.75, knuckles[3].y - 0.2),
+            pt(half - inset * 0.75, 0.30 * h),
+            pt(wrist - inset, -0.06),
         ];
         let forearm =
             [pt(-wrist, 0.1), pt(wrist, 0.1), pt(wrist * 1.12, -3.0), pt(-wrist * 1.12, -3.0)];
-        let (sin, cos) = (shot.pose.rotation.sin(), shot.pose.rotation.cos());
+        let (sin, cos) = sin_cos(shot.pose.rotation);
         Self {
-            palm,
-            forearm,
+            palm: Outline::rounded(&palm, 1),
+            forearm: Outline::new(&forearm),
             fingers,
             // The back of a right hand, fingers up, has its thumb at the left of the picture.
             mirrored: (shot.side == Side::Left) != (shot.aspect == Aspect::Palmar),
@@ -146,67 +177,78 @@ impl Figure {
         self.mirrored
     }
 
-    /// The surface at a point.
-    pub(super) fn hit(&self, p: Point) -> Hit {
-        let palm = polygon(&self.palm, p) - PALM_ROUND;
-        let forearm = if p.y < 0.3 { polygon(&self.forearm, p) } else { f32::MAX };
-        let mut distance = if forearm < f32::MAX { blend(palm, forearm, 0.25) } else { palm };
-        let mut height = plateau(-distance, 0.16) * 0.15;
-        for (i, finger) in self.fingers.iter().enumerate() {
-            if !finger.near(p) {
-                continue;
-            }
+    /// Lists the parts that lie within [`REACH`] of what is within `around` of a point.
+    pub(super) fn nearby(&self, p: Point, around: f32, near: &mut Nearby) {
+        let reach = around + REACH;
+        let mut part = near.palm.take().unwrap_or_default();
+        near.palm = (self.palm.cut(p, around, &mut part) - PALM_ROUND < reach).then_some(part);
+        let mut part = near.forearm.take().unwrap_or_default();
+        near.forearm =
+            (p.y < 0.3 + around && self.forearm.cut(p, around, &mut part) < reach).then_some(part);
+        near.bones.clear();
+        for (f, finger) in self.fingers.iter().enumerate() {
             for (b, bone) in finger.bones.iter().enumerate() {
-                let (d, radius) = bone.distance(p);
-                let k = if i == THUMB && b < 2 { 0.12 } else { 0.035 };
-                // Fingers meet the palm softly and each other sharply.
-                distance = if b == 0 || (i == THUMB && b == 1) {
-                    blend(distance, d, k)
-                } else {
-                    distance.min(d)
-                };
-                if d < 0.0 {
-                    let inside = (-d / radius).min(1.0);
-                    let round = (inside * (2.0 - inside)).sqrt() * radius;
-                    let sunk = if i == THUMB && b == 0 { 0.45 } else { 0.92 };
-                    let lift = if b == 0 && i != THUMB { 0.02 } else { 0.0 };
-                    height = smooth_max(height, round * sunk + lift, 0.04);
+                if bone.distance(p).0 < reach {
+                    near.bones.push((f, b));
                 }
             }
         }
+    }
+
+    /// The surface at a point, of the parts that are near.
+    pub(super) fn hit(&self, p: Point, near: &Nearby) -> Hit {
+        if near.is_empty() {
+            return Hit { distance: FAR, height: 0.0 };
+        }
+        let mut distance = FAR;
+        if let Some(palm) = &near.palm {
+            distance = palm.distance(p) - PALM_ROUND;
+        }
+        if let Some(forearm) = near.forearm.as_ref().filter(|_| p.y < 0.3) {
+            distance = blend(distance, forearm.distance(p), 0.25);
+        }
+        // Palm and ball of the thumb as one, for the height of the web between them.
+        let mut body = distance;
+        let mut height = plateau(-distance, 0.16) * 0.15;
+        for &(f, b) in &near.bones {
+            let (d, radius) = self.fingers[f].bones[b].distance(p);
+            // Fingers meet the palm softly and each other sharply.
+            distance = match (f == THUMB, b) {
+                (true, 0 | 1) => blend(distance, d, 0.12),
+                (false, 0) => blend(distance, d, 0.035),
+                _ => distance.min(d),
+            };
+            if d < 0.0 {
+                let inside = (-d / radius).min(1.0);
+                let round = (inside * (2.0 - inside)).sqrt() * radius;
+                let sunk = if f == THUMB && b == 0 { 0.45 } else { 0.92 };
+                let lift = if b == 0 && f != THUMB { 0.02 } else { 0.0 };
+                height = smooth_max(height, round * sunk + lift, 0.04);
+            }
+            if f == THUMB && b < 2 {
+                body = blend(body, d, 0.12);
+            }
+        }
+        height = height.max(plateau(-body, 0.16) * 0.13);
         Hit { distance, height }
     }
 }
 
 impl Finger {
-    fn new(bones: Vec<Capsule>) -> Self {
-        let margin = 0.16 + bones.iter().map(|b| b.ra.max(b.rb)).fold(0.0, f32::max);
-        let ends = || bones.iter().flat_map(|b| [b.a, b.b]);
-        let edge =
-            |f: fn(f32, f32) -> f32, from: f32, of: fn(Point) -> f32| ends().map(of).fold(from, f);
-        let low = pt(
-            edge(f32::min, f32::MAX, |p| p.x) - margin,
-            edge(f32::min, f32::MAX, |p| p.y) - margin,
-        );
-        let high = pt(
-            edge(f32::max, f32::MIN, |p| p.x) + margin,
-            edge(f32::max, f32::MIN, |p| p.y) + margin,
-        );
-        Self { bones, low, high }
-    }
-
-    fn near(&self, p: Point) -> bool {
-        p.x > self.low.x && p.x < self.high.x && p.y > self.low.y && p.y < self.high.y
-    }
-
     /// A point `t` of the way along bone `bone`, `side` radii across.
     pub(super) fn at(&self, bone: usize, t: f32, side: f32) -> Point {
         let b = self.bones[bone];
         let axis = b.b.sub(b.a);
         let across = axis.across().scale(1.0 / axis.length().max(1e-6));
-        let radius = b.ra + (b.rb - b.ra) * t;
+        let radius = b.radius(t.clamp(0.0, 1.0));
         b.a.add(axis.scale(t)).add(across.scale(side * radius))
     }
+}
+
+/// The direction at an angle from the hand's axis.
+fn ahead(angle: f32) -> Point {
+    let (sin, cos) = sin_cos(angle);
+    pt(sin, cos)
 }
 
 fn plateau(depth: f32, over: f32) -> f32 {

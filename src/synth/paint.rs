@@ -1,4 +1,4 @@
-use super::shape::{Point, pt};
+use super::shape::{Point, bell, pt};
 
 /// Layers of a picture in the making, `size` x `size`, filled by stamping strokes and dots whose
 /// places were worked out in hand units.
@@ -8,8 +8,12 @@ pub(super) struct Layers {
     pub(super) dark: Vec<f32>,
     /// Signed change of height in hand units.
     pub(super) relief: Vec<f32>,
+    /// The same for lines, kept apart: they do not add up where they cross, but lie on the blobs.
+    pub(super) groove: Vec<f32>,
     /// Signed tint: positive redder, negative bluer.
     pub(super) tint: Vec<f32>,
+    /// The same for lines.
+    pub(super) stain: Vec<f32>,
     /// What covers the skin: colour, coverage 0 to 1, and gloss 0 to 1.
     pub(super) cover: Vec<[f32; 5]>,
 }
@@ -29,7 +33,9 @@ impl Layers {
             size,
             dark: vec![0.0; n],
             relief: vec![0.0; n],
+            groove: vec![0.0; n],
             tint: vec![0.0; n],
+            stain: vec![0.0; n],
             cover: vec![[0.0; 5]; n],
         }
     }
@@ -42,14 +48,18 @@ impl Layers {
             let (a, b) = (self.px(points[i]), self.px(points[i + 1]));
             // Never thinner than what a pixel can show, but fainter instead.
             let wanted = width * self.size as f32 / 2.0;
-            let half = wanted.max(0.7);
+            let half = wanted.max(1.0);
             let faint = wanted / half;
+            // Slopes are taken over two pixels, so a groove must be wider still not to alias.
+            let broad = wanted.max(1.5);
+            let shallow = wanted / broad;
             let (t0, t1) = (i as f32 / segments as f32, (i + 1) as f32 / segments as f32);
-            self.each(a, b, half * 2.0, |layers, at, d, t| {
+            self.each(a, b, broad * 2.0, |layers, at, d, t| {
                 let along = t0 + (t1 - t0) * t;
                 let end = if tapered { (4.0 * along * (1.0 - along)).sqrt() } else { 1.0 };
-                let strength = (-(d / half) * (d / half)).exp() * end * faint;
-                layers.ink(at, ink, strength);
+                let strength = bell((d / half) * (d / half)) * end * faint;
+                let depth = bell((d / broad) * (d / broad)) * end * shallow;
+                layers.ink(at, ink, strength, depth);
             });
         }
     }
@@ -61,7 +71,8 @@ impl Layers {
         let r = wanted.max(0.6);
         let faint = (wanted / r) * (wanted / r);
         self.each(c, c, r + 1.0, |layers, at, d, _| {
-            layers.ink(at, ink, ((r + 0.5 - d).clamp(0.0, 1.0)) * faint);
+            let strength = (r + 0.5 - d).clamp(0.0, 1.0) * faint;
+            layers.ink(at, ink, strength, strength);
         });
     }
 
@@ -70,7 +81,7 @@ impl Layers {
         let c = self.px(centre);
         let r = (radius * self.size as f32).max(0.6);
         self.each(c, c, r * 2.2, |layers, at, d, _| {
-            layers.add(at, ink, (-(d / r) * (d / r)).exp());
+            layers.add(at, ink, bell((d / r) * (d / r)));
         });
     }
 
@@ -92,9 +103,8 @@ impl Layers {
         self.each(a, b, half + 1.5, |layers, at, _, _| {
             let p = pt((at % size) as f32 + 0.5, (at / size) as f32 + 0.5).sub(a);
             let (u, v) = (p.dot(axis) / (long * long), p.dot(normal));
-            let inside = (half + 0.5 - v.abs())
-                .min(long.mul_add(0.5 - (u - 0.5).abs(), 0.5))
-                .clamp(0.0, 1.0);
+            let inside =
+                (half + 0.5 - v.abs()).min(long * (0.5 - (u - 0.5).abs()) + 0.5).clamp(0.0, 1.0);
             if inside > 0.0 {
                 let (color, gloss) = shade(u.clamp(0.0, 1.0), (v / half).clamp(-1.0, 1.0));
                 layers.paint(at, color, inside, gloss);
@@ -103,13 +113,13 @@ impl Layers {
     }
 
     /// Covers a superellipse (nails, watch dials): `axis` is its half length as a vector, `half_width`
-    /// in picture heights, `power` 2 for an ellipse. `shade` gets the position along and across.
+    /// in picture heights, `square` 0 for an ellipse and 1 for nearly a rectangle. `shade` gets the position along and across.
     pub(super) fn oval(
         &mut self,
         centre: Point,
         axis: Point,
         half_width: f32,
-        power: f32,
+        square: f32,
         shade: impl Fn(f32, f32) -> ([f32; 3], f32, f32),
     ) {
         let c = self.px(centre);
@@ -122,7 +132,10 @@ impl Layers {
         self.each(c, c, long.max(wide) * 1.3 + 1.0, |layers, at, _, _| {
             let p = pt((at % size) as f32 + 0.5, (at / size) as f32 + 0.5).sub(c);
             let (u, v) = (p.dot(along) / long, p.dot(across) / wide);
-            let r = (u.abs().powf(power) + v.abs().powf(power)).powf(1.0 / power);
+            let (u2, v2) = (u * u, v * v);
+            let (u4, v4) = (u2 * u2, v2 * v2);
+            let boxy = (u4 * u4 + v4 * v4).sqrt().sqrt().sqrt();
+            let r = (u2 + v2).sqrt() * (1.0 - square) + boxy * square;
             let inside = ((1.0 - r) * wide.min(long) + 0.5).clamp(0.0, 1.0);
             if inside > 0.0 {
                 let (color, opacity, gloss) = shade(u.clamp(-1.0, 1.0), v.clamp(-1.0, 1.0));
@@ -135,16 +148,16 @@ impl Layers {
         p.scale(self.size as f32)
     }
 
-    fn ink(&mut self, at: usize, ink: Ink, strength: f32) {
+    fn ink(&mut self, at: usize, ink: Ink, strength: f32, depth: f32) {
         // Lines that cross or join do not add up to holes.
         self.dark[at] = self.dark[at].max(ink.dark * strength);
-        let relief = ink.relief * strength;
-        if relief.abs() > self.relief[at].abs() {
-            self.relief[at] = relief;
+        let relief = ink.relief * depth;
+        if relief.abs() > self.groove[at].abs() {
+            self.groove[at] = relief;
         }
         let tint = ink.tint * strength;
-        if tint.abs() > self.tint[at].abs() {
-            self.tint[at] = tint;
+        if tint.abs() > self.stain[at].abs() {
+            self.stain[at] = tint;
         }
     }
 

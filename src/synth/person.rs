@@ -1,7 +1,7 @@
 use crate::domain::{Aspect, Side};
 
 use super::rng::Stream;
-use super::shape::{Point, pt};
+use super::shape::{Point, pt, sin_cos};
 
 /// What stays the same over all pictures of a person. Lengths are in hand units: the palm of an
 /// average hand is about 1 high and 0.85 wide.
@@ -53,6 +53,8 @@ pub(super) struct FingerShape {
     pub(super) phalanges: [f32; 2],
     /// Sideways curve of the finger, radians a joint.
     pub(super) curve: f32,
+    /// How much thinner it is between joints, as a share of the radius.
+    pub(super) waist: f32,
 }
 
 #[derive(Debug, Clone)]
@@ -70,7 +72,7 @@ pub(super) struct ThumbShape {
 pub(super) struct NailShape {
     pub(super) length: f32,
     pub(super) width: f32,
-    /// 2 is an ellipse, more is squarer.
+    /// 0 is an ellipse, 1 nearly a rectangle.
     pub(super) square: f32,
     /// White edge as a share of the nail.
     pub(super) edge: f32,
@@ -147,6 +149,7 @@ impl Person {
         let long = 1.0 + 0.075 * r.normal();
         let thick = (1.0 + 0.10 * r.normal()) * if male { 1.05 } else { 0.95 };
         let taper = 0.76 + 0.07 * r.normal();
+        let waist = Stream::new(&[seed, index, 4]).range(0.03, 0.14);
         let base = [(0.76, 0.106), (0.86, 0.108), (0.80, 0.102), (0.62, 0.090)];
         let fingers = base.map(|(length, radius)| FingerShape {
             length: length * long * (1.0 + 0.055 * r.normal()),
@@ -154,6 +157,7 @@ impl Person {
             taper: (taper + 0.02 * r.normal()).clamp(0.5, 0.98),
             phalanges: [0.44 + 0.02 * r.normal(), 0.30 + 0.015 * r.normal()],
             curve: 0.035 * r.normal(),
+            waist,
         });
         let thumb = ThumbShape {
             length: 0.66 * long * (1.0 + 0.08 * r.normal()),
@@ -165,9 +169,9 @@ impl Person {
         let nail = NailShape {
             length: 0.50 + 0.10 * r.normal(),
             width: (0.72 + 0.07 * r.normal()).clamp(0.5, 0.92),
-            square: r.range(2.0, 5.0),
-            edge: (0.16 + 0.12 * r.normal()).clamp(0.0, 0.5),
-            lunula: r.range(0.0, 0.3),
+            square: r.range(0.0, 1.0),
+            edge: (0.12 + 0.10 * r.normal()).clamp(0.0, 0.4),
+            lunula: r.range(0.0, 0.22),
         };
         Self {
             key: (seed, index),
@@ -212,8 +216,8 @@ impl Person {
                     r.range(-0.45, 0.45) * self.palm.width,
                     r.range(0.08, 0.92) * self.palm.height,
                 ),
-                radius: r.range(0.012, 0.034),
-                depth: r.range(0.35, 0.85),
+                radius: r.range(0.012, 0.030),
+                depth: r.range(0.35, 0.75),
             })
             .collect();
         let wrinkles =
@@ -274,7 +278,8 @@ impl Person {
         for _ in 0..4 + r.below(6) {
             let at = pt(r.range(-0.42, 0.42) * w, r.range(0.1, 0.85) * h);
             let (angle, long) = (r.range(0.0, std::f32::consts::PI), r.range(0.10, 0.32));
-            let along = pt(angle.cos() * long, angle.sin() * long);
+            let (sin, cos) = sin_cos(angle);
+            let along = pt(cos * long, sin * long);
             let bow = pt(-along.y, along.x).scale(0.3 * r.normal());
             let depth = r.range(0.3, 0.65);
             curves.push((

@@ -1,9 +1,9 @@
 use super::details::Scene;
-use super::figure::Figure;
+use super::figure::{Figure, Nearby};
 use super::paint::Layers;
 use super::person::Person;
-use super::rng::noise;
-use super::shape::{Point, pt};
+use super::rng::{floor, lattice, noise};
+use super::shape::{Point, bell, pt};
 use super::shot::{Shot, Sleeve};
 
 /// A square picture, RGB8, row-major.
@@ -32,7 +32,7 @@ pub fn render(person: &Person, shot: &Shot, size: u32) -> RgbImage {
     RgbImage { width: size, height: size, rgb: develop(&linear, shot, size as usize) }
 }
 
-/// Outline and height of every pixel.
+/// Outline of every pixel, and the height of what is seen there with all that is drawn on it.
 struct Surface {
     distance: Vec<f32>,
     height: Vec<f32>,
@@ -42,16 +42,31 @@ impl Surface {
     fn of(figure: &Figure, layers: &Layers) -> Self {
         let n = layers.size;
         let mut surface = Self { distance: vec![0.0; n * n], height: vec![0.0; n * n] };
-        for y in 0..n {
-            for x in 0..n {
-                let hit = figure.hit(figure.to_hand(picture_point(x, y, n)));
-                surface.distance[y * n + x] = hit.distance;
-                surface.height[y * n + x] = hit.height;
+        let half = BLOCK as f32 / 2.0;
+        // From a block's middle to its corner, in hand units.
+        let corner = half * std::f32::consts::SQRT_2 / (n as f32 * figure.scale());
+        let mut near = Nearby::default();
+        for top in (0..n).step_by(BLOCK) {
+            for left in (0..n).step_by(BLOCK) {
+                let middle = pt((left as f32 + half) / n as f32, (top as f32 + half) / n as f32);
+                figure.nearby(figure.to_hand(middle), corner, &mut near);
+                for y in top..(top + BLOCK).min(n) {
+                    for x in left..(left + BLOCK).min(n) {
+                        let hit = figure.hit(figure.to_hand(picture_point(x, y, n)), &near);
+                        let at = y * n + x;
+                        surface.distance[at] = hit.distance;
+                        surface.height[at] =
+                            hit.height * 0.62 + layers.relief[at] + layers.groove[at];
+                    }
+                }
             }
         }
         surface
     }
 }
+
+/// Side, in pixels, of the blocks that share a list of nearby parts.
+const BLOCK: usize = 8;
 
 fn picture_point(x: usize, y: usize, n: usize) -> Point {
     pt((x as f32 + 0.5) / n as f32, (y as f32 + 0.5) / n as f32)
@@ -79,16 +94,14 @@ fn shade(
             let at = y * n + x;
             let distance = surface.distance[at];
             let coverage = (0.5 - distance / pixel).clamp(0.0, 1.0);
-            let ground = backdrop(shot, surface, x, y, n);
+            // The table is seen around the hand, and through the half covered pixels of its edge.
+            let ground = if coverage < 1.0 { backdrop(shot, surface, x, y, n) } else { [0.0; 3] };
             if coverage <= 0.0 {
                 out.push(ground);
                 continue;
             }
             let p = figure.to_hand(picture_point(x, y, n));
-            let relief = |x: usize, y: usize| {
-                let i = y * n + x;
-                surface.height[i] * 0.62 + layers.relief[i]
-            };
+            let relief = |x: usize, y: usize| surface.height[y * n + x];
             let (x0, x1) = (x.saturating_sub(1), (x + 1).min(n - 1));
             let (y0, y1) = (y.saturating_sub(1), (y + 1).min(n - 1));
             let dx = (relief(x1, y) - relief(x0, y)) / ((x1 - x0) as f32 * pixel);
@@ -101,15 +114,14 @@ fn shade(
             let grain = noise(texture, p.x * 9.0, p.y * 9.0) * 0.045 * person.mottle
                 + noise(texture ^ 7, p.x * 38.0 * flip, p.y * 38.0) * 0.030;
             let freckle = if person.freckles > 0.0 && shot.aspect == crate::domain::Aspect::Dorsal {
-                let f = noise(texture ^ 99, p.x * 30.0, p.y * 30.0);
-                ((f - 0.45) * 3.0).clamp(0.0, 1.0) * 0.35 * person.freckles
+                freckle(texture ^ 99, p) * person.freckles
             } else {
                 0.0
             };
-            let tint = layers.tint[at];
+            let tint = layers.tint[at] + layers.stain[at];
             let dark = (1.0 - layers.dark[at]) * (1.0 - freckle) * (1.0 + grain);
             let mut albedo = [
-                skin[0] * dark.powf(0.8) * (1.0 + 0.10 * tint),
+                skin[0] * dark * (1.25 - 0.25 * dark) * (1.0 + 0.10 * tint),
                 skin[1] * dark * (1.0 - 0.14 * tint),
                 skin[2] * dark * (1.0 - 0.12 * tint),
             ];
@@ -129,7 +141,9 @@ fn shade(
                     lit = lit.min(1.0);
                 }
             }
-            let shine = facing.powi(24) * gloss * 0.35;
+            let sharp = facing * facing * facing;
+            let sharp = sharp * sharp * sharp * sharp;
+            let shine = sharp * sharp * gloss * 0.35;
             let color: [f32; 3] = std::array::from_fn(|c| {
                 let hand = (albedo[c] * lit + shine) * light.color[c];
                 ground[c] + (hand - ground[c]) * coverage
@@ -143,11 +157,12 @@ fn shade(
 /// The table under the hand with the hand's soft shadow on it.
 fn backdrop(shot: &Shot, surface: &Surface, x: usize, y: usize, n: usize) -> [f32; 3] {
     let p = picture_point(x, y, n);
-    let reach = 0.035;
-    let sx = (p.x - shot.light.direction[0] * reach).clamp(0.0, 0.999);
-    let sy = (p.y + shot.light.direction[1] * reach - 0.01).clamp(0.0, 0.999);
+    // What lies towards the light casts the shadow; the light's y points up.
+    let reach = 0.05;
+    let sx = (p.x + shot.light.direction[0] * reach).clamp(0.0, 0.999);
+    let sy = (p.y - shot.light.direction[1] * reach).clamp(0.0, 0.999);
     let near = surface.distance[(sy * n as f32) as usize * n + (sx * n as f32) as usize];
-    let shadow = shot.light.shadow * (1.0 - (near / 0.16).clamp(0.0, 1.0)).powi(2);
+    let shadow = shot.light.shadow * (1.0 - (near / 0.14).clamp(0.0, 1.0)).powi(2);
     let bg = &shot.background;
     let slope = 1.0 + bg.slope[0] * (p.x - 0.5) + bg.slope[1] * (p.y - 0.5);
     let grain = 1.0 + bg.grain * noise(shot.noise_seed, p.x * 60.0, p.y * 60.0);
@@ -167,12 +182,28 @@ fn cloth(sleeve: &Sleeve, p: Point, seed: u64) -> Option<[f32; 3]> {
     Some(stripe.unwrap_or(sleeve.color).map(|c| c * fold * edge))
 }
 
+/// How dark the freckles are at a point: at most one to each cell of a lattice.
+fn freckle(seed: u64, p: Point) -> f32 {
+    let q = p.scale(20.0);
+    let (x, y) = (floor(q.x), floor(q.y));
+    let bits = lattice(seed, x, y);
+    if bits & 1 == 0 {
+        return 0.0;
+    }
+    let share = |shift: u32| ((bits >> shift) & 255) as f32 / 255.0;
+    let centre = pt(x as f32 + 0.2 + 0.6 * share(8), y as f32 + 0.2 + 0.6 * share(16));
+    let radius = 0.10 + 0.14 * share(24);
+    let off = q.sub(centre).scale(1.0 / radius);
+    bell(off.dot(off)) * (0.15 + 0.35 * share(2))
+}
+
 /// Separable box blur applied twice, near enough to a Gaussian of SD `sigma` pixels.
 fn blur(pixels: &mut [[f32; 3]], n: usize, sigma: f32) {
-    let radius = (sigma * 1.2).round() as usize;
-    if radius == 0 {
-        return;
-    }
+    // Two boxes of width w have a variance of (w^2 - 1) / 6; the outermost taps count in part.
+    let reach = ((6.0 * sigma * sigma + 1.0).sqrt() - 1.0) / 2.0;
+    let whole = reach as usize;
+    let part = reach - whole as f32;
+    let weight = 1.0 / (2.0 * reach + 1.0);
     let mut line = vec![[0.0_f32; 3]; n];
     for _ in 0..2 {
         for (stride, step) in [(n, 1), (1, n)] {
@@ -181,14 +212,15 @@ fn blur(pixels: &mut [[f32; 3]], n: usize, sigma: f32) {
                     *value = pixels[start * stride + i * step];
                 }
                 for i in 0..n {
-                    let (low, high) = (i.saturating_sub(radius), (i + radius).min(n - 1));
-                    let mut sum = [0.0; 3];
-                    for value in &line[low..=high] {
-                        for (s, v) in sum.iter_mut().zip(value) {
-                            *s += v;
-                        }
+                    let tap = |by: usize| (line[i.saturating_sub(by)], line[(i + by).min(n - 1)]);
+                    let mut sum = line[i];
+                    for by in 1..=whole {
+                        let (a, b) = tap(by);
+                        sum = std::array::from_fn(|c| sum[c] + a[c] + b[c]);
                     }
-                    pixels[start * stride + i * step] = sum.map(|s| s / (high - low + 1) as f32);
+                    let (a, b) = tap(whole + 1);
+                    pixels[start * stride + i * step] =
+                        std::array::from_fn(|c| (sum[c] + part * (a[c] + b[c])) * weight);
                 }
             }
         }
@@ -199,9 +231,11 @@ fn blur(pixels: &mut [[f32; 3]], n: usize, sigma: f32) {
 fn develop(linear: &[[f32; 3]], shot: &Shot, n: usize) -> Vec<u8> {
     let mut rgb = Vec::with_capacity(linear.len() * 3);
     for (i, pixel) in linear.iter().enumerate() {
-        let (x, y) = ((i % n) as f32, (i / n) as f32);
+        let bits = lattice(shot.noise_seed, (i % n) as i32, (i / n) as i32);
         for (c, value) in pixel.iter().enumerate() {
-            let grain = noise(shot.noise_seed ^ (c as u64 + 1), x * 1.37, y * 1.37) * shot.noise;
+            // The sum of two five-bit numbers: a triangle, -1 to 1.
+            let (a, b) = ((bits >> (10 * c)) & 31, (bits >> (10 * c + 5)) & 31);
+            let grain = ((a + b) as f32 / 31.0 - 1.0) * shot.noise;
             // Gamma 2 stands in for the sRGB curve: a square root is the same on every platform.
             rgb.push(((value.clamp(0.0, 1.0).sqrt() + grain).clamp(0.0, 1.0) * 255.0 + 0.5) as u8);
         }

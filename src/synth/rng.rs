@@ -52,18 +52,36 @@ fn mix(value: u64) -> u64 {
 
 /// Smooth noise in [-1, 1] on an integer lattice, hashed from `seed`.
 pub(super) fn noise(seed: u64, x: f32, y: f32) -> f32 {
-    let (xf, yf) = (x.floor(), y.floor());
-    let (ix, iy) = (xf as i64, yf as i64);
-    let (tx, ty) = (smooth(x - xf), smooth(y - yf));
-    let at = |dx: i64, dy: i64| {
-        let key = seed
-            ^ (ix.wrapping_add(dx) as u64).wrapping_mul(0x8da6_b343)
-            ^ (iy.wrapping_add(dy) as u64).wrapping_mul(0xd816_3841_0000_0001);
-        (mix(key) >> 40) as f32 / 8_388_608.0 - 1.0
+    let (ix, iy) = (floor(x), floor(y));
+    let (tx, ty) = (smooth(x - ix as f32), smooth(y - iy as f32));
+    let row = |dy: i32| {
+        let left = lattice(seed, ix, iy.wrapping_add(dy));
+        let right = lattice(seed, ix.wrapping_add(1), iy.wrapping_add(dy));
+        unit(left) * (1.0 - tx) + unit(right) * tx
     };
-    let top = at(0, 0) * (1.0 - tx) + at(1, 0) * tx;
-    let bottom = at(0, 1) * (1.0 - tx) + at(1, 1) * tx;
-    top * (1.0 - ty) + bottom * ty
+    row(0) * (1.0 - ty) + row(1) * ty
+}
+
+/// 32 well mixed bits for a cell of a lattice.
+pub(super) fn lattice(seed: u64, x: i32, y: i32) -> u32 {
+    let mut h = (seed as u32)
+        ^ ((seed >> 32) as u32).rotate_left(9)
+        ^ (x as u32).wrapping_mul(0x9e37_79b1)
+        ^ (y as u32).wrapping_mul(0x85eb_ca77);
+    h = (h ^ (h >> 16)).wrapping_mul(0x7feb_352d);
+    h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b);
+    h ^ (h >> 16)
+}
+
+/// The greatest whole number not above `x`, without a call into the platform.
+pub(super) fn floor(x: f32) -> i32 {
+    let whole = x as i32;
+    whole - i32::from(whole as f32 > x)
+}
+
+/// Bits to [-1, 1).
+fn unit(bits: u32) -> f32 {
+    (bits >> 8) as f32 / 8_388_608.0 - 1.0
 }
 
 fn smooth(t: f32) -> f32 {

@@ -2,6 +2,7 @@ use crate::domain::{Aspect, HandAttributes, Side};
 
 use super::person::Person;
 use super::rng::Stream;
+use super::shape::sin_cos;
 
 /// What differs from picture to picture of one hand.
 #[derive(Debug, Clone)]
@@ -87,7 +88,7 @@ impl Shot {
     pub fn draw(person: &Person, aspect: Aspect, side: Side, index: u64) -> Self {
         let (seed, who) = person.key;
         let r = &mut Stream::new(&[seed, who, 3, aspect as u64, side as u64, index]);
-        let metal = |r: &mut Stream| [GOLD, SILVER, ROSE, GOLD][r.below(4)];
+        let metal = |r: &mut Stream| [GOLD, SILVER, GOLD, SILVER, ROSE][r.below(5)];
         let color = |r: &mut Stream| {
             let dark = r.range(0.05, 0.8);
             [dark * r.range(0.15, 1.0), dark * r.range(0.15, 1.0), dark * r.range(0.15, 1.0)]
@@ -105,7 +106,7 @@ impl Shot {
                     rings.push(Ring {
                         finger,
                         at: r.range(0.42, 0.56),
-                        height: r.range(0.030, 0.055),
+                        height: r.range(0.036, 0.062),
                         metal: metal(r),
                         stone,
                     });
@@ -139,11 +140,12 @@ impl Shot {
             shift: [0.035 * r.normal(), 0.03 * r.normal()],
         };
         let turn = r.range(0.0, std::f32::consts::TAU);
+        let (sin, cos) = sin_cos(turn);
         let slant = r.range(0.25, 0.75);
         let bright = 1.0 + 0.055 * r.normal();
         let warm = 0.03 * r.normal();
         let light = Light {
-            direction: unit([turn.cos() * slant, turn.sin().abs() * slant + 0.15, 1.0]),
+            direction: unit([cos * slant, sin.abs() * slant + 0.15, 1.0]),
             ambient: r.range(0.42, 0.62),
             color: [bright * (1.0 + warm), bright, bright * (1.0 - warm)],
             shadow: r.range(0.05, 0.4),
@@ -191,6 +193,30 @@ impl Shot {
     #[must_use]
     pub fn accessories(&self) -> bool {
         !self.rings.is_empty() || self.wrist.is_some()
+    }
+
+    /// Whether a ring is worn.
+    #[must_use]
+    pub fn ring(&self) -> bool {
+        !self.rings.is_empty()
+    }
+
+    /// Whether a bracelet is worn.
+    #[must_use]
+    pub fn bracelet(&self) -> bool {
+        self.wrist.is_some_and(|band| !band.watch)
+    }
+
+    /// Whether a watch is worn.
+    #[must_use]
+    pub fn watch(&self) -> bool {
+        self.wrist.is_some_and(|band| band.watch)
+    }
+
+    /// Whether a sleeve is in the picture.
+    #[must_use]
+    pub fn sleeved(&self) -> bool {
+        self.sleeve.is_some()
     }
 
     /// Whether the nails are painted.

@@ -1,1 +1,28 @@
-//! Not built yet.
+//! Training a CLIP model on labelled pictures: sampler, augmentation, prompts, losses, optimiser, loop.
+//! Knows nothing of where pictures come from, of galleries or of the server.
+
+mod augment;
+mod bpe;
+mod config;
+mod dataset;
+mod error;
+mod log;
+mod loss;
+mod optimizer;
+mod prompts;
+mod sampler;
+mod schedule;
+mod trainer;
+
+pub use augment::Augment;
+pub use bpe::{TrainedTokenizer, train_tokenizer};
+pub use config::PretrainConfig;
+pub use dataset::LabelledPixels;
+pub use error::TrainingError;
+pub use log::{Epoch, RunLog};
+pub use loss::{cosface, matching_info_nce};
+pub use optimizer::{AdamW, AdamWConfig};
+pub use prompts::{Claim, Facts, Prompts};
+pub use sampler::PkSampler;
+pub use schedule::WarmupCosine;
+pub use trainer::{Inputs, Outcome, Progress, Validate, pretrain};

@@ -1,7 +1,7 @@
 //! Preprocessing equals transformers' `CLIPImageProcessor` on its Pillow back end. Golden files:
 //! `tests/reference/preprocessing.py`.
 
-use handclip::image::{DecodeLimits, Picture, Preprocessing, decode};
+use handclip::image::{DecodeLimits, Framing, Picture, Preprocessing, decode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -99,5 +99,99 @@ fn what_is_written_prepares_pictures_as_what_was_read() {
         let again = Preprocessing::from_json(&read.to_json()).unwrap();
         assert_eq!(again, read, "{}", case.name);
         assert_eq!(again.to_json(), read.to_json(), "{}", case.name);
+    }
+}
+
+#[test]
+fn defaults_are_clips_and_old_files_mean_the_same() {
+    let clip = Preprocessing::clip(224);
+    assert_eq!(Preprocessing::from_json("{}").unwrap(), clip);
+    // openai/clip-vit-base-patch32, as first published.
+    let old = r#"{"crop_size": 224, "do_center_crop": true, "do_normalize": true, "do_resize": true,
+        "feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "resample": 3,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711]}"#;
+    assert_eq!(Preprocessing::from_json(old).unwrap(), clip);
+    let square = r#"{"size": 224, "use_square_size": true, "do_center_crop": false}"#;
+    let square = Preprocessing::from_json(square).unwrap();
+    assert_eq!(square, clip.with_framing(Framing::Squash));
+}
+
+#[test]
+fn framing_is_changed_and_written_and_changed_back() {
+    let clip = Preprocessing::clip(96);
+    for framing in [Framing::CentreCrop, Framing::Squash, Framing::Pad] {
+        let framed = clip.clone().with_framing(framing);
+        assert_eq!((framed.framing(), framed.size()), (framing, (96, 96)));
+        assert_eq!(Preprocessing::from_json(&framed.to_json()).unwrap(), framed);
+        assert_eq!(framed.with_framing(Framing::CentreCrop), clip);
+    }
+}
+
+#[test]
+fn the_canonical_text_does_not_change() {
+    // Part of every fingerprint: changing a byte makes every enrolled template useless.
+    let expected = r#"{
+  "crop_size": {
+    "height": 224,
+    "width": 224
+  },
+  "do_center_crop": true,
+  "do_convert_rgb": true,
+  "do_normalize": true,
+  "do_rescale": true,
+  "do_resize": true,
+  "handclip_framing": "centre_crop",
+  "image_mean": [
+    0.48145466,
+    0.4578275,
+    0.40821073
+  ],
+  "image_processor_type": "CLIPImageProcessor",
+  "image_std": [
+    0.26862954,
+    0.26130258,
+    0.27577711
+  ],
+  "resample": 3,
+  "rescale_factor": 0.00392156862745098,
+  "size": {
+    "shortest_edge": 224
+  }
+}
+"#;
+    assert_eq!(Preprocessing::clip(224).to_json(), expected);
+}
+
+#[test]
+fn a_step_that_is_not_known_is_refused_not_skipped() {
+    for (text, key) in [
+        (r#"{"do_pad": true}"#, "do_pad"),
+        (r#"{"do_flip_channel_order": true}"#, "do_flip_channel_order"),
+        (r#"{"resample": 0}"#, "resample"),
+        (r#"{"resample": "bicubic"}"#, "resample"),
+        (r#"{"size": {"longest_edge": 224}}"#, "size"),
+        (r#"{"size": {"shortest_edge": 224, "longest_edge": 300}}"#, "size"),
+        (r#"{"size": 0}"#, "size"),
+        (r#"{"size": {"height": 224}}"#, "size"),
+        (r#"{"crop_size": 100000}"#, "crop_size"),
+        (r#"{"crop_size": {"height": 224}}"#, "crop_size"),
+        (r#"{"crop_size": -1}"#, "crop_size"),
+        (r#"{"do_center_crop": false}"#, "do_center_crop"),
+        (r#"{"do_resize": "yes"}"#, "do_resize"),
+        (r#"{"rescale_factor": 0}"#, "rescale_factor"),
+        (r#"{"rescale_factor": "1/255"}"#, "rescale_factor"),
+        (r#"{"image_mean": [0.5, 0.5]}"#, "image_mean"),
+        (r#"{"image_std": [0.5, 0.5, 0]}"#, "image_std"),
+        (r#"{"image_std": [0.5, 0.5, 1e-60]}"#, "image_std"),
+        (r#"{"handclip_framing": "stretch"}"#, "handclip_framing"),
+    ] {
+        let refused = Preprocessing::from_json(text).unwrap_err();
+        assert_eq!(refused.code(), "preprocessing_invalid");
+        assert!(refused.to_string().contains(&format!("`{key}`")), "{text}: {refused}");
+    }
+    for text in ["", "[]", "224", "{", r#"{"size": NaN}"#] {
+        let refused = Preprocessing::from_json(text).unwrap_err();
+        assert_eq!(refused.code(), "preprocessing_invalid");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A decoder is content with whatever comes before the first missing byte and paints the rest
 //! grey, so the end marker is looked for here, by structure: an EOI inside a thumbnail does not
-//! count.
+//! count. What lies between is the decoder's business: a scan that someone cut and closed with an EOI
+//! of their own still decodes, with a grey rest.
 
 use ::image::metadata::Orientation;
 

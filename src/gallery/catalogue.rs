@@ -1,0 +1,243 @@
+//! What a gallery keeps in memory besides the index: who is enrolled, and who is being changed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::domain::{SampleId, SubjectId};
+use crate::storage::{DataKey, Store};
+
+use super::index::{Index, RowInfo};
+use super::key::{self, Key};
+use super::record::{GalleryDoc, SampleDoc, SubjectDoc, from_json, template_from_bytes};
+use super::{GalleryError, GalleryOptions};
+
+pub(super) struct SampleEntry {
+    pub(super) number: u64,
+    pub(super) content_hash: [u8; 32],
+}
+
+pub(super) struct SubjectEntry {
+    pub(super) number: u64,
+    pub(super) data_key: DataKey,
+    pub(super) samples: BTreeMap<SampleId, SampleEntry>,
+    pub(super) by_content: HashMap<[u8; 32], SampleId>,
+    /// An erasure began and has not finished.
+    pub(super) erasing: bool,
+}
+
+impl SubjectEntry {
+    pub(super) fn new(number: u64, data_key: DataKey) -> Self {
+        Self {
+            number,
+            data_key,
+            samples: BTreeMap::new(),
+            by_content: HashMap::new(),
+            erasing: false,
+        }
+    }
+}
+
+/// What changes work on: two changes of one name wait for each other, all others share a sync.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Busy {
+    Subject(SubjectId),
+    Sample(SampleId),
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) subjects: BTreeMap<SubjectId, SubjectEntry>,
+    pub(super) samples: HashMap<SampleId, SubjectId>,
+    pub(super) next_subject: u64,
+    pub(super) next_sample: u64,
+    busy: HashSet<Busy>,
+    /// The gallery was deleted while somebody still held it.
+    pub(super) deleted: bool,
+}
+
+/// An enrolled set, searched by similarity. Searches take no lock; changes of different subjects
+/// run beside each other.
+pub struct Gallery {
+    pub(super) number: u32,
+    pub(super) doc: GalleryDoc,
+    pub(super) store: Store,
+    pub(super) options: GalleryOptions,
+    pub(super) index: Index,
+    pub(super) maintenance: super::maintain::Maintenance,
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+impl std::fmt::Debug for Gallery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gallery({})", self.doc.id)
+    }
+}
+
+impl Gallery {
+    pub(super) fn empty(
+        number: u32,
+        doc: GalleryDoc,
+        store: Store,
+        options: GalleryOptions,
+        maintenance: super::maintain::Maintenance,
+    ) -> Self {
+        let index = Index::new(doc.dim, &options);
+        Self {
+            number,
+            doc,
+            store,
+            options,
+            index,
+            maintenance,
+            state: Mutex::default(),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Reads the gallery's records into memory. Begun erasures must have been finished.
+    pub(super) fn load(&self) -> Result<(), GalleryError> {
+        let mut state = self.state();
+        let mut names: HashMap<u64, Arc<SubjectId>> = HashMap::new();
+        for record in self.store.scan(&key::in_gallery(key::SUBJECT, self.number)) {
+            let (at, text) = record?;
+            let Some(Key::Subject { subject: number, .. }) = Key::decode(&at) else {
+                return Err(GalleryError::inconsistent(&at, "not a subject's key"));
+            };
+            let doc: SubjectDoc = from_json(&at, &text)?;
+            names.insert(number, Arc::new(doc.id.clone()));
+            state.next_subject = state.next_subject.max(number + 1);
+            let entry = SubjectEntry::new(number, doc.data_key);
+            if state.subjects.insert(doc.id, entry).is_some() {
+                return Err(GalleryError::inconsistent(&at, "a second record of one subject"));
+            }
+        }
+        let mut rows = Vec::new();
+        for record in self.store.scan(&key::in_gallery(key::SAMPLE, self.number)) {
+            let (at, text) = record?;
+            let Some(Key::Sample { subject, sample: number, .. }) = Key::decode(&at) else {
+                return Err(GalleryError::inconsistent(&at, "not a sample's key"));
+            };
+            let doc: SampleDoc = from_json(&at, &text)?;
+            let name = names
+                .get(&subject)
+                .ok_or_else(|| GalleryError::inconsistent(&at, "its subject is missing"))?;
+            state.next_sample = state.next_sample.max(number + 1);
+            state.insert(name, doc.id.clone(), number, doc.content_hash.0);
+            rows.push(RowInfo {
+                number,
+                subject_number: subject,
+                subject: Arc::clone(name),
+                sample: doc.id,
+                attributes: doc.attributes,
+            });
+        }
+        drop(state);
+        rows.sort_unstable_by_key(|row| row.number);
+        self.load_index(rows)
+    }
+
+    /// Reads a sample's template.
+    pub(super) fn template(
+        &self,
+        subject: u64,
+        sample: u64,
+    ) -> Result<crate::domain::Embedding, GalleryError> {
+        let at = Key::Template {
+            gallery: self.number,
+            subject,
+            sample,
+            generation: self.doc.generation.0,
+        }
+        .encode();
+        let bytes = self.store.get(&at)?;
+        let bytes = bytes.ok_or_else(|| GalleryError::inconsistent(&at, "it is missing"))?;
+        template_from_bytes(&at, &bytes, self.doc.dim)
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Waits until nobody else changes any of `names`, and marks them as being changed.
+    pub(super) fn reserve(&self, names: Vec<Busy>) -> Reservation<'_> {
+        let mut state = self.state.lock();
+        while names.iter().any(|name| state.busy.contains(name)) {
+            self.freed.wait(&mut state);
+        }
+        state.busy.extend(names.iter().cloned());
+        Reservation { gallery: self, names }
+    }
+}
+
+impl State {
+    pub(super) fn insert(
+        &mut self,
+        subject: &SubjectId,
+        sample: SampleId,
+        number: u64,
+        content_hash: [u8; 32],
+    ) {
+        if let Some(entry) = self.subjects.get_mut(subject) {
+            entry.by_content.insert(content_hash, sample.clone());
+            entry.samples.insert(sample.clone(), SampleEntry { number, content_hash });
+            self.samples.insert(sample, subject.clone());
+        }
+    }
+
+    pub(super) fn remove_subject(&mut self, subject: &SubjectId) {
+        if let Some(entry) = self.subjects.remove(subject) {
+            for sample in entry.samples.keys() {
+                self.samples.remove(sample);
+            }
+        }
+    }
+
+    /// A subject that is enrolled and not being erased.
+    pub(super) fn present(&self, subject: &SubjectId) -> Result<&SubjectEntry, GalleryError> {
+        match self.subjects.get(subject) {
+            Some(entry) if entry.erasing => Err(GalleryError::Erasing(subject.clone())),
+            Some(entry) => Ok(entry),
+            None => Err(GalleryError::SubjectNotFound(subject.clone())),
+        }
+    }
+}
+
+/// Names being changed, until dropped.
+pub(super) struct Reservation<'a> {
+    gallery: &'a Gallery,
+    names: Vec<Busy>,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut state = self.gallery.state.lock();
+        for name in &self.names {
+            state.busy.remove(name);
+        }
+        self.gallery.freed.notify_all();
+    }
+}
+
+impl Gallery {
+    /// The data keys of every subject.
+    pub(super) fn data_keys(&self) -> Vec<DataKey> {
+        self.state().subjects.values().map(|entry| entry.data_key).collect()
+    }
+
+    /// Waits for changes under way, refuses new ones, forgets everything, and says which data keys are to
+    /// be destroyed.
+    pub(super) fn bury(&self) -> HashSet<DataKey> {
+        let mut state = self.state.lock();
+        state.deleted = true;
+        while !state.busy.is_empty() {
+            self.freed.wait(&mut state);
+        }
+        state.samples.clear();
+        let subjects = std::mem::take(&mut state.subjects);
+        self.index.clear();
+        subjects.into_values().map(|entry| entry.data_key).collect()
+    }
+}

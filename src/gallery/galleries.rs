@@ -1,0 +1,171 @@
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::domain::GalleryId;
+use crate::storage::{Batch, Seal, Store};
+
+use super::erase::{delete_gallery, resume};
+use super::key::{self, Key};
+use super::maintain::Maintainer;
+use super::record::{GalleryDoc, from_json, now_ms, to_json};
+use super::types::{GallerySpec, MAX_DESCRIPTION, MAX_DIM};
+use super::{Gallery, GalleryError, GalleryOptions};
+
+struct Inner {
+    store: Store,
+    options: GalleryOptions,
+    galleries: RwLock<BTreeMap<GalleryId, Arc<Gallery>>>,
+    /// Taken by whoever creates or deletes; holds the next gallery's number.
+    next: Mutex<u32>,
+    maintainer: Maintainer,
+}
+
+/// All galleries of a store. Clones share them.
+#[derive(Clone)]
+pub struct Galleries(Arc<Inner>);
+
+impl std::fmt::Debug for Galleries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Galleries({:?})", self.0.store)
+    }
+}
+
+impl Galleries {
+    /// Reads every gallery of a store, after finishing erasures and deletions that a crash
+    /// interrupted.
+    ///
+    /// # Errors
+    /// [`GalleryError::Inconsistent`] or the store's.
+    pub fn open(store: Store, options: GalleryOptions) -> Result<Self, GalleryError> {
+        for at in store.keys(&[key::DELETION_BEGUN])? {
+            if let Some(Key::DeletionBegun { gallery }) = Key::decode(&at) {
+                // Its data keys are in use by no record after this, and go below.
+                delete_gallery(&store, gallery, &HashSet::new())?;
+            }
+        }
+        let maintainer = Maintainer::start(options.background)?;
+        let mut galleries = BTreeMap::new();
+        let mut next = 0;
+        for record in store.scan(&[key::GALLERY]) {
+            let (at, text) = record?;
+            let Some(Key::Gallery { gallery: number }) = Key::decode(&at) else {
+                return Err(GalleryError::inconsistent(&at, "not a gallery's key"));
+            };
+            let doc: GalleryDoc = from_json(&at, &text)?;
+            next = next.max(number + 1);
+            let finished = resume(&store, number)?;
+            if finished > 0 {
+                tracing::warn!(gallery = %doc.id, finished, "finished interrupted erasures");
+            }
+            let id = doc.id.clone();
+            let handle = maintainer.handle();
+            let gallery = Gallery::empty(number, doc, store.clone(), options.clone(), handle);
+            gallery.load()?;
+            galleries.insert(id, Arc::new(gallery));
+        }
+        let live = galleries.values().flat_map(|gallery| gallery.data_keys()).collect();
+        let orphans = store.retain_data_keys(&live)?;
+        if orphans > 0 {
+            tracing::info!(orphans, "destroyed data keys that no record uses");
+        }
+        let galleries = RwLock::new(galleries);
+        let next = Mutex::new(next);
+        let opened = Self(Arc::new(Inner { store, options, galleries, next, maintainer }));
+        opened.list().iter().for_each(Gallery::changed_all);
+        Ok(opened)
+    }
+
+    /// Creates an empty gallery; durable when this returns.
+    ///
+    /// # Errors
+    /// [`GalleryError::GalleryExists`], [`GalleryError::GalleryDimensions`], [`GalleryError::TooLong`],
+    /// [`GalleryError::TooManyGalleries`] or the store's.
+    pub fn create(&self, spec: GallerySpec) -> Result<Arc<Gallery>, GalleryError> {
+        let GallerySpec { id, dim, generation, fingerprint, retain_images, description } = spec;
+        if !(1..=MAX_DIM).contains(&dim) {
+            return Err(GalleryError::GalleryDimensions { got: dim });
+        }
+        if description.len() > MAX_DESCRIPTION {
+            let (got, max) = (description.len(), MAX_DESCRIPTION);
+            return Err(GalleryError::TooLong { what: "description", got, max });
+        }
+        let Inner { store, options, galleries, next, maintainer } = &*self.0;
+        let mut next = next.lock();
+        if galleries.read().contains_key(&id) {
+            return Err(GalleryError::GalleryExists(id));
+        }
+        let max = options.max_galleries;
+        if galleries.read().len() >= max {
+            return Err(GalleryError::TooManyGalleries { max });
+        }
+        let created_at_ms = now_ms();
+        let doc = GalleryDoc {
+            id: id.clone(),
+            dim,
+            generation,
+            fingerprint,
+            retain_images,
+            description,
+            created_at_ms,
+        };
+        let number = *next;
+        let mut batch = Batch::default();
+        batch.put(
+            Key::Gallery { gallery: number }.encode(),
+            to_json("gallery", &doc)?,
+            Seal::Store,
+        );
+        store.commit(batch)?;
+        *next += 1;
+        let handle = maintainer.handle();
+        let gallery = Gallery::empty(number, doc, store.clone(), options.clone(), handle);
+        let gallery = Arc::new(gallery);
+        galleries.write().insert(id, Arc::clone(&gallery));
+        Ok(gallery)
+    }
+
+    /// Every gallery, sorted by id.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Gallery>> {
+        self.0.galleries.read().values().cloned().collect()
+    }
+
+    /// A gallery by its id.
+    ///
+    /// # Errors
+    /// [`GalleryError::GalleryNotFound`].
+    pub fn get(&self, id: &GalleryId) -> Result<Arc<Gallery>, GalleryError> {
+        let galleries = self.0.galleries.read();
+        galleries.get(id).cloned().ok_or_else(|| GalleryError::GalleryNotFound(id.clone()))
+    }
+
+    /// Deletes a gallery with everything in it, destroying every subject's data key.
+    ///
+    /// # Errors
+    /// [`GalleryError::GalleryNotFound`] or the store's; a deletion that failed half-way is finished by
+    /// asking again or at the next start.
+    pub fn delete(&self, id: &GalleryId) -> Result<(), GalleryError> {
+        let _creating = self.0.next.lock();
+        let gallery = self.get(id)?;
+        let mut batch = Batch::default();
+        batch.put(Key::DeletionBegun { gallery: gallery.number }.encode(), Vec::new(), Seal::Store);
+        self.0.store.commit(batch)?;
+        let data_keys = gallery.bury();
+        delete_gallery(&self.0.store, gallery.number, &data_keys)?;
+        self.0.galleries.write().remove(id);
+        Ok(())
+    }
+
+    /// Stops background work, saves each gallery's index for a fast start, and closes the store.
+    ///
+    /// # Errors
+    /// The store's. Nothing that was acknowledged depends on it.
+    pub fn close(&self) -> Result<(), GalleryError> {
+        self.0.maintainer.stop();
+        let saved = self.list().iter().try_for_each(|gallery| gallery.save());
+        self.0.store.close();
+        saved
+    }
+}

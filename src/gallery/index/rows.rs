@@ -1,0 +1,194 @@
+use std::sync::Arc;
+
+use crate::domain::{AttributeFilter, HandAttributes, SampleId, SubjectId};
+
+/// Rows of a block. A block is copied when a row is added to it or removed from it, so that searches
+/// under way keep what they saw: small enough to copy, large enough to scan.
+pub(super) const BLOCK: usize = 128;
+
+/// What a row stands for.
+#[derive(Debug)]
+pub(in crate::gallery) struct RowInfo {
+    /// The sample's number, which decides ties.
+    pub(in crate::gallery) number: u64,
+    /// The subject's number.
+    pub(in crate::gallery) subject_number: u64,
+    pub(in crate::gallery) subject: Arc<SubjectId>,
+    pub(in crate::gallery) sample: SampleId,
+    pub(in crate::gallery) attributes: HandAttributes,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    /// `[rows, dim]`; a removed row is zeroed.
+    pub(super) vectors: Vec<f32>,
+    pub(super) infos: Vec<Arc<RowInfo>>,
+    /// Subject numbers beside each other, to find a subject's rows fast.
+    pub(super) subjects: Vec<u64>,
+    /// Aspect, side and accessories in two bits each, to filter fast.
+    facets: Vec<u8>,
+    /// Bit i: row i is not removed.
+    live: u128,
+}
+
+impl Block {
+    fn new(dim: usize) -> Self {
+        Self {
+            vectors: Vec::with_capacity(BLOCK * dim),
+            infos: Vec::with_capacity(BLOCK),
+            subjects: Vec::with_capacity(BLOCK),
+            facets: Vec::with_capacity(BLOCK),
+            live: 0,
+        }
+    }
+
+    fn push(&mut self, info: Arc<RowInfo>, vector: &[f32]) {
+        self.live |= 1 << self.infos.len();
+        self.vectors.extend_from_slice(vector);
+        self.subjects.push(info.subject_number);
+        self.facets.push(facets(&info.attributes));
+        self.infos.push(info);
+    }
+
+    pub(super) fn is_live(&self, at: usize) -> bool {
+        self.live >> at & 1 == 1
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.infos.len()
+    }
+}
+
+fn facets(attributes: &HandAttributes) -> u8 {
+    let aspect = attributes.aspect.map_or(0, |aspect| aspect as u8 + 1);
+    let side = attributes.side.map_or(0, |side| side as u8 + 1);
+    let accessories = attributes.accessories.map_or(0, |worn| u8::from(worn) + 1);
+    aspect | side << 2 | accessories << 4
+}
+
+/// A filter, ready to be asked often.
+#[derive(Debug)]
+pub(in crate::gallery) struct Admission<'a> {
+    mask: u8,
+    wanted: u8,
+    filter: &'a AttributeFilter,
+}
+
+impl<'a> Admission<'a> {
+    pub(in crate::gallery) fn new(filter: &'a AttributeFilter) -> Self {
+        let wanted = facets(&HandAttributes {
+            aspect: filter.aspect,
+            side: filter.side,
+            accessories: filter.accessories,
+            ..HandAttributes::default()
+        });
+        let bits = |set: bool, at: u8| if set { 3 << at } else { 0 };
+        let mask = bits(filter.aspect.is_some(), 0)
+            | bits(filter.side.is_some(), 2)
+            | bits(filter.accessories.is_some(), 4);
+        Self { mask, wanted, filter }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.mask == 0 && self.filter.extra.is_empty()
+    }
+
+    /// Whether row `at` is live and passes.
+    pub(super) fn admits(&self, block: &Block, at: usize) -> bool {
+        block.is_live(at)
+            && block.facets[at] & self.mask == self.wanted
+            && (self.filter.extra.is_empty() || self.filter.admits(&block.infos[at].attributes))
+    }
+}
+
+/// Every template of a gallery, removed ones included until a merge drops them. Cloning copies
+/// pointers.
+#[derive(Debug, Clone)]
+pub(in crate::gallery) struct Rows {
+    pub(super) dim: usize,
+    pub(super) blocks: Vec<Arc<Block>>,
+    len: usize,
+    live: usize,
+}
+
+impl Rows {
+    pub(in crate::gallery) fn new(dim: usize) -> Self {
+        Self { dim, blocks: Vec::new(), len: 0, live: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
+
+    pub(super) fn push(&mut self, info: Arc<RowInfo>, vector: &[f32]) {
+        if self.len.is_multiple_of(BLOCK) {
+            self.blocks.push(Arc::new(Block::new(self.dim)));
+        }
+        if let Some(block) = self.blocks.last_mut() {
+            Arc::make_mut(block).push(info, vector);
+            self.len += 1;
+            self.live += 1;
+        }
+    }
+
+    /// Removes rows and zeroes their templates; unknown and removed ones are passed over.
+    pub(super) fn remove(&mut self, removed: impl Fn(&Block, usize) -> bool) {
+        for block in &mut self.blocks {
+            let gone: Vec<usize> =
+                (0..block.len()).filter(|at| block.is_live(*at) && removed(block, *at)).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            self.live -= gone.len();
+            let block = Arc::make_mut(block);
+            for at in gone {
+                block.live &= !(1 << at);
+                block.vectors[at * self.dim..(at + 1) * self.dim].fill(0.0);
+            }
+        }
+    }
+
+    pub(super) fn place(&self, row: u32) -> (&Block, usize) {
+        let row = row as usize;
+        (&self.blocks[row / BLOCK], row % BLOCK)
+    }
+
+    pub(super) fn vector(&self, row: u32) -> &[f32] {
+        let (block, at) = self.place(row);
+        &block.vectors[at * self.dim..(at + 1) * self.dim]
+    }
+
+    pub(super) fn info(&self, row: u32) -> &Arc<RowInfo> {
+        let (block, at) = self.place(row);
+        &block.infos[at]
+    }
+
+    pub(super) fn is_live(&self, row: u32) -> bool {
+        let (block, at) = self.place(row);
+        block.is_live(at)
+    }
+
+    pub(super) fn admits(&self, admission: &Admission<'_>, row: u32) -> bool {
+        let (block, at) = self.place(row);
+        admission.admits(block, at)
+    }
+
+    /// Live rows of a subject, in order.
+    pub(super) fn of_subject(&self, subject_number: u64) -> Vec<u32> {
+        let mut found = Vec::new();
+        for (first, block) in (0..).step_by(BLOCK).zip(&self.blocks) {
+            // Looking first for any lets the compiler compare many at once.
+            if block.subjects.iter().fold(false, |any, subject| any | (*subject == subject_number))
+            {
+                let rows = (0..block.len())
+                    .filter(|at| block.subjects[*at] == subject_number && block.is_live(*at));
+                found.extend(rows.map(|at| first + at as u32));
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,283 @@
+//! How a snapshot answers.
+//!
+//! Two sources of samples: an exact scan of everything admitted, and a walk of the graph with an exact
+//! scan of the tail. Both hand out the closest samples with exact similarities; only how complete they are
+//! differs, and everything here that needs more than a walk gave asks again, wider, and at last scans.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use crate::domain::{AttributeFilter, Similarity};
+use crate::gallery::types::{Aggregate, SearchParams, SelfRetrieval};
+
+use super::rows::{Admission, Rows};
+use super::{Snapshot, kernel::Kernel};
+
+/// A row and its exact similarity to the probe.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::gallery) struct Hit {
+    pub(in crate::gallery) similarity: Similarity,
+    pub(in crate::gallery) row: u32,
+}
+
+/// A subject's closest row and its similarity by the aggregate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::gallery) struct SubjectHit {
+    pub(in crate::gallery) similarity: Similarity,
+    pub(in crate::gallery) best: Hit,
+}
+
+/// Blocks that one thread scans before it looks for more work: about a millisecond.
+const BLOCKS_A_TASK: usize = 64;
+/// A filter that admits fewer than one in so many samples is scanned: the walk would mostly meet samples
+/// that do not count.
+const SELECTIVE: usize = 8;
+
+/// The closest samples, best first, and whether they are all that is admitted.
+struct Found {
+    hits: Vec<Hit>,
+    complete: bool,
+}
+
+/// One probe against one snapshot.
+struct Probe<'a> {
+    snapshot: &'a Snapshot,
+    query: &'a [f32],
+    admission: Admission<'a>,
+    walks: bool,
+    /// Similarities of everything admitted, once it was scanned.
+    scanned: Option<Vec<Hit>>,
+}
+
+impl<'a> Probe<'a> {
+    fn new(
+        snapshot: &'a Snapshot,
+        query: &'a [f32],
+        filter: &'a AttributeFilter,
+        exact: bool,
+    ) -> Self {
+        let admission = Admission::new(filter);
+        let walks = !exact
+            && snapshot.segment.is_some()
+            && (admission.is_open()
+                || count(&snapshot.rows, &admission) * SELECTIVE > snapshot.rows.live());
+        Self { snapshot, query, admission, walks, scanned: None }
+    }
+
+    fn order(&self, a: &Hit, b: &Hit) -> Ordering {
+        let number = |hit: &Hit| self.snapshot.rows.info(hit.row).number;
+        b.similarity.cmp(&a.similarity).then_with(|| number(a).cmp(&number(b)))
+    }
+
+    /// The `wanted` closest samples.
+    fn closest(&mut self, wanted: usize) -> Found {
+        if self.walks {
+            if let Some(hits) = self.walk(wanted) {
+                return Found { hits, complete: false };
+            }
+            self.walks = false;
+        }
+        let rows = &self.snapshot.rows;
+        let mut all = match self.scanned.take() {
+            Some(all) => all,
+            None => scan(rows, self.query, &self.admission, self.snapshot.kernel),
+        };
+        let complete = all.len() <= wanted;
+        if !complete {
+            all.select_nth_unstable_by(wanted, |a, b| self.order(a, b));
+        }
+        let mut hits = all[..wanted.min(all.len())].to_vec();
+        hits.sort_unstable_by(|a, b| self.order(a, b));
+        self.scanned = Some(all);
+        Found { hits, complete }
+    }
+
+    /// `None` when the walk cannot promise `wanted` samples in the right order.
+    fn walk(&self, wanted: usize) -> Option<Vec<Hit>> {
+        let Snapshot { rows, segment, kernel, search_width, .. } = self.snapshot;
+        let segment = segment.as_ref()?;
+        // Beyond this the walk costs more than the scan.
+        let width = (*search_width).max(wanted + wanted / 2);
+        if width > segment.len() / 8 {
+            return None;
+        }
+        let admits = |row: u32| rows.admits(&self.admission, row);
+        let walked = segment.walk(*kernel, self.query, width, admits)?;
+        let exact = |row: u32| Hit {
+            similarity: Similarity::clamped(kernel.dot(self.query, rows.vector(row))),
+            row,
+        };
+        let mut hits: Vec<Hit> = walked.into_iter().map(exact).collect();
+        let from_graph = hits.len();
+        let tail = segment.len() as u32..rows.len() as u32;
+        hits.extend(tail.filter(|row| admits(*row)).map(exact));
+        hits.sort_unstable_by(|a, b| self.order(a, b));
+        // Fewer than asked for, or a tie that reaches beyond what the walk saw: samples that were
+        // enrolled earlier may be missing.
+        let last = hits.get(wanted.checked_sub(1)?)?;
+        let worst = hits.iter().filter(|hit| (hit.row as usize) < segment.len()).next_back()?;
+        if from_graph < width || worst.similarity == last.similarity {
+            return None;
+        }
+        hits.truncate(wanted);
+        Some(hits)
+    }
+
+    /// The subjects of `hits`, best first.
+    fn subjects_by_best(&self, hits: &[Hit]) -> Vec<SubjectHit> {
+        let mut seen = std::collections::HashSet::new();
+        let of = |hit: &Hit| self.snapshot.rows.info(hit.row).subject_number;
+        hits.iter()
+            .filter(|hit| seen.insert(of(hit)))
+            .map(|hit| SubjectHit { similarity: hit.similarity, best: *hit })
+            .collect()
+    }
+
+    /// The subjects of `hits` by the mean of each one's `of` closest admitted samples.
+    fn subjects_by_mean(&self, found: &Found, of: usize) -> Vec<SubjectHit> {
+        let rows = &self.snapshot.rows;
+        let mut groups: HashMap<u64, Vec<Hit>> = HashMap::new();
+        for hit in &found.hits {
+            groups.entry(rows.info(hit.row).subject_number).or_default().push(*hit);
+        }
+        if !found.complete {
+            // The samples of these subjects that were not among the closest count too.
+            for group in groups.values_mut() {
+                group.clear();
+            }
+            for (first, block) in (0_u32..).step_by(super::rows::BLOCK).zip(&rows.blocks) {
+                for at in 0..block.len() {
+                    if let Some(group) = groups.get_mut(&block.subjects[at])
+                        && self.admission.admits(block, at)
+                    {
+                        let row = first + at as u32;
+                        let dot = self.snapshot.kernel.dot(self.query, rows.vector(row));
+                        group.push(Hit { similarity: Similarity::clamped(dot), row });
+                    }
+                }
+            }
+        }
+        let mut subjects: Vec<SubjectHit> = groups
+            .into_values()
+            .filter_map(|mut group| {
+                group.sort_unstable_by(|a, b| self.order(a, b));
+                group.truncate(of);
+                let sum: f64 = group.iter().map(|hit| f64::from(hit.similarity.get())).sum();
+                let similarity = Similarity::clamped((sum / group.len() as f64) as f32);
+                group.first().map(|best| SubjectHit { similarity, best: *best })
+            })
+            .collect();
+        let number = |hit: &SubjectHit| rows.info(hit.best.row).number;
+        subjects.sort_unstable_by(|a, b| {
+            b.similarity.cmp(&a.similarity).then_with(|| number(a).cmp(&number(b)))
+        });
+        subjects
+    }
+}
+
+/// The closest samples, best first, ties by enrolment.
+pub(super) fn samples(snapshot: &Snapshot, query: &[f32], params: &SearchParams) -> Vec<Hit> {
+    Probe::new(snapshot, query, &params.filter, params.exact).closest(params.limit).hits
+}
+
+/// The closest subjects, best first, ties by enrolment of the closest sample.
+pub(super) fn subjects(
+    snapshot: &Snapshot,
+    query: &[f32],
+    params: &SearchParams,
+) -> Vec<SubjectHit> {
+    let mut probe = Probe::new(snapshot, query, &params.filter, params.exact);
+    let mut wanted = params.limit.saturating_mul(2).max(16);
+    loop {
+        let found = probe.closest(wanted);
+        let mut ranked = match params.aggregate {
+            Aggregate::Best => probe.subjects_by_best(&found.hits),
+            Aggregate::MeanTop(of) => probe.subjects_by_mean(&found, of),
+        };
+        let enough = found.complete
+            || match (params.aggregate, ranked.get(params.limit - 1), found.hits.last()) {
+                (_, None, _) | (_, _, None) => false,
+                (Aggregate::Best, Some(_), Some(_)) => true,
+                // A subject not seen yet has no sample closer than the last hit, so no mean above it.
+                (Aggregate::MeanTop(_), Some(last), Some(bound)) => {
+                    last.similarity > bound.similarity
+                }
+            };
+        if enough {
+            ranked.truncate(params.limit);
+            return ranked;
+        }
+        wanted = wanted.saturating_mul(4);
+    }
+}
+
+fn count(rows: &Rows, admission: &Admission<'_>) -> usize {
+    let in_block = |block: &super::rows::Block| {
+        (0..block.len()).filter(|at| admission.admits(block, *at)).count()
+    };
+    rows.blocks.iter().map(|block| in_block(block)).sum()
+}
+
+/// Similarities of everything admitted, in order of rows.
+fn scan(rows: &Rows, query: &[f32], admission: &Admission<'_>, kernel: Kernel) -> Vec<Hit> {
+    let scan_blocks = |(task, blocks): (usize, &[std::sync::Arc<super::rows::Block>])| {
+        let mut hits = Vec::new();
+        let first_block = task * BLOCKS_A_TASK;
+        for (number, block) in (first_block..).zip(blocks) {
+            let first = (number * super::rows::BLOCK) as u32;
+            for (at, vector) in (0_u32..).zip(block.vectors.chunks_exact(rows.dim)) {
+                if admission.admits(block, at as usize) {
+                    let similarity = Similarity::clamped(kernel.dot(query, vector));
+                    hits.push(Hit { similarity, row: first + at });
+                }
+            }
+        }
+        hits
+    };
+    if rows.blocks.len() <= BLOCKS_A_TASK {
+        return scan_blocks((0, &rows.blocks));
+    }
+    rows.blocks.par_chunks(BLOCKS_A_TASK).enumerate().flat_map_iter(scan_blocks).collect()
+}
+
+/// Every live sample of a subject, best first, ties by enrolment.
+pub(super) fn of_subject(snapshot: &Snapshot, subject_number: u64, query: &[f32]) -> Vec<Hit> {
+    let rows = &snapshot.rows;
+    let exact = |row: u32| Hit {
+        similarity: Similarity::clamped(snapshot.kernel.dot(query, rows.vector(row))),
+        row,
+    };
+    let mut hits: Vec<Hit> = rows.of_subject(subject_number).into_iter().map(exact).collect();
+    let number = |hit: &Hit| rows.info(hit.row).number;
+    hits.sort_unstable_by(|a, b| {
+        b.similarity.cmp(&a.similarity).then_with(|| number(a).cmp(&number(b)))
+    });
+    hits
+}
+
+/// Whether each live row is among the closest to its own template. Rows with the same template may
+/// stand in for each other.
+pub(super) fn audit(snapshot: &Snapshot) -> SelfRetrieval {
+    let rows = &snapshot.rows;
+    let params = SearchParams {
+        limit: 1,
+        filter: AttributeFilter::default(),
+        aggregate: Aggregate::Best,
+        exact: false,
+    };
+    let live: Vec<u32> = (0..rows.len() as u32).filter(|row| rows.is_live(*row)).collect();
+    let finds_itself = |row: &u32| {
+        let template = rows.vector(*row);
+        let own = Similarity::clamped(snapshot.kernel.dot(template, template));
+        samples(snapshot, template, &params).first().is_some_and(|hit| hit.similarity >= own)
+    };
+    let mut missed: Vec<u32> = live.par_iter().filter(|row| !finds_itself(row)).copied().collect();
+    missed.sort_unstable_by_key(|row| rows.info(*row).number);
+    SelfRetrieval {
+        samples: live.len(),
+        found: live.len() - missed.len(),
+        missed: missed.iter().map(|row| rows.info(*row).sample.clone()).collect(),
+    }
+}

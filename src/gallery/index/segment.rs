@@ -1,0 +1,200 @@
+use std::cell::RefCell;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
+
+use super::kernel::Kernel;
+
+/// Fills a list of links that is not full.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// A graph over the first rows of a gallery, in contiguous arrays, with int8 codes to walk on.
+/// Node numbers are row numbers. Frozen: removals are filtered by the caller, additions go to the tail.
+#[derive(Debug, Clone)]
+pub(in crate::gallery) struct Segment {
+    pub(super) dim: usize,
+    /// `[nodes, dim]`, each row scaled so that its largest value is 127.
+    pub(super) codes: Vec<i8>,
+    /// `[nodes]`: what a code is to be multiplied by.
+    pub(super) scales: Vec<f32>,
+    /// Links a node has on the lowest layer.
+    pub(super) width: usize,
+    /// `[nodes, width]`, filled up with [`NONE`].
+    pub(super) base: Vec<u32>,
+    /// Layer 1 first.
+    pub(super) upper: Vec<Layer>,
+    /// Where every walk begins: a node of the highest layer.
+    pub(super) entry: u32,
+}
+
+/// A layer above the lowest: a few nodes with far links.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layer {
+    pub(super) links: HashMap<u32, Vec<u32>>,
+}
+
+/// Max-heap order by similarity; equal ones by number, so that a walk is deterministic.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Near {
+    pub(super) similarity: f32,
+    pub(super) node: u32,
+}
+
+impl Eq for Near {}
+
+impl PartialOrd for Near {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Near {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.similarity.total_cmp(&other.similarity).then_with(|| other.node.cmp(&self.node))
+    }
+}
+
+/// What a walk needs besides the graph, kept by each thread: one bit a node and two heaps.
+#[derive(Debug, Default)]
+struct Scratch {
+    visited: Vec<u64>,
+    open: BinaryHeap<Near>,
+    closest: BinaryHeap<std::cmp::Reverse<Near>>,
+}
+
+impl Scratch {
+    fn clear(&mut self, nodes: usize) {
+        self.visited.clear();
+        self.visited.resize(nodes.div_ceil(64), 0);
+        self.open.clear();
+        self.closest.clear();
+    }
+
+    /// Whether the node is met for the first time.
+    fn visit(&mut self, node: u32) -> bool {
+        let (word, bit) = (&mut self.visited[node as usize / 64], 1_u64 << (node % 64));
+        let first = *word & bit == 0;
+        *word |= bit;
+        first
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Segment {
+    pub(in crate::gallery) fn len(&self) -> usize {
+        self.scales.len()
+    }
+
+    pub(super) fn links(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
+        let start = node as usize * self.width;
+        self.base[start..start + self.width].iter().copied().take_while(|link| *link != NONE)
+    }
+
+    fn code(&self, node: u32) -> &[i8] {
+        &self.codes[node as usize * self.dim..(node as usize + 1) * self.dim]
+    }
+
+    /// The `width` admitted nodes closest to `query` by their codes, in no order; fewer when the walk
+    /// found no more. `None` when it met too many nodes that do not count to be worth going on.
+    pub(super) fn walk(
+        &self,
+        kernel: Kernel,
+        query: &[f32],
+        width: usize,
+        admits: impl Fn(u32) -> bool,
+    ) -> Option<Vec<u32>> {
+        let (query, _) = encode(query);
+        self.walk_code(kernel, &query, width, admits)
+            .map(|found| found.into_iter().map(|near| near.node).collect())
+    }
+
+    /// As [`Segment::walk`], for a probe in code, with similarities up to the probe's scale.
+    pub(super) fn walk_code(
+        &self,
+        kernel: Kernel,
+        query: &[i8],
+        width: usize,
+        admits: impl Fn(u32) -> bool,
+    ) -> Option<Vec<Near>> {
+        if self.len() == 0 {
+            return Some(Vec::new());
+        }
+        let near = |node: u32| Near {
+            similarity: kernel.dot_codes(query, self.code(node)) as f32
+                * self.scales[node as usize],
+            node,
+        };
+        let mut best = near(self.entry);
+        for layer in self.upper.iter().rev() {
+            loop {
+                let links = layer.links.get(&best.node).into_iter().flatten();
+                match links.map(|node| near(*node)).max() {
+                    Some(next) if next > best => best = next,
+                    Some(_) | None => break,
+                }
+            }
+        }
+        SCRATCH.with_borrow_mut(|scratch| self.walk_base(scratch, best, width, near, admits))
+    }
+
+    fn walk_base(
+        &self,
+        scratch: &mut Scratch,
+        entry: Near,
+        width: usize,
+        near: impl Fn(u32) -> Near,
+        admits: impl Fn(u32) -> bool,
+    ) -> Option<Vec<Near>> {
+        // A walk that saw this many nodes costs as much as the scan it was to save.
+        let most = self.len() / 2 + width;
+        let mut seen = 1;
+        scratch.clear(self.len());
+        scratch.visit(entry.node);
+        scratch.open.push(entry);
+        if admits(entry.node) {
+            scratch.closest.push(std::cmp::Reverse(entry));
+        }
+        while let Some(nearest) = scratch.open.pop() {
+            let full = scratch.closest.len() >= width;
+            let worst = scratch.closest.peek().map(|worst| worst.0);
+            if full && worst.is_some_and(|worst| nearest < worst) {
+                break;
+            }
+            for node in self.links(nearest.node) {
+                if !scratch.visit(node) {
+                    continue;
+                }
+                seen += 1;
+                let candidate = near(node);
+                let full = scratch.closest.len() >= width;
+                let worst = scratch.closest.peek().map(|worst| worst.0);
+                if full && worst.is_some_and(|worst| candidate < worst) {
+                    continue;
+                }
+                scratch.open.push(candidate);
+                if admits(node) {
+                    scratch.closest.push(std::cmp::Reverse(candidate));
+                    if full {
+                        scratch.closest.pop();
+                    }
+                }
+            }
+            if seen > most {
+                return None;
+            }
+        }
+        Some(scratch.closest.drain().map(|near| near.0).collect())
+    }
+}
+
+/// Values scaled to -127..127, and what to multiply them by to get them back.
+pub(super) fn encode(values: &[f32]) -> (Vec<i8>, f32) {
+    let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    if largest == 0.0 {
+        return (vec![0; values.len()], 0.0);
+    }
+    let codes = values.iter().map(|value| (value / largest * 127.0).round() as i8).collect();
+    (codes, largest / 127.0)
+}

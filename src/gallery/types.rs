@@ -1,0 +1,235 @@
+use crate::domain::{
+    AttributeFilter, Embedding, Fingerprint, GalleryId, Generation, HandAttributes, SampleId,
+    Similarity, SubjectId,
+};
+
+/// Most results a search gives.
+pub const MAX_LIMIT: usize = 10_000;
+/// Most dimensions of a template: one record holds it whole.
+pub const MAX_DIM: usize = 4_096;
+/// Most samples enrolled by one call.
+pub const MAX_BATCH: usize = 4_096;
+/// Longest description of a gallery, in bytes.
+pub(super) const MAX_DESCRIPTION: usize = 2_048;
+
+/// Limits of galleries and settings of their index.
+#[derive(Debug, Clone)]
+pub struct GalleryOptions {
+    /// Most galleries in a store.
+    pub max_galleries: usize,
+    /// Most samples in a gallery.
+    pub max_samples: usize,
+    /// Largest image retained, in bytes.
+    pub max_image_bytes: usize,
+    /// Samples up to which every search is an exact scan and no graph is kept. On one core a scan of this
+    /// many takes a few milliseconds, about where the graph begins to pay for its building.
+    pub exact_up_to: usize,
+    /// Links of a sample in the graph; twice as many on the lowest layer.
+    pub links: usize,
+    /// Candidates examined when a sample is linked.
+    pub build_width: usize,
+    /// Candidates examined by a search, at least.
+    pub search_width: usize,
+    /// Whether a background thread merges the tail into the graph. Off, only
+    /// [`super::Gallery::compact`] does.
+    pub background: bool,
+}
+
+impl Default for GalleryOptions {
+    fn default() -> Self {
+        Self {
+            max_galleries: 1_024,
+            max_samples: 20_000_000,
+            max_image_bytes: 32 * 1024 * 1024,
+            exact_up_to: 20_000,
+            links: 16,
+            build_width: 200,
+            search_width: 64,
+            background: true,
+        }
+    }
+}
+
+/// What a new gallery is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GallerySpec {
+    /// Its name.
+    pub id: GalleryId,
+    /// Dimensions of its templates.
+    pub dim: usize,
+    /// Generation of its templates.
+    pub generation: Generation,
+    /// Model that makes its templates.
+    pub fingerprint: Fingerprint,
+    /// Whether enrolled images are kept, sealed.
+    pub retain_images: bool,
+    /// For people to read.
+    pub description: String,
+}
+
+/// What a gallery is and holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GalleryInfo {
+    /// Its name.
+    pub id: GalleryId,
+    /// Dimensions of its templates.
+    pub dim: usize,
+    /// Generation of its templates.
+    pub generation: Generation,
+    /// Model that makes its templates.
+    pub fingerprint: Fingerprint,
+    /// Whether enrolled images are kept, sealed.
+    pub retain_images: bool,
+    /// For people to read.
+    pub description: String,
+    /// Subjects enrolled.
+    pub subjects: usize,
+    /// Samples enrolled.
+    pub samples: usize,
+    /// When it was created, in milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// How it is searched.
+    pub index: IndexInfo,
+}
+
+/// How a gallery is searched at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexInfo {
+    /// `exact` or `hnsw`.
+    pub kind: &'static str,
+    /// Samples in the graph, removed ones included.
+    pub segment: usize,
+    /// Samples scanned beside it.
+    pub tail: usize,
+    /// Removed samples that wait for a merge.
+    pub removed: usize,
+}
+
+/// A sample to enrol.
+#[derive(Debug, Clone)]
+pub struct NewSample {
+    /// Whose hand it is.
+    pub subject: SubjectId,
+    /// Its name within the gallery; made up when `None`.
+    pub sample: Option<SampleId>,
+    /// What is known of the image.
+    pub attributes: HandAttributes,
+    /// Quality of the image, 0 to 1.
+    pub quality: f32,
+    /// Its template.
+    pub embedding: Embedding,
+    /// Generation of the template.
+    pub generation: Generation,
+    /// Model that made the template.
+    pub fingerprint: Fingerprint,
+    /// SHA-256 of the image as it came: the same content is enrolled once a subject.
+    pub content_hash: [u8; 32],
+    /// The image, kept when the gallery retains images.
+    pub image: Option<Vec<u8>>,
+}
+
+/// What enrolling did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolled {
+    /// Whose sample it is.
+    pub subject: SubjectId,
+    /// The sample's name.
+    pub sample: SampleId,
+    /// False when the same content was enrolled for this subject already.
+    pub created: bool,
+}
+
+/// A sample as enrolled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampleRecord {
+    /// Whose hand it is.
+    pub subject: SubjectId,
+    /// Its name.
+    pub sample: SampleId,
+    /// What is known of the image.
+    pub attributes: HandAttributes,
+    /// Quality of the image, 0 to 1.
+    pub quality: f32,
+    /// SHA-256 of the image as it came.
+    pub content_hash: [u8; 32],
+    /// When it was enrolled, in milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// Whether the image was kept.
+    pub has_image: bool,
+}
+
+/// A subject with everything enrolled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubjectRecord {
+    /// Who.
+    pub subject: SubjectId,
+    /// The samples, in order of their enrolment.
+    pub samples: Vec<SampleRecord>,
+}
+
+/// A line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectSummary {
+    /// Who.
+    pub subject: SubjectId,
+    /// How many samples.
+    pub samples: usize,
+}
+
+/// How a subject's samples become one similarity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Aggregate {
+    /// The closest sample's.
+    #[default]
+    Best,
+    /// The mean of the closest so many, or of all when there are fewer.
+    MeanTop(usize),
+}
+
+/// What a search is to give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchParams {
+    /// Most results, 1 to [`MAX_LIMIT`].
+    pub limit: usize,
+    /// Samples that count.
+    pub filter: AttributeFilter,
+    /// How samples become a subject; without effect on a search for samples.
+    pub aggregate: Aggregate,
+    /// Whether to compare with every sample, without the graph.
+    pub exact: bool,
+}
+
+/// A sample found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampleHit {
+    /// Whose hand it is.
+    pub subject: SubjectId,
+    /// Its name.
+    pub sample: SampleId,
+    /// How close it is.
+    pub similarity: Similarity,
+    /// What is known of the image.
+    pub attributes: HandAttributes,
+}
+
+/// A subject found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Who.
+    pub subject: SubjectId,
+    /// How close, by the aggregate asked for.
+    pub similarity: Similarity,
+    /// The closest sample.
+    pub best: SampleHit,
+}
+
+/// Whether every sample finds itself: asked about with its own template, it must be among the closest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelfRetrieval {
+    /// Samples asked about.
+    pub samples: usize,
+    /// Those that found themselves.
+    pub found: usize,
+    /// Those that did not, in order of enrolment.
+    pub missed: Vec<SampleId>,
+}

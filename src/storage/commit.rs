@@ -1,0 +1,146 @@
+use std::collections::HashMap;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use super::StorageError;
+use super::ballast::Ballast;
+use super::codec::{Codec, Seal};
+use super::manifest::{MANIFEST_KEY, Manifest, Mark, counts};
+use super::slots::Slots;
+
+/// Key and sealed value, or `None` to remove.
+pub(super) type Operation = (Vec<u8>, Option<Vec<u8>>);
+
+/// One caller's batch, and where to answer.
+pub(super) struct Request {
+    pub(super) operations: Vec<Operation>,
+    pub(super) reply: SyncSender<Result<(), StorageError>>,
+}
+
+/// Most batches and bytes that share one sync.
+const GROUP_BATCHES: usize = 512;
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+
+/// The only writer of the log. Takes whatever batches wait, writes them as one, syncs once, and
+/// answers all of them.
+pub(super) struct Committer {
+    pub(super) dir: PathBuf,
+    pub(super) db: sled::Db,
+    pub(super) log: File,
+    pub(super) codec: Arc<Codec>,
+    pub(super) slots: Arc<Slots>,
+    pub(super) manifest: Manifest,
+    pub(super) mark: Mark,
+    pub(super) ballast: Arc<Ballast>,
+}
+
+impl Committer {
+    /// Serves until every sender is gone, then makes the mark durable.
+    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let mut failed: Option<String> = None;
+        while let Ok(first) = requests.recv() {
+            let mut bytes = size(&first);
+            let mut group = vec![first];
+            while group.len() < GROUP_BATCHES && bytes < GROUP_BYTES {
+                let Ok(next) = requests.try_recv() else { break };
+                bytes += size(&next);
+                group.push(next);
+            }
+            let result = match &failed {
+                Some(reason) => Err(StorageError::Stopped { reason: reason.clone() }),
+                None => self.commit_guarded(&group, bytes as u64),
+            };
+            // After a failed write nobody knows what is in the log, so nothing may follow it. A
+            // refusal for lack of space came before the write and may pass.
+            if let Err(error) = &result
+                && !matches!(error, StorageError::Full { .. })
+                && failed.is_none()
+            {
+                tracing::error!(%error, "a commit failed: the store takes no more writes");
+                failed = Some(format!("an earlier commit failed: {error}"));
+            }
+            for request in group {
+                // A caller that left meanwhile needs no answer.
+                let _ = request.reply.send(result.clone());
+            }
+        }
+        if let Err(error) = self.mark.sync() {
+            tracing::warn!(%error, "the commit mark is not durable");
+        }
+    }
+
+    fn commit_guarded(&mut self, group: &[Request], bytes: u64) -> Result<(), StorageError> {
+        let removes_only =
+            group.iter().flat_map(|request| &request.operations).all(|(_, value)| value.is_none());
+        self.ballast.admit(bytes, removes_only)?;
+        catch_unwind(AssertUnwindSafe(|| self.commit(group)))
+            .unwrap_or_else(|_| Err(StorageError::damaged(&self.dir, "the log cannot be written")))
+    }
+
+    fn commit(&mut self, group: &[Request]) -> Result<(), StorageError> {
+        let mut manifest = self.manifest;
+        let mut latest: HashMap<&[u8], Option<&[u8]>> = HashMap::new();
+        for (key, value) in group.iter().flat_map(|request| &request.operations) {
+            latest.insert(key, value.as_deref());
+        }
+        let mut batch = sled::Batch::default();
+        for (key, value) in latest {
+            if counts(key) {
+                let before = self.db.get(key).map_err(|error| self.sled_error(error))?;
+                if let Some(before) = before {
+                    manifest.remove(key, &before);
+                }
+                if let Some(sealed) = value {
+                    manifest.add(key, sealed);
+                }
+            }
+            match value {
+                Some(sealed) => batch.insert(key, sealed),
+                None => batch.remove(key),
+            }
+        }
+        manifest.sequence += 1;
+        let sealed =
+            self.codec.seal(&self.slots, MANIFEST_KEY, &manifest.to_bytes(), Seal::Store)?;
+        batch.insert(MANIFEST_KEY, sealed);
+        // A record must never outlive the key it is sealed under.
+        self.slots.sync()?;
+        self.db.apply_batch(batch).map_err(|error| self.sled_error(error))?;
+        self.db.flush().map_err(|error| self.sled_error(error))?;
+        self.log.sync_data().map_err(StorageError::io("sync", &self.dir.join("sled/db")))?;
+        self.mark.write(&manifest)?;
+        self.manifest = manifest;
+        Ok(())
+    }
+
+    fn sled_error(&self, error: sled::Error) -> StorageError {
+        if is_full(&error) {
+            self.ballast.release();
+        }
+        from_sled(&self.dir, error)
+    }
+}
+
+fn size(request: &Request) -> usize {
+    let operations = request.operations.iter();
+    operations.map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
+}
+
+/// Whether sled met a full disk.
+pub(super) fn is_full(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull)
+}
+
+/// sled's errors in this room's words.
+pub(super) fn from_sled(dir: &std::path::Path, error: sled::Error) -> StorageError {
+    let detail = match error {
+        sled::Error::Io(source) => return StorageError::io("use", &dir.join("sled"))(source),
+        sled::Error::Corruption { at, .. } => format!("a page does not check out ({at:?})"),
+        sled::Error::ReportableBug(text) | sled::Error::Unsupported(text) => text,
+        sled::Error::CollectionNotFound(_) => "a tree is missing".to_owned(),
+    };
+    StorageError::damaged(dir, detail)
+}

@@ -1,0 +1,94 @@
+//! Files that are either the old or the new ones, whatever happens in between.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use super::StorageError;
+
+/// Replaces the file at `path`, or leaves it as it was: a temporary file beside it is written
+/// and synced, renamed over it, and the directory synced.
+///
+/// # Errors
+/// [`StorageError::Io`] naming the step and the file.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    write_with_mode(path, bytes, 0o644)
+}
+
+/// As [`write_atomic`], readable by the owner only.
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    write_with_mode(path, bytes, 0o600)
+}
+
+fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StorageError> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
+    let temporary = dir.join(name);
+    let written = (|| {
+        let mut file = create_new(&temporary, mode)?;
+        file.write_all(bytes).map_err(StorageError::io("write", &temporary))?;
+        file.sync_all().map_err(StorageError::io("sync", &temporary))?;
+        std::fs::rename(&temporary, path).map_err(StorageError::io("replace", path))
+    })();
+    if written.is_err() {
+        // The error already says what failed; a left-over temporary file harms nobody.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written?;
+    sync_dir(dir)
+}
+
+fn create_new(path: &Path, mode: u32) -> Result<File, StorageError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    #[cfg(not(unix))]
+    let _ = mode;
+    options.open(path).map_err(StorageError::io("create", path))
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StorageError> {
+    let handle = File::open(dir).map_err(StorageError::io("open", dir))?;
+    handle.sync_all().map_err(StorageError::io("sync", dir))
+}
+
+/// Creates a directory, its parents too, which only the owner may enter.
+pub(super) fn create_private_dir(dir: &Path) -> Result<(), StorageError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir).map_err(StorageError::io("create", dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_atomic_write_replaces_the_whole_file_and_leaves_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write_atomic(&path, b"a long first version").unwrap();
+        write_atomic(&path, b"second").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_write_that_cannot_be_done_says_where_and_keeps_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("taken");
+        std::fs::create_dir(&target).unwrap();
+        let error = write_atomic(&target, b"x").unwrap_err();
+        assert!(error.to_string().contains("taken"), "{error}");
+        assert!(target.is_dir());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

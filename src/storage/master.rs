@@ -1,0 +1,139 @@
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::mac::hmac_sha256;
+use super::{StorageError, file};
+
+/// The key that everything in a store hangs on. Zeroed when dropped, never printed.
+#[derive(Clone)]
+pub struct MasterKey(Zeroizing<[u8; 32]>);
+
+impl std::fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MasterKey(..)")
+    }
+}
+
+impl MasterKey {
+    /// Reads the key file at `path`, or makes a key and writes it there (mode 0600, in a directory
+    /// made with 0700). The flag says whether it was made.
+    ///
+    /// # Errors
+    /// [`StorageError::MasterKeyMode`] when others may read the file,
+    /// [`StorageError::MasterKeyFormat`] when it holds no key.
+    pub fn load_or_create(path: &Path) -> Result<(Self, bool), StorageError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let text = Zeroizing::new(text);
+                refuse_shared(path)?;
+                let key = Self::parse(&text, format!("in `{}`", path.display()))?;
+                Ok((key, false))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let mut bytes = Zeroizing::new([0_u8; 32]);
+                getrandom::fill(bytes.as_mut()).map_err(|_| StorageError::Random)?;
+                if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+                    file::create_private_dir(dir)?;
+                }
+                let mut text = Zeroizing::new(String::with_capacity(65));
+                for byte in bytes.iter() {
+                    for nibble in [byte >> 4, byte & 15] {
+                        text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+                    }
+                }
+                text.push('\n');
+                file::write_private(path, text.as_bytes())?;
+                Ok((Self(bytes), true))
+            }
+            Err(error) => Err(StorageError::io("read", path)(error)),
+        }
+    }
+
+    /// Takes a key of 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`StorageError::MasterKeyFormat`]; the message never holds the text.
+    pub fn from_hex(text: &str) -> Result<Self, StorageError> {
+        Self::parse(text, "given".to_owned())
+    }
+
+    fn parse(text: &str, origin: String) -> Result<Self, StorageError> {
+        let digits = text.trim().as_bytes();
+        let mut key = Zeroizing::new([0_u8; 32]);
+        let nibble = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8);
+        let good = digits.len() == 64
+            && digits.chunks_exact(2).zip(key.iter_mut()).all(|(pair, byte)| {
+                match (nibble(pair[0]), nibble(pair[1])) {
+                    (Some(high), Some(low)) => {
+                        *byte = high << 4 | low;
+                        true
+                    }
+                    (None, _) | (_, None) => false,
+                }
+            });
+        if good { Ok(Self(key)) } else { Err(StorageError::MasterKeyFormat { origin }) }
+    }
+
+    /// A key for one purpose; purposes never share one.
+    pub(super) fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(hmac_sha256(&self.0, &[b"handclip/", purpose.as_bytes()]))
+    }
+}
+
+#[cfg(unix)]
+fn refuse_shared(path: &Path) -> Result<(), StorageError> {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = std::fs::metadata(path).map_err(StorageError::io("read", path))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(StorageError::MasterKeyMode { path: path.to_owned(), mode })
+    }
+}
+
+#[cfg(not(unix))]
+fn refuse_shared(_path: &Path) -> Result<(), StorageError> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_for_its_owner_only_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("private/master.key");
+        let (first, created) = MasterKey::load_or_create(&path).unwrap();
+        assert!(created);
+        let (second, created) = MasterKey::load_or_create(&path).unwrap();
+        assert!(!created);
+        assert_eq!(first.derive("x"), second.derive("x"));
+        assert_ne!(first.derive("x"), first.derive("y"));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode(&path), 0o600);
+            assert_eq!(mode(path.parent().unwrap()), 0o700);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+            assert!(matches!(
+                MasterKey::load_or_create(&path),
+                Err(StorageError::MasterKeyMode { mode: 0o644, .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_one_is_refused_without_being_shown() {
+        for bad in ["", "secret", &"g".repeat(64), &"a".repeat(63), &"+f".repeat(32)] {
+            let error = MasterKey::from_hex(bad).unwrap_err();
+            assert!(matches!(error, StorageError::MasterKeyFormat { .. }), "{bad}");
+            assert!(bad.is_empty() || !error.to_string().contains(bad));
+        }
+        let key = MasterKey::from_hex(&"Ab".repeat(32)).unwrap();
+        assert_eq!(format!("{key:?}"), "MasterKey(..)");
+    }
+}

@@ -1,0 +1,406 @@
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use super::ballast::Ballast;
+use super::codec::{Codec, OVERHEAD, Seal};
+use super::commit::{Committer, Operation, Request, from_sled, is_full};
+use super::guard::guarded;
+use super::manifest::{MANIFEST_KEY, Manifest, Mark, counts};
+use super::slots::{DataKey, Slots};
+use super::{MasterKey, StorageError, file, meta};
+
+/// Largest value of a record, in bytes. sled keeps up to 17 records on a page and moves a page over a
+/// quarter of a segment to a blob file, which it never syncs; this keeps pages below that.
+pub const MAX_VALUE: usize = 24 * 1024;
+const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+const CACHE_BYTES: u64 = 128 * 1024 * 1024;
+/// Batches that may wait for the committer; further callers block.
+const QUEUE: usize = 1024;
+
+/// How to open a store.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// The data directory; created when missing.
+    pub dir: PathBuf,
+    /// The key that wraps every other.
+    pub master_key: MasterKey,
+    /// Longest that opening and checking may take.
+    pub open_timeout: Duration,
+    /// Bytes held back for when the disk is full.
+    pub ballast_bytes: u64,
+    /// Free bytes below which writes are refused; at least 16 MiB are always kept.
+    pub min_free_bytes: u64,
+}
+
+impl StoreOptions {
+    /// The defaults: two minutes to open, 16 MiB of ballast, 16 MiB kept free.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, master_key: MasterKey) -> Self {
+        Self {
+            dir: dir.into(),
+            master_key,
+            open_timeout: Duration::from_secs(120),
+            ballast_bytes: 16 * 1024 * 1024,
+            min_free_bytes: 0,
+        }
+    }
+}
+
+/// Changes that become durable together or not at all.
+#[derive(Debug, Default)]
+pub struct Batch {
+    operations: Vec<(Vec<u8>, Option<(Vec<u8>, Seal)>)>,
+}
+
+impl Batch {
+    /// Writes `value` under `key`, sealed under `seal`. Keys start with a byte of 1 or above; from
+    /// 0x80 on they are bulk, which is authenticated when read and not checked at open.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>, seal: Seal) {
+        self.operations.push((key, Some((value, seal))));
+    }
+
+    /// Removes `key`; nothing happens when it is not there.
+    pub fn remove(&mut self, key: Vec<u8>) {
+        self.operations.push((key, None));
+    }
+
+    /// Adds another batch's changes after this one's.
+    pub fn append(&mut self, mut other: Self) {
+        self.operations.append(&mut other.operations);
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+}
+
+struct Inner {
+    dir: PathBuf,
+    db: sled::Db,
+    codec: Arc<Codec>,
+    slots: Arc<Slots>,
+    master_key: MasterKey,
+    committer: Mutex<Option<(SyncSender<Request>, JoinHandle<()>)>>,
+    // Held, not read: the lock goes with the handle.
+    _lock: File,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        stop(&mut self.committer.lock());
+    }
+}
+
+fn stop(committer: &mut Option<(SyncSender<Request>, JoinHandle<()>)>) {
+    if let Some((requests, thread)) = committer.take() {
+        drop(requests);
+        if thread.join().is_err() {
+            tracing::error!("the committer panicked");
+        }
+    }
+}
+
+/// A data directory, open. Clones share it.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.0.dir.display())
+    }
+}
+
+/// What the guarded thread hands back.
+struct Opened {
+    db: sled::Db,
+    slots: Slots,
+    manifest: Manifest,
+    mark: Mark,
+}
+
+impl Store {
+    /// Opens the store in a directory, or makes one there, and checks every record's presence
+    /// against the manifest.
+    ///
+    /// # Errors
+    /// [`StorageError::InUse`], [`StorageError::Damaged`], [`StorageError::OpenTimeout`],
+    /// [`StorageError::WrongMasterKey`], [`StorageError::Format`] or [`StorageError::Io`].
+    pub fn open(options: StoreOptions) -> Result<Self, StorageError> {
+        let StoreOptions { dir, master_key, open_timeout, ballast_bytes, min_free_bytes } = options;
+        file::create_private_dir(&dir)?;
+        let lock = take_lock(&dir)?;
+        let ballast = Arc::new(Ballast::new(&dir, ballast_bytes, min_free_bytes));
+        let new = meta::open(&dir, &master_key)?;
+        let codec = Arc::new(Codec::new(master_key.derive("records")));
+        let opened = {
+            let (dir, codec, ballast) = (dir.clone(), Arc::clone(&codec), Arc::clone(&ballast));
+            let slots_key = master_key.derive("key slots");
+            let mark_key = master_key.derive("commit mark");
+            let at = dir.clone();
+            guarded(&at, open_timeout, move || {
+                open_and_check(&dir, &codec, &ballast, slots_key, mark_key)
+            })?
+        };
+        if new {
+            file::sync_dir(&dir.join("sled"))?;
+            file::sync_dir(&dir)?;
+        }
+        ballast.restore()?;
+        let slots = Arc::new(opened.slots);
+        let log_path = dir.join("sled/db");
+        let log = File::open(&log_path).map_err(StorageError::io("open", &log_path))?;
+        let committer = Committer {
+            dir: dir.clone(),
+            db: opened.db.clone(),
+            log,
+            codec: Arc::clone(&codec),
+            slots: Arc::clone(&slots),
+            manifest: opened.manifest,
+            mark: opened.mark,
+            ballast,
+        };
+        let (requests, queue) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("store-commit".to_owned())
+            .spawn(move || committer.run(&queue))
+            .map_err(StorageError::io("start a thread for", &dir))?;
+        Ok(Self(Arc::new(Inner {
+            dir,
+            db: opened.db,
+            codec,
+            slots,
+            master_key,
+            committer: Mutex::new(Some((requests, thread))),
+            _lock: lock,
+        })))
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// Makes a batch durable. Returns when it is; concurrent callers share one sync.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] with nothing written, [`StorageError::TooLarge`],
+    /// [`StorageError::KeyDestroyed`] for a seal that is gone, [`StorageError::Stopped`] after a close or failure.
+    pub fn commit(&self, batch: Batch) -> Result<(), StorageError> {
+        let operations = self.seal(batch)?;
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let requests = self.0.committer.lock().as_ref().map(|(requests, _)| requests.clone());
+        let stopped = || StorageError::Stopped { reason: "it is closed".to_owned() };
+        let (reply, outcome) = sync_channel(1);
+        requests.ok_or_else(stopped)?.send(Request { operations, reply }).map_err(|_| stopped())?;
+        outcome.recv().map_err(|_| stopped())?
+    }
+
+    fn seal(&self, batch: Batch) -> Result<Vec<Operation>, StorageError> {
+        let seal_one = |(key, value): (Vec<u8>, Option<(Vec<u8>, Seal)>)| {
+            let Some((value, seal)) = value else { return Ok((key, None)) };
+            if value.len() + OVERHEAD > MAX_VALUE {
+                return Err(StorageError::TooLarge { got: value.len(), max: MAX_VALUE - OVERHEAD });
+            }
+            let sealed = self.0.codec.seal(&self.0.slots, &key, &value, seal)?;
+            Ok((key, Some(sealed)))
+        };
+        batch.operations.into_iter().map(seal_one).collect()
+    }
+
+    /// Longest plain value that [`Batch::put`] takes, in bytes.
+    #[must_use]
+    pub fn max_value() -> usize {
+        MAX_VALUE - OVERHEAD
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] when it does not open, [`StorageError::KeyDestroyed`].
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let sealed = self.0.db.get(key).map_err(|error| from_sled(&self.0.dir, error))?;
+        sealed.map(|sealed| self.unseal(key, &sealed)).transpose()
+    }
+
+    fn unseal(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StorageError> {
+        self.0.codec.open(&self.0.slots, key, sealed)?.ok_or_else(|| {
+            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            StorageError::damaged(&self.0.dir, format!("record {hex} does not open"))
+        })
+    }
+
+    /// Every record whose key starts with `prefix`, in key order.
+    #[must_use]
+    pub fn scan(&self, prefix: &[u8]) -> Records {
+        Records { store: self.clone(), iter: self.0.db.scan_prefix(prefix) }
+    }
+
+    /// Every key that starts with `prefix`, in order, without opening the records.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] when the log cannot be read.
+    pub fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StorageError> {
+        let keys = self.0.db.scan_prefix(prefix).keys();
+        keys.map(|key| key.map(|key| key.to_vec()).map_err(|e| from_sled(&self.0.dir, e))).collect()
+    }
+
+    /// Makes a data key. It is durable with the first batch that is committed after it.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn create_data_key(&self) -> Result<DataKey, StorageError> {
+        self.0.slots.create()
+    }
+
+    /// Destroys data keys for good: overwritten in place and synced when this returns.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]; try again.
+    pub fn destroy_data_keys(&self, data_keys: &[DataKey]) -> Result<(), StorageError> {
+        self.0.slots.destroy(data_keys)
+    }
+
+    /// Destroys every data key that is not in `live`, and says how many.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn retain_data_keys(&self, live: &HashSet<DataKey>) -> Result<usize, StorageError> {
+        self.0.slots.retain(live)
+    }
+
+    /// A key for one purpose of the caller's, derived from the master key.
+    #[must_use]
+    pub fn derive_key(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        self.0.master_key.derive(&format!("caller/{purpose}"))
+    }
+
+    /// Waits for the batches under way and takes no more. Reading goes on.
+    pub fn close(&self) {
+        stop(&mut self.0.committer.lock());
+    }
+}
+
+/// Records in key order; each is opened as it is reached.
+pub struct Records {
+    store: Store,
+    iter: sled::Iter,
+}
+
+impl std::fmt::Debug for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Records(..)")
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<(Vec<u8>, Vec<u8>), StorageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.iter.next()?;
+        Some(match item {
+            Ok((key, sealed)) => {
+                self.store.unseal(&key, &sealed).map(|value| (key.to_vec(), value))
+            }
+            Err(error) => Err(from_sled(&self.store.0.dir, error)),
+        })
+    }
+}
+
+fn take_lock(dir: &Path) -> Result<File, StorageError> {
+    let path = dir.join("lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(StorageError::io("open", &path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StorageError::InUse { dir: dir.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(StorageError::io("lock", &path)(error)),
+    }
+}
+
+fn open_and_check(
+    dir: &Path,
+    codec: &Codec,
+    ballast: &Ballast,
+    slots_key: Zeroizing<[u8; 32]>,
+    mark_key: Zeroizing<[u8; 32]>,
+) -> Result<Opened, StorageError> {
+    let mut mark = Mark::open(&dir.join("commit.mark"), mark_key)?;
+    let marked = mark.read()?;
+    let slots = Slots::open(&dir.join("keys.slots"), slots_key)?;
+    let config = sled::Config::new()
+        .path(dir.join("sled"))
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(CACHE_BYTES)
+        // The committer flushes; a timer would only add half-written states.
+        .flush_every_ms(None);
+    let db = match config.open() {
+        Err(error) if is_full(&error) => {
+            ballast.release();
+            config.open()
+        }
+        other => other,
+    }
+    .map_err(|error| from_sled(dir, error))?;
+    let manifest = check(dir, &db, codec, &slots, marked)?;
+    Ok(Opened { db, slots, manifest, mark })
+}
+
+/// Compares what the log holds with its manifest, and the manifest with the mark beside it.
+fn check(
+    dir: &Path,
+    db: &sled::Db,
+    codec: &Codec,
+    slots: &Slots,
+    marked: Option<Manifest>,
+) -> Result<Manifest, StorageError> {
+    let damaged = |detail: String| StorageError::damaged(dir, detail);
+    let mut found = Manifest::default();
+    for item in db.iter() {
+        let (key, sealed) = item.map_err(|error| from_sled(dir, error))?;
+        if counts(&key) {
+            found.add(&key, &sealed);
+        }
+    }
+    let stored = db.get(MANIFEST_KEY).map_err(|error| from_sled(dir, error))?;
+    let manifest = match stored {
+        None => Manifest::default(),
+        Some(sealed) => codec
+            .open(slots, MANIFEST_KEY, &sealed)?
+            .and_then(|plain| Manifest::from_bytes(&plain))
+            .ok_or_else(|| damaged("the manifest does not open".to_owned()))?,
+    };
+    if !manifest.same_records(&found) {
+        return Err(damaged(format!(
+            "the log holds {} records, its manifest says {}, and their sums differ",
+            found.records, manifest.records
+        )));
+    }
+    let marked = marked.unwrap_or_default();
+    if manifest.sequence < marked.sequence {
+        return Err(damaged(format!(
+            "the log ends at commit {}, and commit {} was acknowledged",
+            manifest.sequence, marked.sequence
+        )));
+    }
+    if manifest.sequence == marked.sequence && !manifest.same_records(&marked) {
+        return Err(damaged("the log is not the one that was acknowledged".to_owned()));
+    }
+    Ok(manifest)
+}

@@ -1,0 +1,67 @@
+use serde::{Deserialize, Serialize};
+
+/// Settings of a pre-training run. Every random choice follows from `seed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PretrainConfig {
+    /// Seed of initial weights, sampling and augmentation.
+    pub seed: u64,
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Different hands (a subject's aspect and side) in a batch.
+    pub hands: usize,
+    /// Pictures of each hand in a batch.
+    pub images_a_hand: usize,
+    /// Prompts in a batch.
+    pub prompts: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup: usize,
+    /// Decoupled weight decay, not applied to biases, norms and embeddings.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; longer gradients are scaled down before the step.
+    pub clip_norm: f64,
+    /// Weight of the identity loss.
+    pub identity_weight: f64,
+    /// Weight of the image-text loss.
+    pub text_weight: f64,
+    /// Scale of the cosines in the identity loss.
+    pub identity_scale: f64,
+    /// Margin of the identity loss (CosFace).
+    pub identity_margin: f64,
+    /// Decay of the moving average of the weights, a step.
+    pub average_decay: f64,
+    /// Steps between validations.
+    pub validate_every: usize,
+}
+
+impl Default for PretrainConfig {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            steps: 3000,
+            hands: 64,
+            images_a_hand: 2,
+            prompts: 48,
+            learning_rate: 1e-3,
+            warmup: 150,
+            weight_decay: 0.05,
+            clip_norm: 1.0,
+            identity_weight: 1.0,
+            text_weight: 0.5,
+            identity_scale: 24.0,
+            identity_margin: 0.15,
+            average_decay: 0.995,
+            validate_every: 200,
+        }
+    }
+}
+
+impl PretrainConfig {
+    /// Pictures in a batch.
+    #[must_use]
+    pub fn batch(&self) -> usize {
+        self.hands * self.images_a_hand
+    }
+}

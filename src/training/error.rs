@@ -1,0 +1,57 @@
+use std::path::PathBuf;
+
+use crate::model::ModelError;
+
+/// Why a training run stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainingError {
+    /// The data cannot fill a batch.
+    #[error("a batch needs {wanted} hands with {images} pictures each, the data has {got}")]
+    TooFewHands {
+        /// Hands a batch holds.
+        wanted: usize,
+        /// Pictures of each.
+        images: usize,
+        /// Hands with as many pictures.
+        got: usize,
+    },
+    /// A setting that makes no run.
+    #[error("{setting} must be {rule}, not {got}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What it must be.
+        rule: &'static str,
+        /// What it is.
+        got: String,
+    },
+    /// A loss that is not a number.
+    #[error(
+        "the loss is {loss} at step {step}: lower the learning rate ({learning_rate:e}) or the weight of the identity loss"
+    )]
+    Diverged {
+        /// Optimiser step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f32,
+        /// The learning rate at that step.
+        learning_rate: f64,
+    },
+    /// The model refused.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A tensor operation failed.
+    #[error("a tensor operation failed")]
+    Tensor(#[from] candle_core::Error),
+    /// A file could not be written.
+    #[error("cannot write {path}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// What the caller does between steps failed.
+    #[error(transparent)]
+    Callback(Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,7 @@
+//! Pictures from files: every flavour, every orientation, and what must be refused.
+
+mod build;
+mod flavours;
+mod hostile;
+mod orientation;
+mod quality;
