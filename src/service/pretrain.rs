@@ -21,9 +21,9 @@ use crate::training::{
 };
 
 /// Side of the embedded model's input, pixels.
-const SIZE: u32 = 112;
+const SIZE: u32 = 96;
 /// Pictures are kept a little larger than the input, so that augmentation does not read over the edge.
-const STORED: u32 = 120;
+const STORED: u32 = 104;
 /// The people of validation and of the model card are drawn from populations of their own.
 const VALIDATION_SEED: u64 = 0x7a11;
 /// Population of the model card's figures.
@@ -144,7 +144,7 @@ pub fn nano_config(vocabulary: usize) -> String {
         "logit_scale_init_value": 2.6592,
         "vision_config": {
             "model_type": "clip_vision_model", "hidden_size": 128, "intermediate_size": 512,
-            "num_hidden_layers": 6, "num_attention_heads": 4, "image_size": SIZE, "patch_size": 16,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": SIZE, "patch_size": 16,
             "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 128,
         },
         "text_config": {
