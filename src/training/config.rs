@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use super::sampler::BatchShape;
+
 /// Settings of a pre-training run. Every random choice follows from `seed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -10,6 +12,9 @@ pub struct PretrainConfig {
     pub steps: usize,
     /// Different hands (a subject's aspect and side) in a batch.
     pub hands: usize,
+    /// Kinds of hand (aspect and side) in a batch. Few make the other hands of a batch hard to tell
+    /// apart; one alone would leave the prompts nothing to tell apart.
+    pub kinds: usize,
     /// Pictures of each hand in a batch.
     pub images_a_hand: usize,
     /// Prompts in a batch.
@@ -26,10 +31,8 @@ pub struct PretrainConfig {
     pub identity_weight: f64,
     /// Weight of the image-text loss.
     pub text_weight: f64,
-    /// Scale of the cosines in the identity loss.
-    pub identity_scale: f64,
-    /// Margin of the identity loss (CosFace).
-    pub identity_margin: f64,
+    /// Temperature of the identity loss: cosines are divided by it.
+    pub temperature: f64,
     /// Decay of the moving average of the weights, a step.
     pub average_decay: f64,
     /// Steps between validations.
@@ -42,6 +45,7 @@ impl Default for PretrainConfig {
             seed: 1,
             steps: 3000,
             hands: 64,
+            kinds: 2,
             images_a_hand: 2,
             prompts: 48,
             learning_rate: 1e-3,
@@ -49,9 +53,8 @@ impl Default for PretrainConfig {
             weight_decay: 0.05,
             clip_norm: 1.0,
             identity_weight: 1.0,
-            text_weight: 0.5,
-            identity_scale: 24.0,
-            identity_margin: 0.15,
+            text_weight: 1.0,
+            temperature: 0.1,
             average_decay: 0.995,
             validate_every: 200,
         }
@@ -59,6 +62,12 @@ impl Default for PretrainConfig {
 }
 
 impl PretrainConfig {
+    /// What a batch is made of.
+    #[must_use]
+    pub fn shape(&self) -> BatchShape {
+        BatchShape { hands: self.hands, images: self.images_a_hand, kinds: self.kinds }
+    }
+
     /// Pictures in a batch.
     #[must_use]
     pub fn batch(&self) -> usize {

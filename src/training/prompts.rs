@@ -24,6 +24,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Which of the four kinds of hand it is, 0 to 3.
+    #[must_use]
+    pub fn kind(&self) -> usize {
+        match (self.aspect, self.side) {
+            (Aspect::Dorsal, Side::Right) => 0,
+            (Aspect::Dorsal, Side::Left) => 1,
+            (Aspect::Palmar, Side::Right) => 2,
+            (Aspect::Palmar, Side::Left) => 3,
+        }
+    }
+
     /// Whether any jewellery is worn; polish and sleeves do not count, as in 11k Hands.
     #[must_use]
     pub fn accessories(&self) -> bool {

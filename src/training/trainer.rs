@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -13,8 +13,9 @@ use super::augment::Augment;
 use super::config::PretrainConfig;
 use super::dataset::LabelledPixels;
 use super::error::TrainingError;
+use super::init::spatial_start;
 use super::log::Epoch;
-use super::loss::{cosface, matching_info_nce};
+use super::loss::{matching_info_nce, sup_con};
 use super::optimizer::{AdamW, AdamWConfig};
 use super::prompts::{Claim, Facts, Prompts};
 use super::sampler::PkSampler;
@@ -72,7 +73,7 @@ pub struct Inputs<'a> {
     pub config: &'a PretrainConfig,
 }
 
-/// Trains a CLIP model from scratch: CosFace over hands for identity, image-text InfoNCE against
+/// Trains a CLIP model from scratch: a supervised contrastive loss over hands for identity, image-text InfoNCE against
 /// prompts made of each picture's facts.
 ///
 /// # Errors
@@ -87,21 +88,24 @@ pub fn pretrain(
     let config = inputs.config;
     check(config)?;
     let parameters = Parameters::init(inputs.model, config.seed, device)?;
+    spatial_start(&parameters, inputs.model, config.seed)?;
     let clip = Clip::new(inputs.model, &parameters)?;
-    let head =
-        class_directions(inputs.data.classes(), inputs.model.projection_dim, config.seed, device)?;
-    let mut trained = parameters.vars();
-    trained.push(("identity.weight".to_owned(), head.clone()));
     let optimizer_config = AdamWConfig {
         weight_decay: config.weight_decay,
         clip_norm: config.clip_norm,
         ..AdamWConfig::default()
     };
-    let mut optimizer = AdamW::new(&trained, optimizer_config);
+    let mut optimizer = AdamW::new(&parameters.vars(), optimizer_config);
     let schedule =
         WarmupCosine { peak: config.learning_rate, warmup: config.warmup, steps: config.steps };
-    let mut sampler =
-        PkSampler::new(&inputs.data.hands, config.hands, config.images_a_hand, config.seed)?;
+    let pictures: Vec<(u32, usize)> = inputs
+        .data
+        .hands
+        .iter()
+        .zip(&inputs.data.facts)
+        .map(|(hand, f)| (*hand, f.kind()))
+        .collect();
+    let mut sampler = PkSampler::new(&pictures, config.shape(), config.seed)?;
     let mut average = Average::of(&parameters)?;
     let mut best: Option<(f64, usize, Parameters)> = None;
     let mut window = Window::default();
@@ -116,14 +120,7 @@ pub fn pretrain(
         let batch = Batch::draw(&inputs, &mut sampler, device)?;
         let images = normalise(&clip.image_features(&batch.pixels)?)?;
         let texts = normalise(&clip.text_features(&batch.tokens)?)?;
-        let classes = normalise(head.as_tensor())?;
-        let identity = cosface(
-            &images,
-            &classes,
-            &batch.labels,
-            config.identity_scale,
-            config.identity_margin,
-        )?;
+        let identity = sup_con(&images, &batch.labels, config.temperature)?;
         let scale = clip.logit_scale().exp()?.minimum(f64::from(MAX_LOGIT_SCALE))?;
         let text = matching_info_nce(&images, &texts, &batch.matches, &scale)?;
         let loss = ((&identity * config.identity_weight)? + (&text * config.text_weight)?)?;
@@ -139,13 +136,7 @@ pub fn pretrain(
         let norm = optimizer.step(&loss.backward()?, rate)?;
         average.follow(&parameters, config.average_decay, step)?;
         taken = step + 1;
-        window.add(
-            value,
-            identity.to_scalar()?,
-            text.to_scalar()?,
-            norm,
-            batch.labels.elem_count(),
-        );
+        window.add(value, identity.to_scalar()?, text.to_scalar()?, norm, batch.labels.len());
         let seconds = started.elapsed().as_secs_f64() - paused;
         let seen = taken * config.batch();
         progress(Progress {
@@ -184,23 +175,11 @@ fn check(config: &PretrainConfig) -> Result<(), TrainingError> {
     positive("learning_rate", config.learning_rate > 0.0, config.learning_rate.to_string())
 }
 
-/// One direction a class, drawn at random.
-fn class_directions(
-    classes: usize,
-    dim: usize,
-    seed: u64,
-    device: &Device,
-) -> Result<Var, TrainingError> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x1d);
-    let values: Vec<f32> = (0..classes * dim).map(|_| rng.random_range(-1.0..1.0)).collect();
-    Ok(Var::from_tensor(&Tensor::from_vec(values, (classes, dim), device)?)?)
-}
-
 struct Batch {
     /// `[batch, 3, size, size]`
     pixels: Tensor,
-    /// `[batch]`
-    labels: Tensor,
+    /// The hand of each picture.
+    labels: Vec<u32>,
     /// `[prompts, tokens]`
     tokens: Tensor,
     /// `[batch, prompts]`
@@ -239,7 +218,7 @@ impl Batch {
             .collect();
         Ok(Self {
             pixels,
-            labels: Tensor::from_vec(labels, n, device)?,
+            labels,
             tokens: padded(&(inputs.encode)(&texts)?, device)?,
             matches: Tensor::from_vec(matches, (n, claims.len()), device)?.to_dtype(DType::F32)?,
         })
