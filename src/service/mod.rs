@@ -1,7 +1,6 @@
 //! What a caller can ask for, in the caller's words: galleries, enrolment, recognition. The command
 //! line and the REST API hold nothing else. Knows no HTTP and prints nothing.
 
-<<<<<<< HEAD
 mod audit;
 mod deployment;
 mod enrolment;
@@ -9,10 +8,8 @@ mod error;
 mod eyes;
 mod galleries;
 mod ingest;
-mod options;
-=======
 pub mod nano_card;
->>>>>>> training
+mod options;
 pub mod pretrain;
 mod recognition;
 pub mod tools;

@@ -44,6 +44,20 @@ pub struct PretrainOptions {
     pub out: PathBuf,
 }
 
+impl PretrainOptions {
+    /// What the embedded model was made with.
+    #[must_use]
+    pub fn nano(out: impl Into<PathBuf>) -> Self {
+        Self {
+            config: PretrainConfig::default(),
+            subjects: 1500,
+            images: 4,
+            validation_subjects: 100,
+            out: out.into(),
+        }
+    }
+}
+
 /// What a run did.
 #[derive(Debug, Clone, Serialize)]
 pub struct PretrainSummary {
