@@ -1,5 +1,7 @@
 //! What several tests need: where the shared photos lie, where golden files lie.
 
+pub mod app;
+
 use std::path::{Path, PathBuf};
 
 /// The folder of shared research data, or `None` (with a printed line) where it is missing.
