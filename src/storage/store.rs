@@ -350,16 +350,37 @@ fn open_and_check(
         .cache_capacity(CACHE_BYTES)
         // The committer flushes; a timer would only add half-written states.
         .flush_every_ms(None);
-    let db = match config.open() {
+    let db = match open_log(&config) {
         Err(error) if is_full(&error) => {
             ballast.release();
-            config.open()
+            open_log(&config)
         }
         other => other,
     }
     .map_err(|error| from_sled(dir, error))?;
     let manifest = check(dir, &db, codec, &slots, marked)?;
     Ok(Opened { db, slots, manifest, mark })
+}
+
+/// Opens sled's file. Its threads may hold sled's own lock a little longer than the store that was
+/// closed in this process; no other process can, because it would need `lock` first.
+fn open_log(config: &sled::Config) -> Result<sled::Db, sled::Error> {
+    const WAIT: Duration = Duration::from_millis(20);
+    const TRIES: usize = 250;
+    let held = |error: &sled::Error| match error {
+        sled::Error::Io(error) => error.to_string().contains("could not acquire lock"),
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Corruption { .. } => false,
+    };
+    for _ in 0..TRIES {
+        match config.open() {
+            Err(error) if held(&error) => std::thread::sleep(WAIT),
+            other => return other,
+        }
+    }
+    config.open()
 }
 
 /// Compares what the log holds with its manifest, and the manifest with the mark beside it.
