@@ -58,9 +58,17 @@ impl StoreOptions {
 #[derive(Debug, Default)]
 pub struct Batch {
     operations: Vec<(Vec<u8>, Option<(Vec<u8>, Seal)>)>,
+    erases: bool,
 }
 
 impl Batch {
+    /// A batch that belongs to an erasure: it is written even when the disk is full, into the space that
+    /// the ballast gives back.
+    #[must_use]
+    pub fn of_erasure() -> Self {
+        Self { operations: Vec::new(), erases: true }
+    }
+
     /// Writes `value` under `key`, sealed under `seal`. Keys start with a byte of 1 or above; from
     /// 0x80 on they are bulk, which is authenticated when read and not checked at open.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>, seal: Seal) {
@@ -197,6 +205,7 @@ impl Store {
     /// [`StorageError::Full`] with nothing written, [`StorageError::TooLarge`],
     /// [`StorageError::KeyDestroyed`] for a seal that is gone, [`StorageError::Stopped`] after a close or failure.
     pub fn commit(&self, batch: Batch) -> Result<(), StorageError> {
+        let erases = batch.erases;
         let operations = self.seal(batch)?;
         if operations.is_empty() {
             return Ok(());
@@ -204,7 +213,10 @@ impl Store {
         let requests = self.0.committer.lock().as_ref().map(|(requests, _)| requests.clone());
         let stopped = || StorageError::Stopped { reason: "it is closed".to_owned() };
         let (reply, outcome) = sync_channel(1);
-        requests.ok_or_else(stopped)?.send(Request { operations, reply }).map_err(|_| stopped())?;
+        requests
+            .ok_or_else(stopped)?
+            .send(Request { operations, erases, reply })
+            .map_err(|_| stopped())?;
         outcome.recv().map_err(|_| stopped())?
     }
 

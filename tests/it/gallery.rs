@@ -478,6 +478,7 @@ fn a_second_process_a_wrong_key_and_a_full_disk_are_named() {
     assert!(!dir.path().join("ballast").exists(), "the ballast is released");
     assert_eq!(gallery.info().samples, 1, "what was refused changed nothing");
     gallery.remove_sample(&subject(1), &sample_id(1)).unwrap();
+    assert_eq!(gallery.erase_subject(&subject(1)).unwrap().samples, 0);
     drop((galleries, gallery));
     let galleries = open(dir.path(), &GalleryOptions::default());
     let gallery = galleries.get(&GalleryId::new("main").unwrap()).unwrap();
