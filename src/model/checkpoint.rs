@@ -12,6 +12,7 @@ use super::files::{MAX_WEIGHTS, NamedBytes, read_weights};
 use super::openclip::{self, Place};
 use super::parameters::ParameterSpec;
 use super::{CheckpointError, ClipConfig, ModelError, Parameters};
+use crate::storage::file::write_atomic;
 
 /// Longest header taken, in bytes; that of a ViT-L/14 has 80 kB.
 const MAX_HEADER: u64 = 8 << 20;
@@ -293,7 +294,7 @@ impl Parameters {
     /// # Errors
     /// As [`Parameters::to_safetensors`], and when the file cannot be written.
     pub fn save(&self, path: &Path, dtype: DType) -> Result<(), ModelError> {
-        super::files::write_atomic(path, &self.to_safetensors(dtype)?)
+        Ok(write_atomic(path, &self.to_safetensors(dtype)?)?)
     }
 }
 

@@ -73,15 +73,7 @@ impl Embedder {
     /// # Errors
     /// When the device is out of memory.
     pub fn nano(device: &Device) -> Result<Self, ModelError> {
-        let files = ModelFiles {
-            config: include_str!("nano/config.json").to_owned(),
-            tokenizer: include_str!("nano/tokenizer.json").to_owned(),
-            preprocessor: include_str!("nano/preprocessor_config.json").to_owned(),
-            weights: vec![NamedBytes {
-                name: WEIGHTS.to_owned(),
-                bytes: include_bytes!("nano/model.safetensors").to_vec(),
-            }],
-        };
+        let files = nano_files();
         let config = ClipConfig::from_json(&files.config)?;
         Self::build("nano", &files, &config, device)
     }
@@ -215,6 +207,19 @@ impl Embedder {
             self.tokenizer.pad(&mut batch);
             self.clip.text_features(&Tensor::new(batch, &self.device)?)
         })
+    }
+}
+
+/// The files of the model that this binary carries.
+pub(super) fn nano_files() -> ModelFiles {
+    ModelFiles {
+        config: include_str!("nano/config.json").to_owned(),
+        tokenizer: include_str!("nano/tokenizer.json").to_owned(),
+        preprocessor: include_str!("nano/preprocessor_config.json").to_owned(),
+        weights: vec![NamedBytes {
+            name: WEIGHTS.to_owned(),
+            bytes: include_bytes!("nano/model.safetensors").to_vec(),
+        }],
     }
 }
 

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use crate::domain::EmbeddingError;
 use crate::image::ImageError;
+use crate::storage::StorageError;
 
 /// Why a model cannot be read, or cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +112,9 @@ pub enum ModelError {
         /// Sum recorded.
         expected: String,
     },
+    /// A file could not be written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// An operation on tensors failed.
     #[error("computing failed: {0}")]
     Compute(#[from] candle_core::Error),

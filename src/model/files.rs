@@ -1,7 +1,7 @@
 //! The files of a model directory, read within limits.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -15,7 +15,7 @@ pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
 /// Index of weights kept in several files.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// OpenCLIP's name for the weights.
-const OPENCLIP_WEIGHTS: &str = "open_clip_model.safetensors";
+pub(super) const OPENCLIP_WEIGHTS: &str = "open_clip_model.safetensors";
 
 /// Largest JSON file of a model taken, in bytes; real tokenizers have up to 4 MB.
 const MAX_JSON: u64 = 64 << 20;
@@ -127,19 +127,8 @@ pub(super) fn shards(index: &str) -> Result<Vec<String>, ModelError> {
     Ok(names)
 }
 
-/// Replaces a file whole or not at all.
-pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    let failed = |source| ModelError::File { path: path.to_owned(), source };
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let mut file = File::create(&temporary).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(failed)
-}
-
 /// Whether a name is one that PyTorch gives to pickles.
-fn is_pickle_name(name: &str) -> bool {
+pub(super) fn is_pickle_name(name: &str) -> bool {
     let extension = Path::new(name).extension().unwrap_or_default().to_string_lossy();
     ["bin", "pt", "pth", "ckpt", "pkl", "pickle"].contains(&extension.to_ascii_lowercase().as_str())
 }

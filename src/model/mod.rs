@@ -9,9 +9,11 @@ mod config;
 mod embedder;
 mod error;
 mod files;
+mod hub;
 mod layers;
 mod openclip;
 mod parameters;
+mod report;
 mod text;
 mod tokenizer;
 mod vision;
@@ -22,7 +24,9 @@ pub use clip::Clip;
 pub use config::{Activation, ClipConfig, TextConfig, VisionConfig};
 pub use embedder::{Embedder, ModelParts, ModelSummary};
 pub use error::{CheckpointError, ModelError};
+pub use hub::{Hub, ModelManifest, OnProgress, pull};
 pub use parameters::Parameters;
+pub use report::{FileReport, ModelReport, ParameterCounts, inspect, inspect_nano};
 pub use tokenizer::Tokenizer;
 
 #[cfg(test)]

@@ -44,6 +44,17 @@ pub struct PretrainOptions {
     pub out: PathBuf,
 }
 
+impl PretrainOptions {
+    /// Seed that the embedded model was trained with.
+    pub const SEED: u64 = 20_261_123;
+    /// People that the embedded model was trained on.
+    pub const SUBJECTS: u64 = 1500;
+    /// Pictures of each of their four hands.
+    pub const IMAGES: u64 = 4;
+    /// People that it was validated on.
+    pub const VALIDATION_SUBJECTS: u64 = 100;
+}
+
 /// What a run did.
 #[derive(Debug, Clone, Serialize)]
 pub struct PretrainSummary {

@@ -13,6 +13,8 @@ mod optimizer;
 mod prompts;
 mod sampler;
 mod schedule;
+#[cfg(test)]
+mod tests;
 mod trainer;
 
 pub use augment::Augment;

@@ -73,8 +73,8 @@ pub struct Inputs<'a> {
     pub config: &'a PretrainConfig,
 }
 
-/// Trains a CLIP model from scratch: a supervised contrastive loss over hands for identity, image-text InfoNCE against
-/// prompts made of each picture's facts.
+/// Trains a CLIP model from scratch: a supervised contrastive loss over hands for identity, image-text
+/// InfoNCE against prompts made of each picture's facts.
 ///
 /// # Errors
 /// [`TrainingError`]; a loss that is not a number stops the run.
@@ -172,6 +172,7 @@ fn check(config: &PretrainConfig) -> Result<(), TrainingError> {
     positive("steps", config.steps > 0, config.steps.to_string())?;
     positive("prompts", config.prompts > 0, config.prompts.to_string())?;
     positive("validate_every", config.validate_every > 0, config.validate_every.to_string())?;
+    positive("temperature", config.temperature > 0.0, config.temperature.to_string())?;
     positive("learning_rate", config.learning_rate > 0.0, config.learning_rate.to_string())
 }
 

@@ -1,5 +1,6 @@
 //! Integration tests: one binary, a module per promise.
 
+mod crash;
 mod gallery;
 mod images;
 mod layers;

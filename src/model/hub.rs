@@ -1,0 +1,293 @@
+//! Fetching a model's files from the Hugging Face hub.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::Progress;
+use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::files::{CONFIG, INDEX, OPENCLIP_WEIGHTS, PREPROCESSOR, TOKENIZER, WEIGHTS, shards};
+use super::{CheckpointError, ClipConfig, ModelError};
+use crate::domain::Fingerprint;
+use crate::storage::file::write_atomic;
+
+/// Name of the record of what was fetched.
+const MANIFEST: &str = "handclip-model.json";
+/// Where files lie until all are there.
+const PARTIAL: &str = ".download";
+
+/// Where models come from.
+#[derive(Clone)]
+pub struct Hub {
+    /// Address without a slash at the end.
+    pub endpoint: String,
+    /// Access token for models that are not open to all.
+    pub token: Option<String>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self { endpoint: "https://huggingface.co".to_owned(), token: None }
+    }
+}
+
+/// What was fetched: `handclip-model.json` in the model's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelManifest {
+    /// `owner/name` on the hub.
+    pub repository: String,
+    /// The commit that the revision named when the model was fetched.
+    pub commit: String,
+    /// SHA-256 of every file, in hexadecimal.
+    pub files: BTreeMap<String, String>,
+}
+
+/// How far a file is: its name, bytes there, bytes in all.
+pub type OnProgress<'a> = dyn FnMut(&str, u64, u64) + 'a;
+
+/// Fetches `owner/name@revision` from the Hugging Face hub into the directory `out`.
+///
+/// # Errors
+/// As [`Hub::pull`].
+pub fn pull(
+    reference: &str,
+    out: &Path,
+    progress: &mut OnProgress<'_>,
+) -> Result<ModelManifest, ModelError> {
+    Hub::default().pull(reference, out, progress)
+}
+
+impl Hub {
+    /// Fetches `owner/name@revision` into the directory `out`: configuration, tokenizer,
+    /// preprocessing and safetensors weights, nothing that can run code. The revision is resolved
+    /// to a commit once. A fetch that was cut off goes on where it stopped; files that are there
+    /// already are compared with their recorded sums and not fetched again.
+    ///
+    /// # Errors
+    /// [`ModelError::Fetch`] when the hub cannot be reached, [`ModelError::Changed`] when a file
+    /// differs from its record, [`CheckpointError::Pickle`] for a model without safetensors.
+    pub fn pull(
+        &self,
+        reference: &str,
+        out: &Path,
+        progress: &mut OnProgress<'_>,
+    ) -> Result<ModelManifest, ModelError> {
+        let (repository, revision) = parse(reference)?;
+        if let Some(manifest) = recorded(out)?
+            && manifest.repository == repository
+            && manifest.commit == revision
+        {
+            // A whole model of this very commit: nothing to ask the hub for.
+            return verify(out, manifest);
+        }
+        let partial = out.join(PARTIAL);
+        std::fs::create_dir_all(&partial).map_err(file_error(&partial))?;
+        let listing = self.repo(&repository, &revision, &partial)?;
+        let failed = |file: &str, error: &dyn std::fmt::Display| ModelError::Fetch {
+            repository: reference.to_owned(),
+            file: file.to_owned(),
+            reason: error.to_string(),
+        };
+        let info = listing.info().map_err(|error| failed("the list of files", &error))?;
+        let download = Download {
+            repo: self.repo(&repository, &info.sha, &partial)?,
+            cache: Cache::new(partial.clone()).repo(model(&repository, &info.sha)),
+            failed: &failed,
+        };
+        let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+        if let Some(manifest) = recorded(out)?
+            && manifest.repository == repository
+            && manifest.commit == info.sha
+        {
+            return verify(out, manifest);
+        }
+
+        let mut paths = BTreeMap::new();
+        for name in [CONFIG, TOKENIZER, PREPROCESSOR] {
+            paths.insert(name.to_owned(), download.file(name, progress)?);
+        }
+        // Before the large files: is this a model that can be used?
+        ClipConfig::from_json(&read_text(&paths[CONFIG])?)?;
+        for name in weights(&names, &repository)? {
+            let path = download.file(&name, progress)?;
+            if name == INDEX {
+                for shard in shards(&read_text(&path)?)? {
+                    paths.insert(shard.clone(), download.file(&shard, progress)?);
+                }
+            }
+            paths.insert(name, path);
+        }
+
+        let mut files = BTreeMap::new();
+        for (name, path) in paths {
+            // The cache holds links to the content.
+            let content = path.canonicalize().map_err(file_error(&path))?;
+            files.insert(name.clone(), sum(&content)?);
+            let to = out.join(&name);
+            std::fs::rename(&content, &to).map_err(file_error(&to))?;
+        }
+        let manifest = ModelManifest { repository, commit: info.sha, files };
+        let json = serde_json::to_string_pretty(&manifest).unwrap_or_default();
+        write_atomic(&out.join(MANIFEST), json.as_bytes())?;
+        std::fs::remove_dir_all(&partial).map_err(file_error(&partial))?;
+        Ok(manifest)
+    }
+
+    fn repo(&self, name: &str, revision: &str, cache: &Path) -> Result<ApiRepo, ModelError> {
+        let api = ApiBuilder::from_cache(Cache::new(cache.to_owned()))
+            .with_endpoint(self.endpoint.clone())
+            .with_token(self.token.clone())
+            .with_progress(false)
+            .build();
+        let api = api.map_err(|error| ModelError::Fetch {
+            repository: name.to_owned(),
+            file: "anything".to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(api.repo(model(name, revision)))
+    }
+}
+
+struct Download<'a> {
+    repo: ApiRepo,
+    cache: hf_hub::CacheRepo,
+    failed: &'a dyn Fn(&str, &dyn std::fmt::Display) -> ModelError,
+}
+
+impl Download<'_> {
+    /// Fetches a file unless an earlier attempt did, and says where it lies.
+    fn file(&self, name: &str, progress: &mut OnProgress<'_>) -> Result<PathBuf, ModelError> {
+        if let Some(path) = self.cache.get(name) {
+            return Ok(path);
+        }
+        let relay = Relay { name, done: 0, total: 0, progress };
+        self.repo.download_with_progress(name, relay).map_err(|error| (self.failed)(name, &error))
+    }
+}
+
+struct Relay<'a, 'b> {
+    name: &'a str,
+    done: u64,
+    total: u64,
+    progress: &'a mut OnProgress<'b>,
+}
+
+impl Progress for Relay<'_, '_> {
+    fn init(&mut self, size: usize, _name: &str) {
+        (self.done, self.total) = (0, size as u64);
+    }
+
+    fn update(&mut self, size: usize) {
+        self.done += size as u64;
+        (self.progress)(self.name, self.done, self.total);
+    }
+
+    fn finish(&mut self) {}
+}
+
+fn model(name: &str, revision: &str) -> Repo {
+    Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned())
+}
+
+/// Splits `owner/name@revision`.
+fn parse(reference: &str) -> Result<(String, String), ModelError> {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && !part.contains("..")
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let split = || {
+        let (repository, revision) = reference.split_once('@')?;
+        let (owner, name) = repository.split_once('/')?;
+        let good = plain(owner) && plain(name) && revision.split('/').all(plain);
+        good.then(|| (repository.to_owned(), revision.to_owned()))
+    };
+    split().ok_or_else(|| ModelError::Reference(reference.to_owned()))
+}
+
+/// The weight files to fetch, of those a repository has.
+fn weights(names: &[String], repository: &str) -> Result<Vec<String>, ModelError> {
+    for name in [WEIGHTS, INDEX, OPENCLIP_WEIGHTS] {
+        if names.iter().any(|n| n == name) {
+            return Ok(vec![name.to_owned()]);
+        }
+    }
+    let pickle = names.iter().find(|name| super::files::is_pickle_name(name));
+    Err(match pickle {
+        Some(name) => CheckpointError::Pickle(name.clone()),
+        None => CheckpointError::NoWeights(repository.to_owned()),
+    }
+    .into())
+}
+
+fn recorded(out: &Path) -> Result<Option<ModelManifest>, ModelError> {
+    let path = out.join(MANIFEST);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let failed = |error: serde_json::Error| file_error(&path)(error.into());
+    serde_json::from_str(&read_text(&path)?).map(Some).map_err(failed)
+}
+
+/// Compares every recorded file with its sum.
+fn verify(out: &Path, manifest: ModelManifest) -> Result<ModelManifest, ModelError> {
+    for (file, expected) in &manifest.files {
+        let got = sum(&out.join(file))?;
+        if got != *expected {
+            let (file, expected) = (file.clone(), expected.clone());
+            return Err(ModelError::Changed { file, got, expected });
+        }
+    }
+    Ok(manifest)
+}
+
+fn sum(path: &Path) -> Result<String, ModelError> {
+    let mut file = std::fs::File::open(path).map_err(file_error(path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer).map_err(file_error(path))? {
+            0 => return Ok(Fingerprint(hash.finalize().into()).to_string()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, ModelError> {
+    std::fs::read_to_string(path).map_err(file_error(path))
+}
+
+fn file_error(path: &Path) -> impl Fn(std::io::Error) -> ModelError + use<> {
+    let path = path.to_owned();
+    move |source| ModelError::File { path: path.clone(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_names_owner_repository_and_revision() {
+        let (repository, revision) = parse("openai/clip-vit-base-patch32@refs/pr/7").unwrap();
+        assert_eq!(repository, "openai/clip-vit-base-patch32");
+        assert_eq!(revision, "refs/pr/7");
+        for bad in ["", "a/b", "a@x", "a/b@", "../b@x", "a/b/c@x", "a/b@../x", "a/b@x?y", "a/ b@x"]
+        {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_weights_that_cannot_run_code_are_chosen() {
+        let names = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let both = names(&["pytorch_model.bin", "model.safetensors"]);
+        assert_eq!(weights(&both, "a/b").unwrap(), ["model.safetensors"]);
+        let pickle = weights(&names(&["README.md", "pytorch_model.bin"]), "a/b").unwrap_err();
+        assert!(pickle.to_string().starts_with("pytorch_model.bin is a pickle"), "{pickle}");
+        assert!(weights(&names(&["README.md"]), "a/b").is_err());
+    }
+}
