@@ -132,18 +132,26 @@ impl Tour {
                 Ok(json!({"subject": sample.subject, "image": image(sample)?, "attributes": sample.attributes}))
             });
             let items = items.collect::<Result<Vec<Value>, Failure>>()?;
-            let answer = self.post("/v1/galleries/demo/samples:batch", &json!({"samples": items}))?;
+            let answer =
+                self.post("/v1/galleries/demo/samples:batch", &json!({"samples": items}))?;
             if answer["failed"] != 0 {
                 return Err(format!("a picture was refused: {}", answer["results"]).into());
             }
         }
-        println!("\nEnrolled {} pictures in {:.1} s.", enrol.len(), started.elapsed().as_secs_f64());
+        println!(
+            "\nEnrolled {} pictures in {:.1} s.",
+            enrol.len(),
+            started.elapsed().as_secs_f64()
+        );
 
         println!("\nIdentify: whose hand is it? (pictures that were not enrolled)");
         let (mut right, mut total_ms) = (0, 0.0);
         for (i, probe) in probes.iter().enumerate() {
             let filter = json!({"aspect": probe.attributes.aspect, "side": probe.attributes.side});
-            let answer = self.post("/v1/galleries/demo:identify", &json!({"image": image(probe)?, "filter": filter, "limit": 3}))?;
+            let answer = self.post(
+                "/v1/galleries/demo:identify",
+                &json!({"image": image(probe)?, "filter": filter, "limit": 3}),
+            )?;
             let first = &answer["candidates"][0];
             let hit = first["subject"] == probe.subject.as_str();
             right += usize::from(hit);
@@ -158,23 +166,43 @@ impl Tour {
                 );
             }
         }
-        println!("  right for {right} of {} at rank 1, {:.1} ms each", probes.len(), total_ms / probes.len() as f64);
+        println!(
+            "  right for {right} of {} at rank 1, {:.1} ms each",
+            probes.len(),
+            total_ms / probes.len() as f64
+        );
 
         println!("\nVerify: is it them?");
         let other = planned.last().map(|sample| sample.subject.clone());
         for claim in [Some(probes[0].subject.clone()), other].into_iter().flatten() {
-            let answer = self.post("/v1/galleries/demo:verify", &json!({"subject": claim, "image": image(probes[0])?}))?;
-            println!("  a hand of {} against {claim}: similarity {:.3}", probes[0].subject, answer["similarity"].as_f64().unwrap_or(0.0));
+            let answer = self.post(
+                "/v1/galleries/demo:verify",
+                &json!({"subject": claim, "image": image(probes[0])?}),
+            )?;
+            println!(
+                "  a hand of {} against {claim}: similarity {:.3}",
+                probes[0].subject,
+                answer["similarity"].as_f64().unwrap_or(0.0)
+            );
         }
         println!("  (no decision is given: thresholds come from a calibration, or from you)");
 
         println!("\nSearch by words:");
-        for prompt in ["a dorsal right hand with a ring", "the palm of a left hand", "a hand without accessories"] {
-            let answer = self.post("/v1/galleries/demo:search", &json!({"prompt": prompt, "limit": 3}))?;
+        for prompt in [
+            "a dorsal right hand with a ring",
+            "the palm of a left hand",
+            "a hand without accessories",
+        ] {
+            let answer =
+                self.post("/v1/galleries/demo:search", &json!({"prompt": prompt, "limit": 3}))?;
             println!("  \"{prompt}\"");
             for hit in answer["hits"].as_array().into_iter().flatten() {
                 let a = &hit["attributes"];
-                let worn = if a["accessories"] == true { "with accessories" } else { "without accessories" };
+                let worn = if a["accessories"] == true {
+                    "with accessories"
+                } else {
+                    "without accessories"
+                };
                 println!(
                     "    {:.3}  {}  {} {} {worn}",
                     hit["similarity"].as_f64().unwrap_or(0.0),
@@ -196,8 +224,14 @@ impl Tour {
         println!("  {}  the pictures", folder.join("hands/Hands").display());
         println!("\nOr paste:");
         let image = probe.path.display();
-        println!("  curl -s -H 'content-type: image/jpeg' --data-binary @{image} '{}/v1/galleries/demo:identify?limit=3'", self.url);
-        println!("  curl -s -H 'content-type: application/json' -d '{{\"prompt\":\"a palmar left hand\"}}' {}/v1/galleries/demo:search", self.url);
+        println!(
+            "  curl -s -H 'content-type: image/jpeg' --data-binary @{image} '{}/v1/galleries/demo:identify?limit=3'",
+            self.url
+        );
+        println!(
+            "  curl -s -H 'content-type: application/json' -d '{{\"prompt\":\"a palmar left hand\"}}' {}/v1/galleries/demo:search",
+            self.url
+        );
         println!("\nCtrl-C stops the server and removes its data.");
     }
 }

@@ -30,7 +30,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         if args.json {
             return output::json_line(line);
         }
-        let first: Vec<String> = line.embedding.iter().take(4).map(|v| format!("{v:+.4}")).collect();
+        let first: Vec<String> =
+            line.embedding.iter().take(4).map(|v| format!("{v:+.4}")).collect();
         println!("{}: {} dimensions, {} …", line.input, line.dim, first.join(" "));
         Ok(())
     };
@@ -48,7 +49,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         print(&model.text(prompt)?)?;
     }
     if failed > 0 {
-        return Err(format!("{failed} of {} images could not be embedded", args.images.len()).into());
+        return Err(
+            format!("{failed} of {} images could not be embedded", args.images.len()).into()
+        );
     }
     Ok(())
 }

@@ -86,7 +86,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         output::json(&summary)?;
     } else {
-        println!("enrolled {}, already enrolled {}, failed {}", summary.enrolled, summary.already_enrolled, summary.failed.len());
+        println!(
+            "enrolled {}, already enrolled {}, failed {}",
+            summary.enrolled,
+            summary.already_enrolled,
+            summary.failed.len()
+        );
     }
     for FileError { path, error } in &summary.failed {
         eprintln!("error: {}: {error}", path.display());

@@ -67,34 +67,30 @@ enum Action {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    offline::with_service(&args.store, &args.model, async |service| {
-        match &args.action {
-            Action::Create { gallery, retain_images, description } => {
-                let new = NewGallery {
-                    id: gallery.clone(),
-                    retain_images: *retain_images,
-                    description: description.clone(),
-                };
-                show(args.json, &[service.create_gallery(new).await?])
-            }
-            Action::List => show(args.json, &service.galleries()),
-            Action::Show { gallery } => show(args.json, &[service.gallery(gallery)?]),
-            Action::Audit { gallery } => {
-                let audit = service.audit_gallery(gallery).await?;
-                output::json(&audit)?;
-                if audit.found == audit.samples {
-                    return Ok(());
-                }
-                Err(format!("{} samples do not find themselves", audit.missed.len()).into())
-            }
-            Action::Compact { gallery } => {
-                show(args.json, &[service.compact_gallery(gallery).await?])
-            }
-            Action::Erase { gallery, subject } => {
-                output::json(&service.erase_subject(gallery, subject).await?)
-            }
-            Action::Delete { gallery, .. } => Ok(service.delete_gallery(gallery).await?),
+    offline::with_service(&args.store, &args.model, async |service| match &args.action {
+        Action::Create { gallery, retain_images, description } => {
+            let new = NewGallery {
+                id: gallery.clone(),
+                retain_images: *retain_images,
+                description: description.clone(),
+            };
+            show(args.json, &[service.create_gallery(new).await?])
         }
+        Action::List => show(args.json, &service.galleries()),
+        Action::Show { gallery } => show(args.json, &[service.gallery(gallery)?]),
+        Action::Audit { gallery } => {
+            let audit = service.audit_gallery(gallery).await?;
+            output::json(&audit)?;
+            if audit.found == audit.samples {
+                return Ok(());
+            }
+            Err(format!("{} samples do not find themselves", audit.missed.len()).into())
+        }
+        Action::Compact { gallery } => show(args.json, &[service.compact_gallery(gallery).await?]),
+        Action::Erase { gallery, subject } => {
+            output::json(&service.erase_subject(gallery, subject).await?)
+        }
+        Action::Delete { gallery, .. } => Ok(service.delete_gallery(gallery).await?),
     })
 }
 
@@ -104,7 +100,14 @@ fn show(json: bool, galleries: &[GalleryView]) -> Result<(), Failure> {
     }
     println!("gallery               subjects   samples  index  description");
     for g in galleries {
-        println!("{:<20}  {:>8}  {:>8}  {:<5}  {}", g.id.as_str(), g.subjects, g.samples, g.index.kind, g.description);
+        println!(
+            "{:<20}  {:>8}  {:>8}  {:<5}  {}",
+            g.id.as_str(),
+            g.subjects,
+            g.samples,
+            g.index.kind,
+            g.description
+        );
     }
     Ok(())
 }

@@ -74,7 +74,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     match answer.decision {
         Some(decision) => println!("decision: {}", serde_json::to_string(&decision)?),
-        None => eprintln!("no decision: the gallery is not calibrated and no --threshold was given"),
+        None => {
+            eprintln!("no decision: the gallery is not calibrated and no --threshold was given")
+        }
     }
     Ok(())
 }

@@ -36,7 +36,9 @@ pub(super) fn hit_line(rank: usize, hit: &HitView) -> String {
     let known = [
         attributes.aspect.map(|aspect| aspect.to_string()),
         attributes.side.map(|side| side.to_string()),
-        attributes.accessories.map(|worn| if worn { "accessories" } else { "no accessories" }.to_owned()),
+        attributes
+            .accessories
+            .map(|worn| if worn { "accessories" } else { "no accessories" }.to_owned()),
     ];
     let known: Vec<String> = known.into_iter().flatten().collect();
     format!("{rank:>4}  {:.4}  {:<20}  {}", hit.similarity, hit.subject.as_str(), known.join(" "))

@@ -28,14 +28,20 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let Args { subjects, images, seed, size, .. } = *args;
     let bar = output::bar(0, "drawing");
-    let summary = draw_hands(Drawing { subjects, images, seed, size }, &args.out, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
+    let summary =
+        draw_hands(Drawing { subjects, images, seed, size }, &args.out, &|done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        })?;
     bar.finish_and_clear();
     if args.json {
         return output::json(&summary);
     }
-    println!("{} pictures of {} people in {}", summary.images, summary.subjects, summary.out.display());
+    println!(
+        "{} pictures of {} people in {}",
+        summary.images,
+        summary.subjects,
+        summary.out.display()
+    );
     Ok(())
 }

@@ -43,7 +43,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     println!("similarity to {}: {:.4}", answer.subject, answer.similarity);
     match answer.decision {
         Some(decision) => println!("decision: {}", serde_json::to_string(&decision)?),
-        None => eprintln!("no decision: the gallery is not calibrated and no --threshold was given"),
+        None => {
+            eprintln!("no decision: the gallery is not calibrated and no --threshold was given")
+        }
     }
     Ok(())
 }

@@ -45,14 +45,17 @@ pub struct PretrainOptions {
 }
 
 impl PretrainOptions {
-    /// Seed that the embedded model was trained with.
-    pub const SEED: u64 = 20_261_123;
-    /// People that the embedded model was trained on.
-    pub const SUBJECTS: u64 = 1500;
-    /// Pictures of each of their four hands.
-    pub const IMAGES: u64 = 4;
-    /// People that it was validated on.
-    pub const VALIDATION_SUBJECTS: u64 = 100;
+    /// What the embedded model was made with.
+    #[must_use]
+    pub fn nano(out: impl Into<PathBuf>) -> Self {
+        Self {
+            config: PretrainConfig::default(),
+            subjects: 1500,
+            images: 4,
+            validation_subjects: 100,
+            out: out.into(),
+        }
+    }
 }
 
 /// What a run did.

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use crate::domain::Fingerprint;
 use crate::image::{DecodeLimits, decode};
-use crate::model::Embedder;
+use crate::model::{Embedder, ModelManifest, ModelReport, inspect, inspect_nano, pull};
 use crate::synth::{SynthError, SynthSpec, SynthSummary, write_dataset};
 
 use super::error::ServiceError;
+use super::nano_card::{CardError, Figures, score_generated, score_photographs};
 use super::options::ModelChoice;
 
 /// One line of `handclip embed --json`.
@@ -123,4 +124,46 @@ pub fn draw_hands(
 ) -> Result<SynthSummary, SynthError> {
     let Drawing { subjects, images, seed, size } = drawing;
     write_dataset(&SynthSpec { first: 0, subjects, images, seed, size }, out, progress)
+}
+
+/// Checks a model and says what it is.
+///
+/// # Errors
+/// [`ServiceError::Model`] when nothing can be said; a model that is damaged has its problems listed.
+pub fn inspect_model(name: &str) -> Result<ModelReport, ServiceError> {
+    let report = match ModelChoice::named(name) {
+        ModelChoice::Nano => inspect_nano(),
+        ModelChoice::Directory(dir) => inspect(&dir),
+    };
+    report.map_err(|error| ServiceError::Model(super::error::chain(&error)))
+}
+
+/// Fetches a model from the Hugging Face hub. `progress` gets a file, its bytes there and in all.
+///
+/// # Errors
+/// [`ServiceError::Model`] saying what to do without a network.
+pub fn pull_model(
+    reference: &str,
+    out: &Path,
+    progress: &mut dyn FnMut(&str, u64, u64),
+) -> Result<ModelManifest, ServiceError> {
+    pull(reference, out, progress).map_err(|error| ServiceError::Model(super::error::chain(&error)))
+}
+
+impl OfflineModel {
+    /// Scores the model on generated people that training never saw, four pictures of each hand.
+    ///
+    /// # Errors
+    /// [`CardError`].
+    pub fn score_generated(&self, people: u64) -> Result<Figures, CardError> {
+        score_generated(&self.embedder, people, 4)
+    }
+
+    /// Scores the model on photographs in the layout of 11k Hands, those without accessories.
+    ///
+    /// # Errors
+    /// [`CardError`].
+    pub fn score_photographs(&self, folder: &Path) -> Result<Figures, CardError> {
+        score_photographs(&self.embedder, folder, true)
+    }
 }

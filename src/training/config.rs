@@ -18,7 +18,7 @@ pub struct PretrainConfig {
     pub kinds: usize,
     /// Pictures of each hand in a batch.
     pub images_a_hand: usize,
-    /// Prompts in a batch.
+    /// Prompts in a batch that describe pictures of it; contradicting ones come on top.
     pub prompts: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
@@ -48,7 +48,7 @@ impl Default for PretrainConfig {
             hands: 48,
             kinds: 2,
             images_a_hand: 2,
-            prompts: 48,
+            prompts: 24,
             learning_rate: 1.5e-3,
             warmup: 120,
             weight_decay: 0.05,
