@@ -2,7 +2,8 @@ use serde::{Deserialize, Serialize};
 
 use super::sampler::BatchShape;
 
-/// Settings of a pre-training run. Every random choice follows from `seed`.
+/// Settings of a pre-training run; the defaults are those of the embedded model. Every random choice
+/// follows from `seed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PretrainConfig {
@@ -17,7 +18,7 @@ pub struct PretrainConfig {
     pub kinds: usize,
     /// Pictures of each hand in a batch.
     pub images_a_hand: usize,
-    /// Prompts in a batch.
+    /// Prompts in a batch that describe pictures of it; contradicting ones come on top.
     pub prompts: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
@@ -42,20 +43,20 @@ pub struct PretrainConfig {
 impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
-            seed: 1,
-            steps: 3000,
-            hands: 64,
+            seed: 20_261_123,
+            steps: 2600,
+            hands: 48,
             kinds: 2,
             images_a_hand: 2,
-            prompts: 48,
-            learning_rate: 1e-3,
-            warmup: 150,
+            prompts: 24,
+            learning_rate: 1.5e-3,
+            warmup: 120,
             weight_decay: 0.05,
             clip_norm: 1.0,
             identity_weight: 1.0,
             text_weight: 1.0,
             temperature: 0.1,
-            average_decay: 0.995,
+            average_decay: 0.997,
             validate_every: 200,
         }
     }

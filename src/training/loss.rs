@@ -43,17 +43,32 @@ pub fn matching_info_nce(
     scale: &Tensor,
 ) -> Result<Tensor> {
     let logits = images.matmul(&texts.t()?)?.broadcast_mul(scale)?;
-    let one_way = |logits: &Tensor, matches: &Tensor| -> Result<Tensor> {
-        let count = matches.sum_keepdim(D::Minus1)?;
-        // A row without a match has nothing to be drawn to and is left out.
-        let rows = count.gt(0.0)?.to_dtype(DType::F32)?;
-        let target = matches.broadcast_div(&count.maximum(1.0)?)?;
-        let loss = (log_softmax(logits, D::Minus1)? * target)?.sum_all()?.neg()?;
-        loss / rows.sum_all()?.to_scalar::<f32>().map(|n| f64::from(n.max(1.0)))?
-    };
-    let there = one_way(&logits, matches)?;
-    let back = one_way(&logits.t()?.contiguous()?, &matches.t()?.contiguous()?)?;
+    let there = spread_cross_entropy(&logits, matches)?;
+    let back = spread_cross_entropy(&logits.t()?.contiguous()?, &matches.t()?.contiguous()?)?;
     (there + back)? * 0.5
+}
+
+/// Image-text InfoNCE of pictures against prompts that contradict each other: each picture is drawn to
+/// the one that is true of it and away from the others. Shapes as for [`matching_info_nce`].
+///
+/// # Errors
+/// What candle reports.
+pub fn contradiction_info_nce(
+    images: &Tensor,
+    texts: &Tensor,
+    matches: &Tensor,
+    scale: &Tensor,
+) -> Result<Tensor> {
+    spread_cross_entropy(&images.matmul(&texts.t()?)?.broadcast_mul(scale)?, matches)
+}
+
+/// Cross-entropy of each row of logits with a target spread evenly over the row's matches; a row
+/// without a match has nothing to be drawn to and is left out.
+fn spread_cross_entropy(logits: &Tensor, matches: &Tensor) -> Result<Tensor> {
+    let count = matches.sum_keepdim(D::Minus1)?;
+    let rows = count.gt(0.0)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+    let target = matches.broadcast_div(&count.maximum(1.0)?)?;
+    (log_softmax(logits, D::Minus1)? * target)?.sum_all()?.neg()? / f64::from(rows.max(1.0))
 }
 
 #[cfg(test)]
@@ -101,6 +116,18 @@ mod tests {
     }
 
     #[test]
+    fn contradicting_prompts_give_the_cross_entropy_over_them() {
+        let x = Tensor::new(&[[1.0_f32, 0.0], [0.6, 0.8]], &Device::Cpu).unwrap();
+        let t = Tensor::eye(2, DType::F32, &Device::Cpu).unwrap();
+        let matches = Tensor::new(&[[1.0_f32, 0.0], [1.0, 0.0]], &Device::Cpu).unwrap();
+        let scale = Tensor::new(2.0_f32, &Device::Cpu).unwrap();
+        // ln(1 + e^(0 - 2)) and ln(1 + e^(1.6 - 1.2)).
+        let want = ((1.0 + (-2.0_f32).exp()).ln() + (1.0 + 0.4_f32.exp()).ln()) / 2.0;
+        let loss = scalar(&contradiction_info_nce(&x, &t, &matches, &scale).unwrap());
+        assert!((loss - want).abs() < 1e-6, "{loss} and {want}");
+    }
+
+    #[test]
     fn a_prompt_true_of_all_draws_none_away() {
         let x = Tensor::new(&[[1.0_f32, 0.0], [0.0, 1.0]], &Device::Cpu).unwrap();
         let t = Tensor::new(&[[0.6_f32, 0.8]], &Device::Cpu).unwrap();
@@ -115,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn both_losses_have_the_right_slope() {
+    fn the_losses_have_the_right_slope() {
         let values: Vec<f32> = (0..12).map(|i| (i as f32 * 0.9).sin()).collect();
         let x = Tensor::from_vec(values, (4, 3), &Device::Cpu).unwrap();
         let other = Tensor::new(&[[0.6_f32, 0.8, 0.0], [0.0, 0.6, -0.8]], &Device::Cpu).unwrap();
@@ -123,7 +150,7 @@ mod tests {
             Tensor::new(&[[1.0_f32, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]], &Device::Cpu)
                 .unwrap();
         let scale = Tensor::new(2.0_f32, &Device::Cpu).unwrap();
-        let losses: [&dyn Fn(&Tensor) -> Tensor; 2] =
+        let losses: [&dyn Fn(&Tensor) -> Tensor; 3] =
             [&|x| sup_con(x, &[0, 1, 1, 0], 0.5).unwrap(), &|x| {
                 matching_info_nce(x, &other, &matches, &scale).unwrap()
             }];

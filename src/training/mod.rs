@@ -13,6 +13,8 @@ mod optimizer;
 mod prompts;
 mod sampler;
 mod schedule;
+#[cfg(test)]
+mod tests;
 mod trainer;
 
 pub use augment::Augment;
@@ -21,9 +23,9 @@ pub use config::PretrainConfig;
 pub use dataset::LabelledPixels;
 pub use error::TrainingError;
 pub use log::{Epoch, RunLog};
-pub use loss::{matching_info_nce, sup_con};
+pub use loss::{contradiction_info_nce, matching_info_nce, sup_con};
 pub use optimizer::{AdamW, AdamWConfig};
-pub use prompts::{Claim, Facts, Prompts};
+pub use prompts::{Claim, Facts, Feature, Prompts, Question};
 pub use sampler::{BatchShape, PkSampler};
 pub use schedule::WarmupCosine;
 pub use trainer::{Inputs, Outcome, Progress, Validate, pretrain};

@@ -15,9 +15,9 @@ use super::dataset::LabelledPixels;
 use super::error::TrainingError;
 use super::init::spatial_start;
 use super::log::Epoch;
-use super::loss::{matching_info_nce, sup_con};
+use super::loss::{contradiction_info_nce, matching_info_nce, sup_con};
 use super::optimizer::{AdamW, AdamWConfig};
-use super::prompts::{Claim, Facts, Prompts};
+use super::prompts::{Claim, Facts, Feature, Prompts, Question};
 use super::sampler::PkSampler;
 use super::schedule::WarmupCosine;
 
@@ -73,8 +73,8 @@ pub struct Inputs<'a> {
     pub config: &'a PretrainConfig,
 }
 
-/// Trains a CLIP model from scratch: a supervised contrastive loss over hands for identity, image-text InfoNCE against
-/// prompts made of each picture's facts.
+/// Trains a CLIP model from scratch: a supervised contrastive loss over hands for identity, image-text
+/// InfoNCE against prompts made of each picture's facts.
 ///
 /// # Errors
 /// [`TrainingError`]; a loss that is not a number stops the run.
@@ -122,7 +122,7 @@ pub fn pretrain(
         let texts = normalise(&clip.text_features(&batch.tokens)?)?;
         let identity = sup_con(&images, &batch.labels, config.temperature)?;
         let scale = clip.logit_scale().exp()?.minimum(f64::from(MAX_LOGIT_SCALE))?;
-        let text = matching_info_nce(&images, &texts, &batch.matches, &scale)?;
+        let text = batch.text_loss(&images, &texts, &scale)?;
         let loss = ((&identity * config.identity_weight)? + (&text * config.text_weight)?)?;
         let value = loss.to_scalar::<f32>()?;
         let rate = schedule.at(step);
@@ -172,6 +172,7 @@ fn check(config: &PretrainConfig) -> Result<(), TrainingError> {
     positive("steps", config.steps > 0, config.steps.to_string())?;
     positive("prompts", config.prompts > 0, config.prompts.to_string())?;
     positive("validate_every", config.validate_every > 0, config.validate_every.to_string())?;
+    positive("temperature", config.temperature > 0.0, config.temperature.to_string())?;
     positive("learning_rate", config.learning_rate > 0.0, config.learning_rate.to_string())
 }
 
@@ -182,8 +183,12 @@ struct Batch {
     labels: Vec<u32>,
     /// `[prompts, tokens]`
     tokens: Tensor,
-    /// `[batch, prompts]`
+    /// `[batch, prompts]`, 1 where a prompt is true of a picture.
     matches: Tensor,
+    /// How many prompts describe pictures of the batch; the contradicting ones follow.
+    described: usize,
+    /// How many prompts each set of contradicting ones has.
+    sets: Vec<usize>,
 }
 
 impl Batch {
@@ -209,7 +214,14 @@ impl Batch {
         let pixels = Tensor::from_vec(pixels.concat(), (n, 3, size, size), device)?;
         let labels: Vec<u32> = indices.iter().map(|i| data.hands[*i]).collect();
         let facts: Vec<Facts> = indices.iter().map(|i| data.facts[*i]).collect();
-        let (texts, claims) = prompts(&facts, inputs.config.prompts, seed);
+        let (mut texts, mut claims) = prompts(&facts, inputs.config.prompts, seed);
+        let described = texts.len();
+        let sets: Vec<Vec<(String, Claim)>> = questions(seed);
+        let sizes = sets.iter().map(Vec::len).collect();
+        for (text, claim) in sets.into_iter().flatten() {
+            texts.push(text);
+            claims.push(claim);
+        }
         let matches: Vec<f32> = facts
             .iter()
             .flat_map(|facts| {
@@ -221,7 +233,33 @@ impl Batch {
             labels,
             tokens: padded(&(inputs.encode)(&texts)?, device)?,
             matches: Tensor::from_vec(matches, (n, claims.len()), device)?.to_dtype(DType::F32)?,
+            described,
+            sets: sizes,
         })
+    }
+
+    /// InfoNCE against the prompts that describe pictures of the batch, and within each set of
+    /// contradicting ones: the first alone is slow to learn what two prompts differ in, because most
+    /// prompts are true of many pictures.
+    fn text_loss(
+        &self,
+        images: &Tensor,
+        texts: &Tensor,
+        scale: &Tensor,
+    ) -> candle_core::Result<Tensor> {
+        let part = |start: usize, len: usize| -> candle_core::Result<(Tensor, Tensor)> {
+            let matches = self.matches.narrow(1, start, len)?.contiguous()?;
+            Ok((texts.narrow(0, start, len)?, matches))
+        };
+        let (prompts, matches) = part(0, self.described)?;
+        let mut loss = matching_info_nce(images, &prompts, &matches, scale)?;
+        let mut start = self.described;
+        for &len in &self.sets {
+            let (prompts, matches) = part(start, len)?;
+            loss = (loss + contradiction_info_nce(images, &prompts, &matches, scale)?)?;
+            start += len;
+        }
+        Ok(loss)
     }
 }
 
@@ -250,6 +288,23 @@ fn prompts(facts: &[Facts], wanted: usize, seed: u64) -> (Vec<String>, Vec<Claim
         }
     }
     (texts, claims)
+}
+
+/// Contradicting prompts for a batch: always about the kind of hand and about accessories, and one more
+/// question at random.
+fn questions(seed: u64) -> Vec<Vec<(String, Claim)>> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(seed ^ 0x9e57);
+    let feature = Feature::ALL[rng.random_range(0..Feature::ALL.len())];
+    let third = match rng.random_range(0..4) {
+        0 => Question::Aspect,
+        1 => Question::Side,
+        2 => Question::Worn(feature),
+        _ => Question::KindAndWorn(feature),
+    };
+    [Question::Kind, Question::Worn(Feature::Accessories), third]
+        .into_iter()
+        .map(|question| Prompts::contradicting(question, rng))
+        .collect()
 }
 
 /// Moving average of the weights: generalises better than the last step's.
