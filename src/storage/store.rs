@@ -54,10 +54,13 @@ impl StoreOptions {
     }
 }
 
+/// A key, and what to write there; `None` removes it.
+type Unsealed = (Vec<u8>, Option<(Vec<u8>, Seal)>);
+
 /// Changes that become durable together or not at all.
 #[derive(Debug, Default)]
 pub struct Batch {
-    operations: Vec<(Vec<u8>, Option<(Vec<u8>, Seal)>)>,
+    operations: Vec<Unsealed>,
     erases: bool,
 }
 

@@ -150,7 +150,7 @@ mod tests {
             Tensor::new(&[[1.0_f32, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]], &Device::Cpu)
                 .unwrap();
         let scale = Tensor::new(2.0_f32, &Device::Cpu).unwrap();
-        let losses: [&dyn Fn(&Tensor) -> Tensor; 3] =
+        let losses: [&dyn Fn(&Tensor) -> Tensor; 2] =
             [&|x| sup_con(x, &[0, 1, 1, 0], 0.5).unwrap(), &|x| {
                 matching_info_nce(x, &other, &matches, &scale).unwrap()
             }];

@@ -1,4 +1,11 @@
 //! Integration tests: one binary, a module per promise.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test that cannot go on says so by failing"
+)]
 
 mod api;
 mod cli;

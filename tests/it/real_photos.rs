@@ -3,6 +3,7 @@
 //! saw only drawn hands, does on photographs is printed and not judged.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use handclip::service::{Planned, plan};
 use serde_json::{Value, json};
@@ -31,10 +32,11 @@ fn one_photo_of_each_hand_is_enrolled_and_the_rest_identified() {
     let (mut enrolled, mut probes) = (BTreeMap::new(), Vec::new());
     for photo in &planned {
         let key = (photo.subject.clone(), kind(photo));
-        if enrolled.contains_key(&key) {
-            probes.push(photo);
-        } else {
-            enrolled.insert(key, photo);
+        match enrolled.entry(key) {
+            Entry::Occupied(_) => probes.push(photo),
+            Entry::Vacant(free) => {
+                free.insert(photo);
+            }
         }
     }
     let app = TestApp::spawn();

@@ -16,32 +16,32 @@ use handclip::synth::{SynthSample, SynthSpec};
 use serde_json::{Value, json};
 
 /// A status, the headers that tests look at, and a body.
-pub struct Answer {
-    pub status: u16,
-    pub content_type: String,
-    pub headers: Vec<(String, String)>,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) content_type: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or(Value::Null)
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
     /// The body of a success.
     #[track_caller]
-    pub fn ok(&self) -> Value {
+    pub(crate) fn ok(&self) -> Value {
         assert!((200..300).contains(&self.status), "{}: {}", self.status, self.text);
         self.json()
     }
 
     /// Asserts problem+json with this status and code.
     #[track_caller]
-    pub fn refused(&self, status: u16, code: &str) {
+    pub(crate) fn refused(&self, status: u16, code: &str) {
         assert_eq!(
             (self.status, self.json()["code"].as_str()),
             (status, Some(code)),
@@ -56,9 +56,9 @@ impl Answer {
     }
 }
 
-pub struct TestApp {
-    pub address: SocketAddr,
-    pub options: ServiceOptions,
+pub(crate) struct TestApp {
+    pub(crate) address: SocketAddr,
+    pub(crate) options: ServiceOptions,
     http: HttpArgs,
     _dir: Option<tempfile::TempDir>,
     stop: actix_web::dev::ServerHandle,
@@ -66,7 +66,7 @@ pub struct TestApp {
     agent: ureq::Agent,
 }
 
-pub fn http_args() -> HttpArgs {
+pub(crate) fn http_args() -> HttpArgs {
     HttpArgs {
         server: ListenArgs { listen: SocketAddr::from(([127, 0, 0, 1], 0)) },
         workers: 2,
@@ -78,11 +78,11 @@ pub fn http_args() -> HttpArgs {
 }
 
 impl TestApp {
-    pub fn spawn() -> Self {
+    pub(crate) fn spawn() -> Self {
         Self::spawn_with(|_, _| {})
     }
 
-    pub fn spawn_with(change: impl FnOnce(&mut ServiceOptions, &mut HttpArgs)) -> Self {
+    pub(crate) fn spawn_with(change: impl FnOnce(&mut ServiceOptions, &mut HttpArgs)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut options = ServiceOptions::new(dir.path().join("data"));
         let mut http = http_args();
@@ -112,13 +112,13 @@ impl TestApp {
     }
 
     /// Stops gracefully and starts again on the same folder.
-    pub fn restart(mut self) -> Self {
+    pub(crate) fn restart(mut self) -> Self {
         self.halt();
         let (options, http, dir) = (self.options.clone(), self.http.clone(), self._dir.take());
         Self::start(options, http, dir)
     }
 
-    pub fn halt(&mut self) {
+    pub(crate) fn halt(&mut self) {
         // The server's thread runs the stop; nothing here waits on the future.
         drop(self.stop.stop(true));
         if let Some(thread) = self.thread.take() {
@@ -126,49 +126,45 @@ impl TestApp {
         }
     }
 
-    pub fn data_dir(&self) -> &Path {
-        &self.options.data_dir
-    }
-
     fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         read(self.agent.get(self.url(path)).call())
     }
 
-    pub fn delete(&self, path: &str) -> Answer {
+    pub(crate) fn delete(&self, path: &str) -> Answer {
         read(self.agent.delete(self.url(path)).call())
     }
 
-    pub fn put(&self, path: &str) -> Answer {
+    pub(crate) fn put(&self, path: &str) -> Answer {
         read(self.agent.put(self.url(path)).send_empty())
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         read(self.agent.post(self.url(path)).send_json(body))
     }
 
-    pub fn post_bytes(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
+    pub(crate) fn post_bytes(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
         read(self.agent.post(self.url(path)).content_type(content_type).send(body))
     }
 
-    pub fn get_with(&self, path: &str, header: &str, value: &str) -> Answer {
+    pub(crate) fn get_with(&self, path: &str, header: &str, value: &str) -> Answer {
         read(self.agent.get(self.url(path)).header(header, value).call())
     }
 
-    pub fn create_gallery(&self, id: &str) {
+    pub(crate) fn create_gallery(&self, id: &str) {
         self.post("/v1/galleries", &json!({ "id": id })).ok();
     }
 
     /// Enrols a generated hand as JSON.
-    pub fn enrol(&self, gallery: &str, hand: &Hand) -> Value {
+    pub(crate) fn enrol(&self, gallery: &str, hand: &Hand) -> Value {
         let body = json!({"image": hand.base64(), "attributes": hand.attributes()});
         self.post(&format!("/v1/galleries/{gallery}/subjects/{}/samples", hand.subject), &body).ok()
     }
 
-    pub fn samples(&self, gallery: &str) -> u64 {
+    pub(crate) fn samples(&self, gallery: &str) -> u64 {
         self.get(&format!("/v1/galleries/{gallery}")).ok()["samples"].as_u64().unwrap()
     }
 }
@@ -200,24 +196,24 @@ fn read(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer
 
 /// A generated picture, encoded.
 #[derive(Clone)]
-pub struct Hand {
-    pub subject: String,
-    pub jpeg: Vec<u8>,
-    pub sample: SynthSample,
+pub(crate) struct Hand {
+    pub(crate) subject: String,
+    pub(crate) jpeg: Vec<u8>,
+    pub(crate) sample: SynthSample,
 }
 
 impl Hand {
-    pub fn base64(&self) -> String {
+    pub(crate) fn base64(&self) -> String {
         STANDARD.encode(&self.jpeg)
     }
 
-    pub fn attributes(&self) -> Value {
+    pub(crate) fn attributes(&self) -> Value {
         serde_json::to_value(self.sample.attributes()).unwrap()
     }
 }
 
 /// Generated hands, drawn once for all tests: 6 people, 2 pictures of each of their four hands, in order.
-pub fn hands() -> &'static [Hand] {
+pub(crate) fn hands() -> &'static [Hand] {
     static HANDS: OnceLock<Vec<Hand>> = OnceLock::new();
     HANDS.get_or_init(|| {
         let spec = SynthSpec { first: 0, subjects: 6, images: 2, seed: 99, size: 128 };
@@ -232,12 +228,12 @@ pub fn hands() -> &'static [Hand] {
     })
 }
 
-pub fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
 /// Writes generated hands as a folder for each subject.
-pub fn write_folders(root: &Path) -> Vec<PathBuf> {
+pub(crate) fn write_folders(root: &Path) -> Vec<PathBuf> {
     hands()
         .iter()
         .enumerate()
