@@ -358,8 +358,8 @@ fn a_restart_answers_the_same_from_a_saved_a_damaged_and_a_missing_graph() {
     let centres = populate(&gallery, 300, 4, 32);
     gallery.compact().unwrap();
     let mut rng = rng();
-    for n in 0..20 {
-        let template = near(&centres[n], 0.7, &mut rng);
+    for (n, centre) in centres.iter().enumerate().take(20) {
+        let template = near(centre, 0.7, &mut rng);
         gallery.enrol(new_sample(90_000 + n, n, template)).unwrap();
     }
     gallery.remove_sample(&subject(30), &sample_id(121)).unwrap();

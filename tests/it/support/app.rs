@@ -97,8 +97,8 @@ impl TestApp {
             let service = Service::open(&for_thread).unwrap();
             actix_web::rt::System::new().block_on(async {
                 let server = Server::bind(service.clone(), &args, false).unwrap();
-                sender.send((server.address(), server.handle())).unwrap();
-                server.run().await.unwrap();
+                let handle = server.handle();
+                server.run(|address| sender.send((address, handle)).unwrap()).await.unwrap();
                 service.close().await.unwrap();
             });
         });
