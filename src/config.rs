@@ -1,1 +1,159 @@
-//! Not built yet.
+//! Settings: flags and `HANDCLIP_*`. The only reader of the environment.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Where the store lies and what opens it.
+#[derive(Debug, Clone, Args)]
+pub struct StoreArgs {
+    /// Folder of the store; made at the first start
+    #[arg(long, env = "HANDCLIP_DATA_DIR", default_value = "handclip-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// File with the master key, 64 hexadecimal digits; made at the first start [default: DIR/master.key]
+    #[arg(long, env = "HANDCLIP_MASTER_KEY_FILE", value_name = "FILE")]
+    pub master_key_file: Option<PathBuf>,
+    /// The master key itself; only from the environment, so that no process list shows it
+    #[arg(skip)]
+    pub master_key: Option<String>,
+}
+
+impl StoreArgs {
+    /// The master key given in `HANDCLIP_MASTER_KEY`, if any.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+    pub fn master_key_from_env(&self) -> Option<String> {
+        self.master_key.clone().or_else(|| std::env::var("HANDCLIP_MASTER_KEY").ok())
+    }
+}
+
+/// Which model, and where it runs.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// `nano`, or a Hugging Face style directory
+    #[arg(long, env = "HANDCLIP_MODEL", default_value = "nano", value_name = "M")]
+    pub model: String,
+    /// `auto`, `cpu` or `cuda:N`
+    #[arg(long, env = "HANDCLIP_DEVICE", default_value = "auto", value_name = "D")]
+    pub device: String,
+}
+
+/// How the server serves.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it as the command's help")]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it as the command's help")]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it as the command's help")]
+    pub http: HttpArgs,
+    /// Images decoded at a time [default: processors]
+    #[arg(long, env = "HANDCLIP_DECODERS", value_name = "N")]
+    pub decoders: Option<usize>,
+    /// Embeddings computed together, at most
+    #[arg(long, env = "HANDCLIP_MAX_BATCH", default_value_t = 16, value_name = "N")]
+    pub max_batch: usize,
+    /// How long the first request of a batch waits for others, in microseconds
+    #[arg(long, env = "HANDCLIP_MAX_WAIT_US", default_value_t = 500, value_name = "US")]
+    pub max_wait_us: u64,
+    /// Embeddings and images that may wait; one more is answered 429
+    #[arg(long, env = "HANDCLIP_QUEUE", default_value_t = 128, value_name = "N")]
+    pub queue: usize,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ListenArgs {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, env = "HANDCLIP_LISTEN", default_value = "127.0.0.1:8470", value_name = "ADDR")]
+    pub listen: SocketAddr,
+}
+
+/// The server's network side.
+#[derive(Debug, Clone, Args)]
+pub struct HttpArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it as the command's help")]
+    pub server: ListenArgs,
+    /// Threads that talk HTTP
+    #[arg(long, env = "HANDCLIP_WORKERS", default_value_t = 2, value_name = "N")]
+    pub workers: usize,
+    /// Largest image file, in bytes
+    #[arg(long, env = "HANDCLIP_MAX_UPLOAD_BYTES", default_value_t = 32 * 1024 * 1024, value_name = "BYTES")]
+    pub max_upload_bytes: usize,
+    /// Requests being answered at a time; one more is answered 503
+    #[arg(long, env = "HANDCLIP_MAX_REQUESTS", default_value_t = 256, value_name = "N")]
+    pub max_requests: usize,
+    /// How long a client may take to send a request, in seconds
+    #[arg(long, env = "HANDCLIP_REQUEST_TIMEOUT_S", default_value_t = 10, value_name = "S")]
+    pub request_timeout_s: u64,
+    /// How long requests in flight may take when the server is told to stop, in seconds
+    #[arg(long, env = "HANDCLIP_SHUTDOWN_S", default_value_t = 20, value_name = "S")]
+    pub shutdown_s: u64,
+}
+
+/// An address that may not be listened on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "will not listen on {0}: there are no API keys yet, so anybody who reaches the port could read and erase; use a loopback address such as 127.0.0.1 and a reverse proxy that authenticates"
+)]
+pub struct OpenPort(pub IpAddr);
+
+impl HttpArgs {
+    /// Refuses an address that others can reach: nobody is asked for a key.
+    ///
+    /// # Errors
+    /// [`OpenPort`].
+    pub fn check(&self) -> Result<(), OpenPort> {
+        let ip = self.server.listen.ip();
+        if ip.is_loopback() { Ok(()) } else { Err(OpenPort(ip)) }
+    }
+}
+
+/// What is logged, and how. Read before the command line is, so that nothing is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Which events, as in `info,handclip=debug`.
+    pub filter: String,
+    /// A JSON object a line instead of text.
+    pub json: bool,
+}
+
+impl LogConfig {
+    /// From `HANDCLIP_LOG` (else `default`) and `HANDCLIP_LOG_FORMAT` (`text` or `json`).
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+    pub fn from_env(default: &str) -> Self {
+        let filter = std::env::var("HANDCLIP_LOG").unwrap_or_else(|_| default.to_owned());
+        let json = std::env::var("HANDCLIP_LOG_FORMAT").is_ok_and(|format| format == "json");
+        Self { filter, json }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    #[test]
+    fn only_loopback_is_listened_on_without_keys() {
+        let check =
+            |listen: &str| Cli::parse_from(["handclip", "--listen", listen]).serve.http.check();
+        assert_eq!(check("127.0.0.1:0"), Ok(()));
+        assert_eq!(check("[::1]:8470"), Ok(()));
+        for open in ["0.0.0.0:8470", "[::]:1", "192.168.1.4:80", "[::ffff:127.0.0.1]:80"] {
+            assert!(check(open).is_err(), "{open}");
+        }
+    }
+}

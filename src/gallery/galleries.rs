@@ -63,7 +63,9 @@ impl Galleries {
             let handle = maintainer.handle();
             let gallery = Gallery::empty(number, doc, store.clone(), options.clone(), handle);
             gallery.load()?;
-            galleries.insert(id, Arc::new(gallery));
+            let gallery = Arc::new(gallery);
+            maintainer.register(&gallery);
+            galleries.insert(id, gallery);
         }
         let live = galleries.values().flat_map(|gallery| gallery.data_keys()).collect();
         let orphans = store.retain_data_keys(&live)?;
@@ -73,7 +75,7 @@ impl Galleries {
         let galleries = RwLock::new(galleries);
         let next = Mutex::new(next);
         let opened = Self(Arc::new(Inner { store, options, galleries, next, maintainer }));
-        opened.list().iter().for_each(Gallery::changed_all);
+        opened.list().iter().for_each(|gallery| gallery.changed());
         Ok(opened)
     }
 
@@ -122,6 +124,7 @@ impl Galleries {
         let handle = maintainer.handle();
         let gallery = Gallery::empty(number, doc, store.clone(), options.clone(), handle);
         let gallery = Arc::new(gallery);
+        maintainer.register(&gallery);
         galleries.write().insert(id, Arc::clone(&gallery));
         Ok(gallery)
     }

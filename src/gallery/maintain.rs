@@ -1,50 +1,205 @@
-use std::sync::Arc;
+//! Merging in the background, and the graph's saved form.
 
-use super::index::RowInfo;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+use rayon::prelude::*;
+
+use crate::storage::{Batch, Seal, StorageError, Store};
+
+use super::index::{Merge, RowInfo, graph_from_bytes};
+use super::key::{self, Key};
 use super::{Gallery, GalleryError};
 
-/// Asks for a merge in the background.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Maintenance;
+/// Bytes of a saved graph that one batch writes.
+const COMMIT_BYTES: usize = 4 * 1024 * 1024;
 
-/// TODO
-#[derive(Debug, Default)]
-pub(super) struct Maintainer;
+#[derive(Default)]
+struct Desk {
+    galleries: BTreeMap<u32, Weak<Gallery>>,
+    asked: BTreeSet<u32>,
+}
+
+#[derive(Default)]
+struct Shared {
+    desk: Mutex<Desk>,
+    asked: Condvar,
+    stop: AtomicBool,
+}
+
+/// Asks for a gallery to be looked at; cheap, and never waits.
+#[derive(Clone, Default)]
+pub(super) struct Maintenance(Arc<Shared>);
+
+impl Maintenance {
+    fn ask(&self, gallery: u32) {
+        if self.0.desk.lock().asked.insert(gallery) {
+            self.0.asked.notify_one();
+        }
+    }
+
+    fn stop_flag(&self) -> &AtomicBool {
+        &self.0.stop
+    }
+}
+
+/// The thread that merges, one gallery at a time.
+pub(super) struct Maintainer {
+    maintenance: Maintenance,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
 
 impl Maintainer {
-    pub(super) fn start(_on: bool) -> Result<Self, GalleryError> {
-        Ok(Self)
+    pub(super) fn start(background: bool) -> Result<Self, GalleryError> {
+        let maintenance = Maintenance::default();
+        let shared = Arc::clone(&maintenance.0);
+        let thread = background.then(|| {
+            std::thread::Builder::new()
+                .name("gallery-merge".to_owned())
+                .spawn(move || work(&shared))
+                .map_err(|error| GalleryError::Index(error.to_string()))
+        });
+        Ok(Self { maintenance, thread: Mutex::new(thread.transpose()?) })
     }
+
     pub(super) fn handle(&self) -> Maintenance {
-        Maintenance
+        self.maintenance.clone()
     }
-    pub(super) fn stop(&self) {}
+
+    pub(super) fn register(&self, gallery: &Arc<Gallery>) {
+        let mut desk = self.maintenance.0.desk.lock();
+        desk.galleries.insert(gallery.number, Arc::downgrade(gallery));
+    }
+
+    /// Waits for the step under way; a graph being built is given up.
+    pub(super) fn stop(&self) {
+        {
+            let _desk = self.maintenance.0.desk.lock();
+            self.maintenance.0.stop.store(true, Ordering::Relaxed);
+            self.maintenance.0.asked.notify_all();
+        }
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the merging thread panicked");
+        }
+    }
+}
+
+impl Drop for Maintainer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn work(shared: &Shared) {
+    loop {
+        let gallery = {
+            let mut desk = shared.desk.lock();
+            loop {
+                if shared.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                match desk.asked.pop_first() {
+                    Some(number) => break desk.galleries.get(&number).and_then(Weak::upgrade),
+                    None => shared.asked.wait(&mut desk),
+                }
+            }
+        };
+        let Some(gallery) = gallery else { continue };
+        let Some(merge) = gallery.index.wants() else { continue };
+        match gallery.index.merge(merge, &shared.stop) {
+            Ok(()) if merge == Merge::Whole => {
+                if let Err(error) = gallery.save() {
+                    tracing::warn!(%error, gallery = %gallery.doc.id, "the index is not saved");
+                }
+            }
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, gallery = %gallery.doc.id, "no merge"),
+        }
+    }
 }
 
 impl Gallery {
-    /// Fills the index from the templates of `rows`, which are in order of enrolment.
+    /// Fills the index from the templates of `rows`, which are in order of enrolment, and from the
+    /// saved graph when it still fits.
     pub(super) fn load_index(&self, rows: Vec<RowInfo>) -> Result<(), GalleryError> {
-        for row in rows {
-            let template = self.template(row.subject_number, row.number)?;
-            self.index.push([(Arc::new(row), template.as_slice())]);
+        type Row = (Arc<RowInfo>, Vec<f32>);
+        let loaded: Result<Vec<Row>, GalleryError> = rows
+            .into_par_iter()
+            .map(|row| {
+                let template = self.template(row.subject_number, row.number)?;
+                Ok((Arc::new(row), template.as_slice().to_vec()))
+            })
+            .collect();
+        let mut bytes = Vec::new();
+        let mut readable = true;
+        for record in self.store.scan(&key::in_gallery(key::SEGMENT_CHUNK, self.number)) {
+            match record {
+                Ok((_, chunk)) => bytes.extend_from_slice(&chunk),
+                Err(StorageError::Damaged { .. }) => readable = false,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let saved = if readable { graph_from_bytes(&bytes) } else { None };
+        let used = self.index.fill(loaded?, saved);
+        if !bytes.is_empty() && !used {
+            tracing::warn!(gallery = %self.doc.id, "the saved index does not fit and is built anew");
         }
         Ok(())
     }
 
-    pub(super) fn changed(&self) {}
-
-    pub(super) fn changed_all(_this: &Arc<Self>) {}
-
-    /// Saves the index.
-    pub(super) fn save(&self) -> Result<(), GalleryError> {
-        Ok(())
+    /// Has the background look whether a merge is due.
+    pub(super) fn changed(&self) {
+        if self.index.wants().is_some() {
+            self.maintenance.ask(self.number);
+        }
     }
 
-    /// Merges the tail.
+    /// Merges everything enrolled into one graph, drops what was removed, and saves the graph for a
+    /// fast start. Searches and changes go on meanwhile.
     ///
     /// # Errors
-    /// [`GalleryError::Index`] or the store's.
+    /// [`GalleryError::Index`] or the store's; the index is as it was then.
     pub fn compact(&self) -> Result<(), GalleryError> {
+        let merged = self.index.merge(Merge::Whole, self.maintenance.stop_flag());
+        merged.map_err(GalleryError::Index)?;
+        self.save()
+    }
+
+    /// Saves the graph. Not one batch: a crash between leaves a mixture, which its digest tells from
+    /// a graph, and it is built anew then.
+    pub(super) fn save(&self) -> Result<(), GalleryError> {
+        if self.state().deleted {
+            return Ok(());
+        }
+        let bytes = self.index.to_bytes().unwrap_or_default();
+        let mut batch = Batch::default();
+        let mut waiting = 0;
+        let mut count = 0;
+        for (chunk, part) in (0_u32..).zip(bytes.chunks(Store::max_value())) {
+            let key = Key::SegmentChunk { gallery: self.number, chunk };
+            batch.put(key.encode(), part.to_vec(), Seal::Store);
+            count = chunk + 1;
+            waiting += part.len();
+            if waiting >= COMMIT_BYTES {
+                self.store.commit(std::mem::take(&mut batch))?;
+                waiting = 0;
+            }
+        }
+        for at in self.store.keys(&key::in_gallery(key::SEGMENT_CHUNK, self.number))? {
+            let stale = match Key::decode(&at) {
+                Some(Key::SegmentChunk { chunk, .. }) => chunk >= count,
+                Some(_) | None => false,
+            };
+            if stale {
+                batch.remove(at);
+            }
+        }
+        self.store.commit(batch)?;
         Ok(())
     }
 }

@@ -1,1 +1,49 @@
-//! Not built yet.
+//! The REST API: translate, call the service, translate back. Holds no rule of its own.
+//!
+//! [`routes`] is the whole API on one page; [`error`] the one table from errors to the wire.
+
+mod document;
+mod error;
+mod extract;
+mod forms;
+mod frame;
+mod galleries;
+mod health;
+mod models;
+mod multipart;
+mod recognition;
+mod samples;
+mod server;
+mod subjects;
+
+use utoipa_actix_web::service_config::ServiceConfig;
+
+pub use document::openapi_json;
+pub use server::{Server, ServerError};
+
+/// Every operation. Custom verbs (`{gallery}:identify`) stand before what would match them too.
+fn routes(config: &mut ServiceConfig<'_>) {
+    config
+        .service(health::livez)
+        .service(health::readyz)
+        .service(health::metrics)
+        .service(recognition::identify)
+        .service(recognition::verify)
+        .service(recognition::search)
+        .service(recognition::compare)
+        .service(recognition::embeddings)
+        .service(galleries::create)
+        .service(galleries::list)
+        .service(galleries::read)
+        .service(galleries::delete)
+        .service(samples::enrol_batch)
+        .service(subjects::list)
+        .service(subjects::read)
+        .service(subjects::erase)
+        .service(samples::enrol)
+        .service(samples::read)
+        .service(samples::remove)
+        .service(models::list)
+        .service(models::read)
+        .service(models::deployment);
+}

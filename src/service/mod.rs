@@ -1,3 +1,133 @@
-//! What a caller can ask for, in the caller's words.
+//! What a caller can ask for, in the caller's words: galleries, enrolment, recognition. The command
+//! line and the REST API hold nothing else. Knows no HTTP and prints nothing.
 
+mod audit;
+mod deployment;
+mod enrolment;
+mod error;
+mod eyes;
+mod galleries;
+mod ingest;
+pub mod nano_card;
+mod options;
 pub mod pretrain;
+mod recognition;
+pub mod tools;
+mod views;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::gallery::{Galleries, GalleryOptions};
+use crate::model::{BatchOptions, Batcher, Embedder};
+use crate::storage::{MasterKey, Store, StoreOptions};
+
+use deployment::Deployment;
+use eyes::Eyes;
+
+pub use error::ServiceError;
+pub use galleries::PageRequest;
+pub use ingest::{IngestError, Planned, plan};
+pub use options::{KeySource, ModelChoice, ServiceOptions};
+pub use recognition::MAX_RESULTS;
+pub use views::*;
+
+/// Everything that is served. Cheap to clone; clones share all of it.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    live: ArcSwap<Deployment>,
+    galleries: Galleries,
+    eyes: Eyes,
+    notices: Vec<String>,
+}
+
+impl Service {
+    /// Opens the store, loads the model and starts its thread. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`ServiceError`] saying what to do, for a store in use or damaged, a wrong key, a model that
+    /// cannot be loaded.
+    pub fn open(options: &ServiceOptions) -> Result<Self, ServiceError> {
+        let mut notices = Vec::new();
+        let embedder = open_model(&options.model, &options.device, &mut notices)?;
+        let master_key = match &options.master_key {
+            KeySource::Hex(text) => MasterKey::from_hex(text)?,
+            KeySource::File(path) => {
+                let (key, created) = MasterKey::load_or_create(path)?;
+                if created {
+                    notices.push(format!(
+                        "made a new master key at {}: keep a copy apart from the data, nothing can be read without it",
+                        path.display()
+                    ));
+                }
+                key
+            }
+        };
+        let store = Store::open(StoreOptions::new(&options.data_dir, master_key))?;
+        let galleries = Galleries::open(store, GalleryOptions::default())?;
+        let batching = BatchOptions {
+            max_batch: options.max_batch,
+            max_wait: options.max_wait,
+            queue: options.queue,
+        };
+        let batcher = Batcher::spawn(Arc::new(embedder), batching)?;
+        Ok(Self(Arc::new(Inner {
+            live: ArcSwap::from_pointee(Deployment::first(batcher)),
+            galleries,
+            eyes: Eyes::new(options),
+            notices,
+        })))
+    }
+
+    /// What a person should be told once: a new master key, a device that was not there.
+    #[must_use]
+    pub fn notices(&self) -> &[String] {
+        &self.0.notices
+    }
+
+    /// Embeddings that wait or are being computed.
+    #[must_use]
+    pub fn queue_depth(&self) -> usize {
+        self.0.live.load().batcher.queue_depth()
+    }
+
+    /// Writes snapshots of the indexes and closes the store. Nothing acknowledged depends on it: it
+    /// makes the next start quicker.
+    ///
+    /// # Errors
+    /// [`ServiceError`] when a snapshot cannot be written.
+    pub async fn close(&self) -> Result<(), ServiceError> {
+        let galleries = self.0.galleries.clone();
+        blocking(move || Ok(galleries.close()?)).await
+    }
+}
+
+/// Loads a model.
+pub(crate) fn open_model(
+    model: &ModelChoice,
+    device: &str,
+    notices: &mut Vec<String>,
+) -> Result<Embedder, ServiceError> {
+    let choice = device.parse()?;
+    let (device, notice) = crate::tensor::open(choice)?;
+    notices.extend(notice);
+    let opened = match model {
+        ModelChoice::Nano => Embedder::nano(&device),
+        ModelChoice::Directory(path) => Embedder::open(path, &device),
+    };
+    opened.map_err(|error| ServiceError::Model(error::chain(&error)))
+}
+
+/// Runs work that computes or waits for the disk away from the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_cancelled() => Err(ServiceError::Stopping),
+        Err(_) => Err(ServiceError::Internal("a worker failed; the log says where".to_owned())),
+    }
+}

@@ -1,33 +1,33 @@
-//! Pre-training of the embedded model on generated hands, and the figures of its model card.
+//! Pre-training of the embedded model on generated hands.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::domain::{Aspect, Side};
-use crate::evaluation::{RankFigures, one_a_label, rank_figures};
 use crate::image::{Framing, Preprocessing};
-use crate::model::{Clip, ClipConfig, ModelError, Parameters, Tokenizer, normalise};
+use crate::model::{ClipConfig, Embedder, ModelError, ModelParts, Parameters, Tokenizer};
 use crate::storage::file::write_atomic;
-use crate::synth::{SynthSample, SynthSpec};
+use crate::synth::{HANDS, SynthSample, SynthSpec};
 use crate::training::{
     Augment, Facts, Inputs, LabelledPixels, PretrainConfig, Progress, Prompts, RunLog,
     TrainingError, pretrain, train_tokenizer,
 };
 
+use super::nano_card::{CardError, Figures, Label, embed, score};
+
 /// Side of the embedded model's input, pixels.
-const SIZE: u32 = 112;
+const SIZE: u32 = 96;
 /// Pictures are kept a little larger than the input, so that augmentation does not read over the edge.
-const STORED: u32 = 120;
-/// The people of validation and of the model card are drawn from populations of their own.
+const STORED: u32 = 104;
+/// Pictures validated at a time.
+const CHUNK: usize = 64;
+/// The people of validation are drawn from a population of their own.
 const VALIDATION_SEED: u64 = 0x7a11;
-/// Population of the model card's figures.
-pub const CARD_SEED: u64 = 0xca4d;
 
 /// What to train and where to put it.
 #[derive(Debug, Clone)]
@@ -42,6 +42,20 @@ pub struct PretrainOptions {
     pub validation_subjects: u64,
     /// Folder of the run: `metrics.jsonl` and `best/`, a Hugging Face directory.
     pub out: PathBuf,
+}
+
+impl PretrainOptions {
+    /// What the embedded model was made with.
+    #[must_use]
+    pub fn nano(out: impl Into<PathBuf>) -> Self {
+        Self {
+            config: PretrainConfig::default(),
+            subjects: 1500,
+            images: 4,
+            validation_subjects: 100,
+            out: out.into(),
+        }
+    }
 }
 
 /// What a run did.
@@ -108,29 +122,9 @@ pub enum PretrainError {
     },
 }
 
-/// Figures of a model on people it never saw.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Figures {
-    /// People.
-    pub subjects: u64,
-    /// Pictures.
-    pub images: usize,
-    /// Identification within one aspect and side, mean of the four: one picture of each subject
-    /// enrolled, the rest asked about.
-    pub rank1: f64,
-    /// Mean average precision of the same (standard).
-    pub map: f64,
-    /// Share of pictures whose most similar of four prompts names their aspect and side.
-    pub aspect_side: f64,
-    /// Share of pictures whose more similar of two prompts says rightly whether accessories are worn.
-    pub accessories: f64,
-}
-
-impl Figures {
-    /// What validation maximises: identity, as far as the prompts hold up too.
-    fn score(&self) -> f64 {
-        self.rank1 + 0.5 * self.aspect_side.min(0.98) + 0.5 * self.accessories.min(0.95)
-    }
+/// What validation maximises: identity, as far as the prompts hold up too.
+fn merit(figures: &Figures) -> f64 {
+    figures.rank1 + 0.5 * figures.aspect_side.min(0.98) + 0.5 * figures.accessories.min(0.95)
 }
 
 /// Shape of the embedded model.
@@ -144,7 +138,7 @@ pub fn nano_config(vocabulary: usize) -> String {
         "logit_scale_init_value": 2.6592,
         "vision_config": {
             "model_type": "clip_vision_model", "hidden_size": 128, "intermediate_size": 512,
-            "num_hidden_layers": 6, "num_attention_heads": 4, "image_size": SIZE, "patch_size": 16,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": SIZE, "patch_size": 16,
             "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 128,
         },
         "text_config": {
@@ -214,20 +208,25 @@ pub fn pretrain_nano(
         inputs,
         &Device::Cpu,
         &mut |parameters, mut epoch| {
-            let figures = figures_of(&config, parameters, &preprocessing, &validation, &encode)
-                .map_err(|error| match error {
-                    PretrainError::Model(error) => TrainingError::Model(error),
-                    other => TrainingError::Callback(Box::new(other)),
-                })?;
-            epoch.score = figures.score();
+            let parts = ModelParts {
+                config: &config,
+                parameters,
+                tokenizer: tokenizer_json.as_bytes(),
+                preprocessing: preprocessing.clone(),
+                device: &Device::Cpu,
+            };
+            let embedder = Embedder::from_parts("nano", parts)?;
+            let figures = validate(&embedder, &validation)
+                .map_err(|error| TrainingError::Callback(Box::new(error)))?;
+            epoch.score = merit(&figures);
             log.write(&serde_json::json!({"epoch": epoch, "validation": figures}))?;
             progress(PretrainProgress::Validated { step: epoch.step, figures });
-            if best.is_none_or(|best| figures.score() > best.score()) {
+            if best.is_none_or(|best| merit(&figures) > merit(&best)) {
                 best = Some(figures);
                 save(&best_dir, &config, parameters, &tokenizer_json, &preprocessing)
                     .map_err(|error| TrainingError::Callback(Box::new(error)))?;
             }
-            Ok(figures.score())
+            Ok(merit(&figures))
         },
         &|step| progress(PretrainProgress::Training(step)),
         cancel,
@@ -277,107 +276,28 @@ fn facts(sample: &SynthSample) -> Facts {
     }
 }
 
-/// Unit rows, `[n, dim]`.
-type Rows = Vec<Vec<f32>>;
-
-fn figures_of(
-    config: &ClipConfig,
-    parameters: &Parameters,
-    preprocessing: &Preprocessing,
-    data: &LabelledPixels,
-    encode: &dyn Fn(&[String]) -> Result<Vec<Vec<u32>>, ModelError>,
-) -> Result<Figures, PretrainError> {
-    let clip = Clip::frozen(config, parameters)?;
-    let (n, size) = (data.len(), data.size);
-    let mut images: Rows = Vec::with_capacity(n);
-    for start in (0..n).step_by(64) {
-        let batch: Vec<f32> = (start..(start + 64).min(n))
-            .into_par_iter()
-            .flat_map_iter(|index| preprocessing.normalise(data.picture(index)))
-            .collect();
-        let count = batch.len() / (3 * size * size);
-        let pixels = Tensor::from_vec(batch, (count, 3, size, size), &Device::Cpu)
-            .map_err(ModelError::from)?;
-        let rows = normalise(&clip.image_features(&pixels)?).and_then(|rows| rows.to_vec2());
-        images.extend(rows.map_err(ModelError::from)?);
-    }
-    let text = |prompt: &str| -> Result<Vec<f32>, PretrainError> {
-        let ids = encode(&[prompt.to_owned()])?.concat();
-        let ids = Tensor::from_vec(ids.clone(), (1, ids.len()), &Device::Cpu)
-            .map_err(ModelError::from)?;
-        let rows =
-            normalise(&clip.text_features(&ids)?).and_then(|rows| rows.flatten_all()?.to_vec1());
-        Ok(rows.map_err(ModelError::from)?)
-    };
-    card(&images, &data.hands, &data.facts, &text)
-}
-
-/// The prompts that the model card's figures are taken with.
-#[must_use]
-pub fn hand_prompt(aspect: Aspect, side: Side) -> String {
-    format!("a photo of a {aspect} {side} hand")
-}
-
-/// The prompts for accessories, without and with.
-pub const ACCESSORY_PROMPTS: [&str; 2] =
-    ["a photo of a hand without accessories", "a photo of a hand with accessories"];
-
-/// Works out the figures from unit embeddings of pictures and a way to embed prompts.
-fn card(
-    images: &Rows,
-    hands: &[u32],
-    facts: &[Facts],
-    text: &dyn Fn(&str) -> Result<Vec<f32>, PretrainError>,
-) -> Result<Figures, PretrainError> {
-    let classes = [
-        (Aspect::Dorsal, Side::Right),
-        (Aspect::Dorsal, Side::Left),
-        (Aspect::Palmar, Side::Right),
-        (Aspect::Palmar, Side::Left),
-    ];
-    let hand_rows =
-        classes.iter().map(|(a, s)| text(&hand_prompt(*a, *s))).collect::<Result<Rows, _>>()?;
-    let accessory_rows = ACCESSORY_PROMPTS.iter().map(|p| text(p)).collect::<Result<Rows, _>>()?;
-    let share = |right: &dyn Fn(usize) -> bool| {
-        (0..images.len()).filter(|i| right(*i)).count() as f64 / images.len().max(1) as f64
-    };
-    let aspect_side =
-        share(&|i| classes[nearest(&images[i], &hand_rows)] == (facts[i].aspect, facts[i].side));
-    let accessories =
-        share(&|i| (nearest(&images[i], &accessory_rows) == 1) == facts[i].accessories());
-    let per_hand: Vec<RankFigures> = classes
+/// Scores weights on pictures of the model's own size.
+fn validate(embedder: &Embedder, data: &LabelledPixels) -> Result<Figures, CardError> {
+    let labels: Vec<Label> = data
+        .hands
         .iter()
-        .enumerate()
-        .map(|(number, class)| {
-            let members: Vec<usize> = (0..images.len())
-                .filter(|i| (facts[*i].aspect, facts[*i].side) == *class)
-                .collect();
-            let labels: Vec<u32> = members.iter().map(|i| hands[*i]).collect();
-            let draw = one_a_label(&labels, number as u64);
-            let pick = |of: &[usize]| -> Vec<(&[f32], u32)> {
-                of.iter().map(|i| (images[members[*i]].as_slice(), labels[*i])).collect()
-            };
-            rank_figures(&pick(&draw.query), &pick(&draw.gallery))
+        .zip(&data.facts)
+        .map(|(hand, facts)| Label {
+            subject: hand / HANDS.len() as u32,
+            aspect: facts.aspect,
+            side: facts.side,
+            accessories: facts.accessories(),
         })
         .collect();
-    let mean = |f: &dyn Fn(&RankFigures) -> f64| {
-        per_hand.iter().map(f).sum::<f64>() / per_hand.len() as f64
-    };
-    let subjects = hands.iter().max().map_or(0, |top| u64::from(*top / 4 + 1));
-    Ok(Figures {
-        subjects,
-        images: images.len(),
-        rank1: mean(&|f| f.rank1),
-        map: mean(&|f| f.map),
-        aspect_side,
-        accessories,
-    })
-}
-
-fn nearest(row: &[f32], candidates: &Rows) -> usize {
-    let dot = |c: &Vec<f32>| row.iter().zip(c).map(|(a, b)| a * b).sum::<f32>();
-    let scores: Vec<f32> = candidates.iter().map(dot).collect();
-    (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap_or(0)
+    let mut embeddings = Vec::with_capacity(data.len());
+    for start in (0..data.len()).step_by(CHUNK) {
+        let pixels: Vec<Vec<f32>> = (start..(start + CHUNK).min(data.len()))
+            .into_par_iter()
+            .map(|index| embedder.preprocessing().normalise(data.picture(index)))
+            .collect();
+        embeddings.extend(embed(embedder, &pixels)?);
+    }
+    score(embedder, &labels, &embeddings)
 }
 
 /// Writes a Hugging Face directory, weights in f16.

@@ -10,6 +10,8 @@ mod render;
 mod rng;
 mod shape;
 mod shot;
+#[cfg(test)]
+mod tests;
 
 pub use dataset::{
     HANDS, SynthError, SynthSample, SynthSpec, SynthSummary, contact_sheet, write_dataset,

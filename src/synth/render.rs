@@ -2,7 +2,7 @@ use super::details::Scene;
 use super::figure::{Figure, Nearby};
 use super::paint::Layers;
 use super::person::Person;
-use super::rng::{floor, lattice, noise};
+use super::rng::{Noise, floor, lattice};
 use super::shape::{Point, bell, pt};
 use super::shot::{Shot, Sleeve};
 
@@ -88,6 +88,8 @@ fn shade(
     let light = &shot.light;
     let texture = person.key.0 ^ person.key.1.rotate_left(17);
     let flip = if figure.mirrored() { -1.0 } else { 1.0 };
+    let (mut mottle, mut pores) = (Noise::new(texture), Noise::new(texture ^ 7));
+    let mut table = Noise::new(shot.noise_seed);
     let mut out = Vec::with_capacity(n * n);
     for y in 0..n {
         for x in 0..n {
@@ -95,7 +97,11 @@ fn shade(
             let distance = surface.distance[at];
             let coverage = (0.5 - distance / pixel).clamp(0.0, 1.0);
             // The table is seen around the hand, and through the half covered pixels of its edge.
-            let ground = if coverage < 1.0 { backdrop(shot, surface, x, y, n) } else { [0.0; 3] };
+            let ground = if coverage < 1.0 {
+                backdrop(shot, surface, (x, y), n, &mut table)
+            } else {
+                [0.0; 3]
+            };
             if coverage <= 0.0 {
                 out.push(ground);
                 continue;
@@ -111,8 +117,8 @@ fn shade(
             let inverse = 1.0 / (dx * dx + dy * dy + 1.0).sqrt();
             let [lx, ly, lz] = light.direction;
             let facing = ((-dx * lx + dy * ly + lz) * inverse).max(0.0);
-            let grain = noise(texture, p.x * 9.0, p.y * 9.0) * 0.045 * person.mottle
-                + noise(texture ^ 7, p.x * 38.0 * flip, p.y * 38.0) * 0.030;
+            let grain = mottle.at(p.x * 9.0, p.y * 9.0) * 0.045 * person.mottle
+                + pores.at(p.x * 38.0 * flip, p.y * 38.0) * 0.030;
             let freckle = if person.freckles > 0.0 && shot.aspect == crate::domain::Aspect::Dorsal {
                 freckle(texture ^ 99, p) * person.freckles
             } else {
@@ -134,12 +140,10 @@ fn shade(
                 gloss += (cover[4] - gloss) * cover[3];
             }
             let mut lit = light.ambient + (1.08 - light.ambient) * facing;
-            if let Some(sleeve) = &shot.sleeve {
-                if let Some(cloth) = cloth(sleeve, p, texture) {
-                    albedo = cloth;
-                    gloss = 0.0;
-                    lit = lit.min(1.0);
-                }
+            if let Some(cloth) = shot.sleeve.as_ref().and_then(|sleeve| cloth(sleeve, p, texture)) {
+                albedo = cloth;
+                gloss = 0.0;
+                lit = lit.min(1.0);
             }
             let sharp = facing * facing * facing;
             let sharp = sharp * sharp * sharp * sharp;
@@ -155,28 +159,41 @@ fn shade(
 }
 
 /// The table under the hand with the hand's soft shadow on it.
-fn backdrop(shot: &Shot, surface: &Surface, x: usize, y: usize, n: usize) -> [f32; 3] {
-    let p = picture_point(x, y, n);
+fn backdrop(
+    shot: &Shot,
+    surface: &Surface,
+    at: (usize, usize),
+    n: usize,
+    table: &mut Noise,
+) -> [f32; 3] {
+    let p = picture_point(at.0, at.1, n);
     // What lies towards the light casts the shadow; the light's y points up.
     let reach = 0.05;
     let sx = (p.x + shot.light.direction[0] * reach).clamp(0.0, 0.999);
     let sy = (p.y - shot.light.direction[1] * reach).clamp(0.0, 0.999);
     let near = surface.distance[(sy * n as f32) as usize * n + (sx * n as f32) as usize];
-    let shadow = shot.light.shadow * (1.0 - (near / 0.14).clamp(0.0, 1.0)).powi(2);
+    let shadow = shot.light.shadow * {
+        let share = 1.0 - (near / 0.14).clamp(0.0, 1.0);
+        share * share
+    };
     let bg = &shot.background;
     let slope = 1.0 + bg.slope[0] * (p.x - 0.5) + bg.slope[1] * (p.y - 0.5);
-    let grain = 1.0 + bg.grain * noise(shot.noise_seed, p.x * 60.0, p.y * 60.0);
+    let grain = 1.0 + bg.grain * table.at(p.x * 60.0, p.y * 60.0);
     std::array::from_fn(|c| {
         bg.color[c] * slope * grain * (1.0 - shadow) * shot.light.color[c].min(1.03)
     })
 }
 
 fn cloth(sleeve: &Sleeve, p: Point, seed: u64) -> Option<[f32; 3]> {
-    let hem = sleeve.hem + 0.015 * noise(seed ^ 31, p.x * 4.0, 0.0);
+    const UNEVEN: f32 = 0.015;
+    if p.y > sleeve.hem + UNEVEN {
+        return None;
+    }
+    let hem = sleeve.hem + UNEVEN * Noise::new(seed ^ 31).at(p.x * 4.0, 0.0);
     if p.y > hem {
         return None;
     }
-    let fold = 1.0 + 0.25 * noise(seed ^ 32, p.x * 6.0, p.y * 3.0);
+    let fold = 1.0 + 0.25 * Noise::new(seed ^ 32).at(p.x * 6.0, p.y * 3.0);
     let edge = if p.y > hem - 0.02 { 0.75 } else { 1.0 };
     let stripe = sleeve.stripes.filter(|_| (p.y * 14.0).rem_euclid(1.0) < 0.45);
     Some(stripe.unwrap_or(sleeve.color).map(|c| c * fold * edge))

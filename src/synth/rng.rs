@@ -50,16 +50,39 @@ fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Smooth noise in [-1, 1] on an integer lattice, hashed from `seed`.
-pub(super) fn noise(seed: u64, x: f32, y: f32) -> f32 {
-    let (ix, iy) = (floor(x), floor(y));
-    let (tx, ty) = (smooth(x - ix as f32), smooth(y - iy as f32));
-    let row = |dy: i32| {
-        let left = lattice(seed, ix, iy.wrapping_add(dy));
-        let right = lattice(seed, ix.wrapping_add(1), iy.wrapping_add(dy));
-        unit(left) * (1.0 - tx) + unit(right) * tx
-    };
-    row(0) * (1.0 - ty) + row(1) * ty
+/// Smooth noise in [-1, 1] on an integer lattice, hashed from a seed. Keeps the cell asked last,
+/// which neighbouring pixels mostly share.
+pub(super) struct Noise {
+    seed: u64,
+    cell: (i32, i32),
+    corners: [f32; 4],
+}
+
+impl Noise {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut noise = Self { seed, cell: (0, 0), corners: [0.0; 4] };
+        noise.enter((0, 0));
+        noise
+    }
+
+    pub(super) fn at(&mut self, x: f32, y: f32) -> f32 {
+        let cell = (floor(x), floor(y));
+        if cell != self.cell {
+            self.enter(cell);
+        }
+        let (tx, ty) = (smooth(x - cell.0 as f32), smooth(y - cell.1 as f32));
+        let [a, b, c, d] = self.corners;
+        let (low, high) = (a * (1.0 - tx) + b * tx, c * (1.0 - tx) + d * tx);
+        low * (1.0 - ty) + high * ty
+    }
+
+    fn enter(&mut self, cell: (i32, i32)) {
+        let (x, y) = cell;
+        let (right, above) = (x.wrapping_add(1), y.wrapping_add(1));
+        self.cell = cell;
+        self.corners = [(x, y), (right, y), (x, above), (right, above)]
+            .map(|(x, y)| unit(lattice(self.seed, x, y)));
+    }
 }
 
 /// 32 well mixed bits for a cell of a lattice.

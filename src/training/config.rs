@@ -1,6 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-/// Settings of a pre-training run. Every random choice follows from `seed`.
+use super::sampler::BatchShape;
+
+/// Settings of a pre-training run; the defaults are those of the embedded model. Every random choice
+/// follows from `seed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PretrainConfig {
@@ -10,9 +13,12 @@ pub struct PretrainConfig {
     pub steps: usize,
     /// Different hands (a subject's aspect and side) in a batch.
     pub hands: usize,
+    /// Kinds of hand (aspect and side) in a batch. Few make the other hands of a batch hard to tell
+    /// apart; one alone would leave the prompts nothing to tell apart.
+    pub kinds: usize,
     /// Pictures of each hand in a batch.
     pub images_a_hand: usize,
-    /// Prompts in a batch.
+    /// Prompts in a batch that describe pictures of it; contradicting ones come on top.
     pub prompts: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
@@ -26,10 +32,8 @@ pub struct PretrainConfig {
     pub identity_weight: f64,
     /// Weight of the image-text loss.
     pub text_weight: f64,
-    /// Scale of the cosines in the identity loss.
-    pub identity_scale: f64,
-    /// Margin of the identity loss (CosFace).
-    pub identity_margin: f64,
+    /// Temperature of the identity loss: cosines are divided by it.
+    pub temperature: f64,
     /// Decay of the moving average of the weights, a step.
     pub average_decay: f64,
     /// Steps between validations.
@@ -39,26 +43,32 @@ pub struct PretrainConfig {
 impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
-            seed: 1,
-            steps: 3000,
-            hands: 64,
+            seed: 20_261_123,
+            steps: 2600,
+            hands: 48,
+            kinds: 2,
             images_a_hand: 2,
-            prompts: 48,
-            learning_rate: 1e-3,
-            warmup: 150,
+            prompts: 24,
+            learning_rate: 1.5e-3,
+            warmup: 120,
             weight_decay: 0.05,
             clip_norm: 1.0,
             identity_weight: 1.0,
-            text_weight: 0.5,
-            identity_scale: 24.0,
-            identity_margin: 0.15,
-            average_decay: 0.995,
+            text_weight: 1.0,
+            temperature: 0.1,
+            average_decay: 0.997,
             validate_every: 200,
         }
     }
 }
 
 impl PretrainConfig {
+    /// What a batch is made of.
+    #[must_use]
+    pub fn shape(&self) -> BatchShape {
+        BatchShape { hands: self.hands, images: self.images_a_hand, kinds: self.kinds }
+    }
+
     /// Pictures in a batch.
     #[must_use]
     pub fn batch(&self) -> usize {

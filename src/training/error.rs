@@ -6,10 +6,14 @@ use crate::model::ModelError;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
     /// The data cannot fill a batch.
-    #[error("a batch needs {wanted} hands with {images} pictures each, the data has {got}")]
+    #[error(
+        "a batch needs {wanted} hands of {kinds} kinds with {images} pictures each, the data has {got} hands"
+    )]
     TooFewHands {
         /// Hands a batch holds.
         wanted: usize,
+        /// Kinds of hand that a batch mixes.
+        kinds: usize,
         /// Pictures of each.
         images: usize,
         /// Hands with as many pictures.

@@ -1,24 +1,32 @@
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops::log_softmax;
 
-/// Identity loss: cross-entropy over cosines to one learned direction a class, the right class's
-/// cosine lowered by `margin` (CosFace, Wang et al., 2018).
-/// embeddings: [batch, dim], unit rows; classes: [classes, dim], unit rows; labels: [batch], u32.
+/// Supervised contrastive loss (Khosla et al., 2020): every picture is drawn to the others of its hand
+/// and away from the rest of the batch. A picture that is the only one of its hand is left out.
+/// embeddings: [batch, dim], unit rows; labels: [batch], the hand of each; cosines are divided by
+/// `temperature`.
 ///
 /// # Errors
 /// What candle reports.
-pub fn cosface(
-    embeddings: &Tensor,
-    classes: &Tensor,
-    labels: &Tensor,
-    scale: f64,
-    margin: f64,
-) -> Result<Tensor> {
-    let cosines = embeddings.matmul(&classes.t()?)?;
-    let right = one_hot(labels, classes.dim(0)?)?;
-    let logits = ((cosines - (&right * margin)?)? * scale)?;
-    let log = log_softmax(&logits, D::Minus1)?;
-    (log * right)?.sum_all()?.neg()? / labels.elem_count() as f64
+pub fn sup_con(embeddings: &Tensor, labels: &[u32], temperature: f64) -> Result<Tensor> {
+    let n = labels.len();
+    let of_pairs = |value: &dyn Fn(usize, usize) -> f32| {
+        let values: Vec<f32> = (0..n * n).map(|at| value(at / n, at % n)).collect();
+        Tensor::from_vec(values, (n, n), embeddings.device())
+    };
+    let mates: Vec<f32> = labels
+        .iter()
+        .map(|label| (labels.iter().filter(|other| *other == label).count() - 1) as f32)
+        .collect();
+    let target = of_pairs(&|i, j| {
+        let mate = i != j && labels[i] == labels[j];
+        if mate { 1.0 / mates[i] } else { 0.0 }
+    })?;
+    // A finite stand-in for minus infinity: 0 times infinity would be no number.
+    let not_itself = of_pairs(&|i, j| if i == j { -1e4 } else { 0.0 })?;
+    let logits = ((embeddings.matmul(&embeddings.t()?)? / temperature)? + not_itself)?;
+    let rows = mates.iter().filter(|count| **count > 0.0).count().max(1);
+    (log_softmax(&logits, D::Minus1)? * target)?.sum_all()?.neg()? / rows as f64
 }
 
 /// Image-text InfoNCE where several prompts may be true of a picture and several pictures of a prompt:
@@ -35,29 +43,32 @@ pub fn matching_info_nce(
     scale: &Tensor,
 ) -> Result<Tensor> {
     let logits = images.matmul(&texts.t()?)?.broadcast_mul(scale)?;
-    let one_way = |logits: &Tensor, matches: &Tensor| -> Result<Tensor> {
-        let count = matches.sum_keepdim(D::Minus1)?;
-        // A row without a match has nothing to be drawn to and is left out.
-        let rows = count.gt(0.0)?.to_dtype(DType::F32)?;
-        let target = matches.broadcast_div(&count.maximum(1.0)?)?;
-        let loss = (log_softmax(logits, D::Minus1)? * target)?.sum_all()?.neg()?;
-        loss / rows.sum_all()?.to_scalar::<f32>().map(|n| f64::from(n.max(1.0)))?
-    };
-    let there = one_way(&logits, matches)?;
-    let back = one_way(&logits.t()?.contiguous()?, &matches.t()?.contiguous()?)?;
+    let there = spread_cross_entropy(&logits, matches)?;
+    let back = spread_cross_entropy(&logits.t()?.contiguous()?, &matches.t()?.contiguous()?)?;
     (there + back)? * 0.5
 }
 
-fn one_hot(labels: &Tensor, classes: usize) -> Result<Tensor> {
-    let labels = labels.to_vec1::<u32>()?;
-    let mut values = vec![0.0_f32; labels.len() * classes];
-    for (row, label) in labels.iter().enumerate() {
-        if *label as usize >= classes {
-            candle_core::bail!("label {label} of {classes} classes");
-        }
-        values[row * classes + *label as usize] = 1.0;
-    }
-    Tensor::from_vec(values, (labels.len(), classes), &candle_core::Device::Cpu)
+/// Image-text InfoNCE of pictures against prompts that contradict each other: each picture is drawn to
+/// the one that is true of it and away from the others. Shapes as for [`matching_info_nce`].
+///
+/// # Errors
+/// What candle reports.
+pub fn contradiction_info_nce(
+    images: &Tensor,
+    texts: &Tensor,
+    matches: &Tensor,
+    scale: &Tensor,
+) -> Result<Tensor> {
+    spread_cross_entropy(&images.matmul(&texts.t()?)?.broadcast_mul(scale)?, matches)
+}
+
+/// Cross-entropy of each row of logits with a target spread evenly over the row's matches; a row
+/// without a match has nothing to be drawn to and is left out.
+fn spread_cross_entropy(logits: &Tensor, matches: &Tensor) -> Result<Tensor> {
+    let count = matches.sum_keepdim(D::Minus1)?;
+    let rows = count.gt(0.0)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+    let target = matches.broadcast_div(&count.maximum(1.0)?)?;
+    (log_softmax(logits, D::Minus1)? * target)?.sum_all()?.neg()? / f64::from(rows.max(1.0))
 }
 
 #[cfg(test)]
@@ -72,14 +83,26 @@ mod tests {
 
     #[test]
     fn the_identity_loss_is_the_one_worked_by_hand() {
-        let x = Tensor::new(&[[1.0_f32, 0.0]], &Device::Cpu).unwrap();
-        let w = Tensor::new(&[[1.0_f32, 0.0], [0.0, 1.0]], &Device::Cpu).unwrap();
-        let y = Tensor::new(&[0_u32], &Device::Cpu).unwrap();
-        // logits 2 * (1 - 0.5, 0): ln(1 + e^-1)
-        let loss = scalar(&cosface(&x, &w, &y, 2.0, 0.5).unwrap());
-        assert!((loss - 0.313_261_7).abs() < 1e-6, "{loss}");
-        let wrong = Tensor::new(&[2_u32], &Device::Cpu).unwrap();
-        assert!(cosface(&x, &w, &wrong, 2.0, 0.5).is_err());
+        // Three pictures, the first two of one hand, at cosines 0.6 (mates), 0 and 0.8.
+        let x = Tensor::new(&[[1.0_f32, 0.0], [0.6, 0.8], [0.0, 1.0]], &Device::Cpu).unwrap();
+        // Rows 1 and 2 have a mate: -ln(e^1.2 / (e^1.2 + e^0)) and -ln(e^1.2 / (e^1.2 + e^1.6)).
+        let want = ((1.0 + (-1.2_f32).exp()).ln() + (1.0 + 0.4_f32.exp()).ln()) / 2.0;
+        let loss = scalar(&sup_con(&x, &[4, 4, 9], 0.5).unwrap());
+        assert!((loss - want).abs() < 1e-6, "{loss} and {want}");
+        assert_eq!(
+            scalar(&sup_con(&x, &[1, 2, 3], 0.5).unwrap()),
+            0.0,
+            "no mates, nothing to learn"
+        );
+    }
+
+    #[test]
+    fn the_identity_loss_falls_as_mates_draw_near() {
+        let at = |angle: f32| {
+            let x = [[1.0_f32, 0.0], [angle.cos(), angle.sin()], [-1.0, 0.0], [-1.0, 0.0]];
+            scalar(&sup_con(&Tensor::new(&x, &Device::Cpu).unwrap(), &[0, 0, 1, 1], 0.1).unwrap())
+        };
+        assert!(at(0.1) < at(0.8) && at(0.8) < at(2.5), "{} {} {}", at(0.1), at(0.8), at(2.5));
     }
 
     #[test]
@@ -90,6 +113,18 @@ mod tests {
         // Both ways -ln(e^3 / (e^3 + 1)).
         let loss = scalar(&matching_info_nce(&x, &x, &matches, &scale).unwrap());
         assert!((loss - 0.048_587_35).abs() < 1e-6, "{loss}");
+    }
+
+    #[test]
+    fn contradicting_prompts_give_the_cross_entropy_over_them() {
+        let x = Tensor::new(&[[1.0_f32, 0.0], [0.6, 0.8]], &Device::Cpu).unwrap();
+        let t = Tensor::eye(2, DType::F32, &Device::Cpu).unwrap();
+        let matches = Tensor::new(&[[1.0_f32, 0.0], [1.0, 0.0]], &Device::Cpu).unwrap();
+        let scale = Tensor::new(2.0_f32, &Device::Cpu).unwrap();
+        // ln(1 + e^(0 - 2)) and ln(1 + e^(1.6 - 1.2)).
+        let want = ((1.0 + (-2.0_f32).exp()).ln() + (1.0 + 0.4_f32.exp()).ln()) / 2.0;
+        let loss = scalar(&contradiction_info_nce(&x, &t, &matches, &scale).unwrap());
+        assert!((loss - want).abs() < 1e-6, "{loss} and {want}");
     }
 
     #[test]
@@ -107,17 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn both_losses_have_the_right_slope() {
+    fn the_losses_have_the_right_slope() {
         let values: Vec<f32> = (0..12).map(|i| (i as f32 * 0.9).sin()).collect();
         let x = Tensor::from_vec(values, (4, 3), &Device::Cpu).unwrap();
         let other = Tensor::new(&[[0.6_f32, 0.8, 0.0], [0.0, 0.6, -0.8]], &Device::Cpu).unwrap();
-        let labels = Tensor::new(&[0_u32, 1, 1, 0], &Device::Cpu).unwrap();
         let matches =
             Tensor::new(&[[1.0_f32, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]], &Device::Cpu)
                 .unwrap();
         let scale = Tensor::new(2.0_f32, &Device::Cpu).unwrap();
         let losses: [&dyn Fn(&Tensor) -> Tensor; 2] =
-            [&|x| cosface(x, &other, &labels, 4.0, 0.2).unwrap(), &|x| {
+            [&|x| sup_con(x, &[0, 1, 1, 0], 0.5).unwrap(), &|x| {
                 matching_info_nce(x, &other, &matches, &scale).unwrap()
             }];
         for loss in losses {

@@ -24,6 +24,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Which of the four kinds of hand it is, 0 to 3.
+    #[must_use]
+    pub fn kind(&self) -> usize {
+        match (self.aspect, self.side) {
+            (Aspect::Dorsal, Side::Right) => 0,
+            (Aspect::Dorsal, Side::Left) => 1,
+            (Aspect::Palmar, Side::Right) => 2,
+            (Aspect::Palmar, Side::Left) => 3,
+        }
+    }
+
     /// Whether any jewellery is worn; polish and sleeves do not count, as in 11k Hands.
     #[must_use]
     pub fn accessories(&self) -> bool {
@@ -70,6 +81,86 @@ impl Claim {
     }
 }
 
+/// What may be worn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// Jewellery of any kind.
+    Accessories,
+    /// A ring.
+    Ring,
+    /// A bracelet.
+    Bracelet,
+    /// A watch.
+    Watch,
+    /// Painted nails.
+    Polish,
+    /// A sleeve.
+    Sleeve,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Accessories, Self::Ring, Self::Bracelet, Self::Watch, Self::Polish, Self::Sleeve];
+
+    fn claim(self, worn: bool) -> Claim {
+        let (said, open) = (Some(worn), Claim::default());
+        match self {
+            Self::Accessories => Claim { accessories: said, ..open },
+            Self::Ring => Claim { ring: said, ..open },
+            Self::Bracelet => Claim { bracelet: said, ..open },
+            Self::Watch => Claim { watch: said, ..open },
+            Self::Polish => Claim { polish: said, ..open },
+            Self::Sleeve => Claim { sleeve: said, ..open },
+        }
+    }
+
+    /// Ways to say that it is worn, and that it is not.
+    fn words(self) -> (&'static [&'static str], &'static [&'static str]) {
+        match self {
+            Self::Accessories => (
+                &[" with accessories", " with jewellery", " wearing jewelry", " with an accessory"],
+                &[" without accessories", " without jewellery", " with no accessories", ", bare"],
+            ),
+            Self::Ring => (
+                &[" with a ring", " wearing a ring", " with rings", " and a ring on a finger"],
+                &[" without a ring", " with no ring", " without rings"],
+            ),
+            Self::Bracelet => (
+                &[" with a bracelet", " wearing a bracelet"],
+                &[" without a bracelet", " with no bracelet"],
+            ),
+            Self::Watch => (
+                &[" with a watch", " wearing a wristwatch", " wearing a watch"],
+                &[" without a watch", " with no watch"],
+            ),
+            Self::Polish => (
+                &[" with nail polish", " with painted nails"],
+                &[" without nail polish", " with unpainted nails"],
+            ),
+            Self::Sleeve => (
+                &[" with a sleeve", " and a sleeve at the wrist"],
+                &[" without a sleeve", " with no sleeve"],
+            ),
+        }
+    }
+}
+
+/// What contradicting prompts differ in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Aspect and side: four answers.
+    Kind,
+    /// Aspect: two answers.
+    Aspect,
+    /// Side: two answers.
+    Side,
+    /// Whether something is worn: two answers.
+    Worn(Feature),
+    /// Aspect, side and whether something is worn: eight answers.
+    KindAndWorn(Feature),
+}
+
 /// Writes prompts about pictures, with the claims they make.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Prompts;
@@ -100,6 +191,57 @@ impl Prompts {
             if rng.random_bool(0.65) { Self::extra(facts, &mut claim, rng) } else { String::new() };
         let opener = OPENERS.choose(rng).copied().unwrap_or("");
         (format!("{opener}{hand}{extra}"), claim)
+    }
+
+    /// Prompts that contradict each other, so that exactly one is true of any picture: a question with
+    /// its answers, each in words of its own.
+    #[must_use]
+    pub fn contradicting(question: Question, rng: &mut ChaCha8Rng) -> Vec<(String, Claim)> {
+        let aspects = [Some(Aspect::Dorsal), Some(Aspect::Palmar)];
+        let sides = [Some(Side::Left), Some(Side::Right)];
+        let plain = |aspect, side| Claim { aspect, side, ..Claim::default() };
+        match question {
+            Question::Kind => aspects
+                .iter()
+                .flat_map(|aspect| sides.iter().map(move |side| plain(*aspect, *side)))
+                .map(|claim| (Self::say(claim, "", rng), claim))
+                .collect(),
+            Question::Aspect => aspects
+                .iter()
+                .map(|aspect| (Self::say(plain(*aspect, None), "", rng), plain(*aspect, None)))
+                .collect(),
+            Question::Side => sides
+                .iter()
+                .map(|side| (Self::say(plain(None, *side), "", rng), plain(None, *side)))
+                .collect(),
+            Question::Worn(feature) => {
+                let (with, without) = feature.words();
+                [(true, with), (false, without)]
+                    .into_iter()
+                    .map(|(worn, words)| {
+                        let claim = feature.claim(worn);
+                        let words = words.choose(rng).copied().unwrap_or("");
+                        (Self::say(claim, words, rng), claim)
+                    })
+                    .collect()
+            }
+            Question::KindAndWorn(feature) => Self::contradicting(Question::Kind, rng)
+                .into_iter()
+                .flat_map(|(text, kind)| {
+                    let (with, without) = feature.words();
+                    [(true, with), (false, without)].map(|(worn, words)| {
+                        let words = words.choose(rng).copied().unwrap_or("");
+                        let Claim { aspect, side, .. } = kind;
+                        (format!("{text}{words}"), Claim { aspect, side, ..feature.claim(worn) })
+                    })
+                })
+                .collect(),
+        }
+    }
+
+    fn say(claim: Claim, extra: &str, rng: &mut ChaCha8Rng) -> String {
+        let opener = OPENERS.choose(rng).copied().unwrap_or("");
+        format!("{opener}{}{extra}", Self::hand(claim.aspect, claim.side, rng))
     }
 
     fn hand(aspect: Option<Aspect>, side: Option<Side>, rng: &mut ChaCha8Rng) -> String {
@@ -203,6 +345,10 @@ impl Prompts {
                 };
                 Self::describe(&facts, rng).0
             })
+            .chain(Feature::ALL.iter().flat_map(|feature| {
+                let (with, without) = feature.words();
+                with.iter().chain(without).map(|words| format!("a hand{words}"))
+            }))
             .collect()
     }
 }
@@ -230,7 +376,7 @@ mod tests {
     #[test]
     fn a_prompt_is_true_of_what_it_describes_and_says_what_it_claims() {
         let rng = &mut ChaCha8Rng::seed_from_u64(1);
-        for facts in all_facts().cycle().take(5000) {
+        for facts in all_facts().collect::<Vec<_>>().into_iter().cycle().take(5000) {
             let (text, claim) = Prompts::describe(&facts, rng);
             assert!(claim.holds(&facts), "{text} of {facts:?}");
             let mentions_left = text.contains("left");
@@ -240,6 +386,23 @@ mod tests {
             if text.contains("with a ring") {
                 assert_eq!(claim.ring, Some(true), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn of_contradicting_prompts_exactly_one_is_true() {
+        let rng = &mut ChaCha8Rng::seed_from_u64(3);
+        let mut questions = vec![Question::Kind, Question::Aspect, Question::Side];
+        questions.extend(Feature::ALL.map(Question::Worn));
+        questions.extend(Feature::ALL.map(Question::KindAndWorn));
+        for question in questions {
+            let answers = Prompts::contradicting(question, rng);
+            for facts in all_facts() {
+                let true_of_it = answers.iter().filter(|(_, claim)| claim.holds(&facts)).count();
+                assert_eq!(true_of_it, 1, "{question:?} of {facts:?}: {answers:?}");
+            }
+            let texts: BTreeSet<&String> = answers.iter().map(|(text, _)| text).collect();
+            assert_eq!(texts.len(), answers.len(), "{texts:?}");
         }
     }
 

@@ -5,56 +5,107 @@ use rand_chacha::ChaCha8Rng;
 
 use super::error::TrainingError;
 
-/// Batches of P hands with K pictures each. Every hand comes up once before any comes up again.
+/// What a batch is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchShape {
+    /// Different hands (P).
+    pub hands: usize,
+    /// Pictures of each (K).
+    pub images: usize,
+    /// Kinds of hand that the hands are drawn from in equal shares; `hands` is a multiple of it.
+    pub kinds: usize,
+}
+
+/// Batches of P hands with K pictures each, from few kinds of hand, so that most other hands of a
+/// batch are hard to tell apart. No hand comes up again before the round through all is over.
 #[derive(Debug)]
 pub struct PkSampler {
+    /// Pictures of each hand.
     by_hand: Vec<Vec<usize>>,
-    order: Vec<usize>,
-    next: usize,
-    hands: usize,
-    images: usize,
+    /// Hands of each kind.
+    by_kind: Vec<Vec<usize>>,
+    /// Hands of the batches that remain of this round.
+    round: Vec<Vec<usize>>,
+    shape: BatchShape,
     rng: ChaCha8Rng,
 }
 
 impl PkSampler {
-    /// `labels`: the hand of each picture.
+    /// `pictures`: hand and kind of each picture, numbered from 0.
     ///
     /// # Errors
-    /// [`TrainingError::TooFewHands`] when the pictures cannot fill one batch.
+    /// [`TrainingError::TooFewHands`] when the pictures cannot fill one batch,
+    /// [`TrainingError::Setting`] for a shape that makes no batch.
     pub fn new(
-        labels: &[u32],
-        hands: usize,
-        images: usize,
+        pictures: &[(u32, usize)],
+        shape: BatchShape,
         seed: u64,
     ) -> Result<Self, TrainingError> {
-        let classes = labels.iter().max().map_or(0, |top| *top as usize + 1);
-        let mut by_hand = vec![Vec::new(); classes];
-        for (index, label) in labels.iter().enumerate() {
-            by_hand[*label as usize].push(index);
+        let BatchShape { hands, images, kinds } = shape;
+        if hands == 0 || kinds == 0 || !hands.is_multiple_of(kinds) {
+            return Err(TrainingError::Setting {
+                setting: "hands",
+                rule: "a multiple of kinds, and both more than 0",
+                got: format!("{hands} of {kinds} kinds"),
+            });
         }
-        let order: Vec<usize> =
-            (0..classes).filter(|hand| by_hand[*hand].len() >= images.max(1)).collect();
-        if hands == 0 || images == 0 || order.len() < hands {
-            return Err(TrainingError::TooFewHands { wanted: hands, images, got: order.len() });
+        let classes = pictures.iter().map(|(hand, _)| *hand as usize + 1).max().unwrap_or(0);
+        let top = pictures.iter().map(|(_, kind)| kind + 1).max().unwrap_or(0);
+        let (mut by_hand, mut kind_of) = (vec![Vec::new(); classes], vec![0; classes]);
+        for (index, (hand, kind)) in pictures.iter().enumerate() {
+            by_hand[*hand as usize].push(index);
+            kind_of[*hand as usize] = *kind;
         }
-        let next = order.len();
-        Ok(Self { by_hand, order, next, hands, images, rng: ChaCha8Rng::seed_from_u64(seed) })
+        let mut by_kind = vec![Vec::new(); top];
+        for hand in (0..classes).filter(|hand| by_hand[*hand].len() >= images.max(1)) {
+            by_kind[kind_of[hand]].push(hand);
+        }
+        let enough = by_kind.iter().filter(|of_kind| of_kind.len() >= hands / kinds).count();
+        if images == 0 || enough < kinds {
+            let got = by_kind.iter().map(Vec::len).sum();
+            return Err(TrainingError::TooFewHands { wanted: hands, kinds, images, got });
+        }
+        let rng = ChaCha8Rng::seed_from_u64(seed);
+        Ok(Self { by_hand, by_kind, round: Vec::new(), shape, rng })
     }
 
     /// Indices of the next batch, `[hands * images]`, the pictures of a hand together.
     pub fn batch(&mut self) -> Vec<usize> {
-        let mut batch = Vec::with_capacity(self.hands * self.images);
-        if self.next + self.hands > self.order.len() {
-            self.order.shuffle(&mut self.rng);
-            self.next = 0;
+        if self.round.is_empty() {
+            self.round = self.plan();
         }
-        for &hand in &self.order[self.next..self.next + self.hands] {
+        let hands = self.round.pop().unwrap_or_default();
+        let mut batch = Vec::with_capacity(hands.len() * self.shape.images);
+        for hand in hands {
             let pictures = &self.by_hand[hand];
-            let picked = rand::seq::index::sample(&mut self.rng, pictures.len(), self.images);
+            let picked = rand::seq::index::sample(&mut self.rng, pictures.len(), self.shape.images);
             batch.extend(picked.iter().map(|i| pictures[i]));
         }
-        self.next += self.hands;
         batch
+    }
+
+    /// Batches of one round, in random order. The kinds with most hands left go first, so that they run
+    /// out together; what does not fill a batch is left out of the round.
+    fn plan(&mut self) -> Vec<Vec<usize>> {
+        let BatchShape { hands, kinds, .. } = self.shape;
+        let mut portions: Vec<Vec<Vec<usize>>> = Vec::with_capacity(self.by_kind.len());
+        for of_kind in &mut self.by_kind {
+            of_kind.shuffle(&mut self.rng);
+            portions.push(of_kind.chunks_exact(hands / kinds).map(<[usize]>::to_vec).collect());
+        }
+        let mut batches = Vec::new();
+        loop {
+            portions.shuffle(&mut self.rng);
+            portions.sort_by_key(|left| std::cmp::Reverse(left.len()));
+            let batch: Vec<Vec<usize>> =
+                portions.iter_mut().take(kinds).filter_map(Vec::pop).collect();
+            if batch.len() < kinds {
+                break;
+            }
+            batches.push(batch.concat());
+        }
+        batches.shuffle(&mut self.rng);
+        batches
     }
 
     /// A seed for what else is drawn for a batch.
@@ -69,38 +120,56 @@ mod tests {
 
     use super::*;
 
-    fn labels() -> Vec<u32> {
-        (0..60).map(|i| i / 3).chain([20]).collect()
+    const SHAPE: BatchShape = BatchShape { hands: 6, images: 2, kinds: 2 };
+
+    /// 24 hands of 4 kinds with three pictures each, and one with a single picture.
+    fn pictures() -> Vec<(u32, usize)> {
+        (0..72).map(|i| (i / 3, (i as usize / 3) % 4)).chain([(24, 0)]).collect()
     }
 
     #[test]
-    fn a_batch_has_p_hands_with_k_different_pictures() {
-        let labels = labels();
-        let mut sampler = PkSampler::new(&labels, 5, 2, 3).unwrap();
+    fn a_batch_has_p_hands_of_few_kinds_with_k_different_pictures() {
+        let pictures = pictures();
+        let mut sampler = PkSampler::new(&pictures, SHAPE, 3).unwrap();
         for _ in 0..40 {
-            let batch = sampler.batch();
             let mut by_hand: BTreeMap<u32, BTreeSet<usize>> = BTreeMap::new();
-            for index in batch {
-                by_hand.entry(labels[index]).or_default().insert(index);
+            let mut by_kind: BTreeMap<usize, usize> = BTreeMap::new();
+            for index in sampler.batch() {
+                let (hand, kind) = pictures[index];
+                by_hand.entry(hand).or_default().insert(index);
+                *by_kind.entry(kind).or_default() += 1;
             }
-            assert_eq!(by_hand.len(), 5);
+            assert_eq!(by_hand.len(), 6);
             assert!(by_hand.values().all(|pictures| pictures.len() == 2));
-            assert!(!by_hand.contains_key(&20), "a hand with one picture cannot give two");
+            assert_eq!(by_kind.values().collect::<Vec<_>>(), [&6, &6], "two kinds, equal shares");
+            assert!(!by_hand.contains_key(&24), "a hand with one picture cannot give two");
         }
     }
 
     #[test]
     fn every_hand_comes_up_once_before_any_comes_up_again() {
-        let labels = labels();
-        let mut sampler = PkSampler::new(&labels, 5, 2, 3).unwrap();
-        let seen: BTreeSet<u32> = (0..4).flat_map(|_| sampler.batch()).map(|i| labels[i]).collect();
-        assert_eq!(seen.len(), 20);
+        let pictures = pictures();
+        let mut sampler = PkSampler::new(&pictures, SHAPE, 3).unwrap();
+        for round in 0..5 {
+            let seen: Vec<usize> = (0..4).flat_map(|_| sampler.batch()).collect();
+            let hands: BTreeSet<u32> = seen.iter().map(|i| pictures[*i].0).collect();
+            assert_eq!((seen.len(), hands.len()), (48, 24), "round {round}");
+        }
+    }
+
+    #[test]
+    fn all_kinds_meet() {
+        let pictures = pictures();
+        let mut sampler = PkSampler::new(&pictures, SHAPE, 3).unwrap();
+        let pairs: BTreeSet<BTreeSet<usize>> =
+            (0..100).map(|_| sampler.batch().iter().map(|i| pictures[*i].1).collect()).collect();
+        assert_eq!(pairs.len(), 6);
     }
 
     #[test]
     fn batches_follow_from_the_seed() {
         let run = |seed| {
-            let mut sampler = PkSampler::new(&labels(), 4, 2, seed).unwrap();
+            let mut sampler = PkSampler::new(&pictures(), SHAPE, seed).unwrap();
             (0..10).flat_map(|_| sampler.batch()).collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
@@ -108,8 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn too_few_hands_are_an_error() {
-        let error = PkSampler::new(&[0, 0, 1], 2, 2, 0).unwrap_err();
-        assert!(matches!(error, TrainingError::TooFewHands { wanted: 2, got: 1, .. }));
+    fn shapes_that_make_no_batch_are_errors() {
+        let of = |shape| PkSampler::new(&[(0, 0), (0, 0), (1, 1)], shape, 0).unwrap_err();
+        let one_hand_has_two = of(BatchShape { hands: 2, images: 2, kinds: 2 });
+        assert!(matches!(one_hand_has_two, TrainingError::TooFewHands { wanted: 2, got: 1, .. }));
+        let uneven = of(BatchShape { hands: 3, images: 1, kinds: 2 });
+        assert!(matches!(uneven, TrainingError::Setting { setting: "hands", .. }));
+        assert!(PkSampler::new(&[], SHAPE, 0).is_err());
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -13,10 +13,11 @@ use super::augment::Augment;
 use super::config::PretrainConfig;
 use super::dataset::LabelledPixels;
 use super::error::TrainingError;
+use super::init::spatial_start;
 use super::log::Epoch;
-use super::loss::{cosface, matching_info_nce};
+use super::loss::{contradiction_info_nce, matching_info_nce, sup_con};
 use super::optimizer::{AdamW, AdamWConfig};
-use super::prompts::{Claim, Facts, Prompts};
+use super::prompts::{Claim, Facts, Feature, Prompts, Question};
 use super::sampler::PkSampler;
 use super::schedule::WarmupCosine;
 
@@ -55,13 +56,16 @@ pub struct Outcome {
     pub images: usize,
 }
 
+/// Turns prompts into token ids.
+pub type Encode<'a> = dyn Fn(&[String]) -> Result<Vec<Vec<u32>>, ModelError> + Sync + 'a;
+
 /// What a run reads.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
     /// Shape of the model.
     pub model: &'a ClipConfig,
     /// Turns prompts into token ids with begin and end, not padded.
-    pub encode: &'a (dyn Fn(&[String]) -> Result<Vec<Vec<u32>>, ModelError> + Sync),
+    pub encode: &'a Encode<'a>,
     /// Normalisation of pixels; the pictures have the model's size or more.
     pub preprocessing: &'a Preprocessing,
     /// The pictures.
@@ -72,8 +76,8 @@ pub struct Inputs<'a> {
     pub config: &'a PretrainConfig,
 }
 
-/// Trains a CLIP model from scratch: CosFace over hands for identity, image-text InfoNCE against
-/// prompts made of each picture's facts.
+/// Trains a CLIP model from scratch: a supervised contrastive loss over hands for identity, image-text
+/// InfoNCE against prompts made of each picture's facts.
 ///
 /// # Errors
 /// [`TrainingError`]; a loss that is not a number stops the run.
@@ -87,21 +91,24 @@ pub fn pretrain(
     let config = inputs.config;
     check(config)?;
     let parameters = Parameters::init(inputs.model, config.seed, device)?;
+    spatial_start(&parameters, inputs.model, config.seed)?;
     let clip = Clip::new(inputs.model, &parameters)?;
-    let head =
-        class_directions(inputs.data.classes(), inputs.model.projection_dim, config.seed, device)?;
-    let mut trained = parameters.vars();
-    trained.push(("identity.weight".to_owned(), head.clone()));
     let optimizer_config = AdamWConfig {
         weight_decay: config.weight_decay,
         clip_norm: config.clip_norm,
         ..AdamWConfig::default()
     };
-    let mut optimizer = AdamW::new(&trained, optimizer_config);
+    let mut optimizer = AdamW::new(&parameters.vars(), optimizer_config);
     let schedule =
         WarmupCosine { peak: config.learning_rate, warmup: config.warmup, steps: config.steps };
-    let mut sampler =
-        PkSampler::new(&inputs.data.hands, config.hands, config.images_a_hand, config.seed)?;
+    let pictures: Vec<(u32, usize)> = inputs
+        .data
+        .hands
+        .iter()
+        .zip(&inputs.data.facts)
+        .map(|(hand, f)| (*hand, f.kind()))
+        .collect();
+    let mut sampler = PkSampler::new(&pictures, config.shape(), config.seed)?;
     let mut average = Average::of(&parameters)?;
     let mut best: Option<(f64, usize, Parameters)> = None;
     let mut window = Window::default();
@@ -116,16 +123,9 @@ pub fn pretrain(
         let batch = Batch::draw(&inputs, &mut sampler, device)?;
         let images = normalise(&clip.image_features(&batch.pixels)?)?;
         let texts = normalise(&clip.text_features(&batch.tokens)?)?;
-        let classes = normalise(head.as_tensor())?;
-        let identity = cosface(
-            &images,
-            &classes,
-            &batch.labels,
-            config.identity_scale,
-            config.identity_margin,
-        )?;
+        let identity = sup_con(&images, &batch.labels, config.temperature)?;
         let scale = clip.logit_scale().exp()?.minimum(f64::from(MAX_LOGIT_SCALE))?;
-        let text = matching_info_nce(&images, &texts, &batch.matches, &scale)?;
+        let text = batch.text_loss(&images, &texts, &scale)?;
         let loss = ((&identity * config.identity_weight)? + (&text * config.text_weight)?)?;
         let value = loss.to_scalar::<f32>()?;
         let rate = schedule.at(step);
@@ -139,13 +139,7 @@ pub fn pretrain(
         let norm = optimizer.step(&loss.backward()?, rate)?;
         average.follow(&parameters, config.average_decay, step)?;
         taken = step + 1;
-        window.add(
-            value,
-            identity.to_scalar()?,
-            text.to_scalar()?,
-            norm,
-            batch.labels.elem_count(),
-        );
+        window.add(value, identity.to_scalar()?, text.to_scalar()?, norm, batch.labels.len());
         let seconds = started.elapsed().as_secs_f64() - paused;
         let seen = taken * config.batch();
         progress(Progress {
@@ -181,30 +175,23 @@ fn check(config: &PretrainConfig) -> Result<(), TrainingError> {
     positive("steps", config.steps > 0, config.steps.to_string())?;
     positive("prompts", config.prompts > 0, config.prompts.to_string())?;
     positive("validate_every", config.validate_every > 0, config.validate_every.to_string())?;
+    positive("temperature", config.temperature > 0.0, config.temperature.to_string())?;
     positive("learning_rate", config.learning_rate > 0.0, config.learning_rate.to_string())
-}
-
-/// One direction a class, drawn at random.
-fn class_directions(
-    classes: usize,
-    dim: usize,
-    seed: u64,
-    device: &Device,
-) -> Result<Var, TrainingError> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x1d);
-    let values: Vec<f32> = (0..classes * dim).map(|_| rng.random_range(-1.0..1.0)).collect();
-    Ok(Var::from_tensor(&Tensor::from_vec(values, (classes, dim), device)?)?)
 }
 
 struct Batch {
     /// `[batch, 3, size, size]`
     pixels: Tensor,
-    /// `[batch]`
-    labels: Tensor,
+    /// The hand of each picture.
+    labels: Vec<u32>,
     /// `[prompts, tokens]`
     tokens: Tensor,
-    /// `[batch, prompts]`
+    /// `[batch, prompts]`, 1 where a prompt is true of a picture.
     matches: Tensor,
+    /// How many prompts describe pictures of the batch; the contradicting ones follow.
+    described: usize,
+    /// How many prompts each set of contradicting ones has.
+    sets: Vec<usize>,
 }
 
 impl Batch {
@@ -230,7 +217,14 @@ impl Batch {
         let pixels = Tensor::from_vec(pixels.concat(), (n, 3, size, size), device)?;
         let labels: Vec<u32> = indices.iter().map(|i| data.hands[*i]).collect();
         let facts: Vec<Facts> = indices.iter().map(|i| data.facts[*i]).collect();
-        let (texts, claims) = prompts(&facts, inputs.config.prompts, seed);
+        let (mut texts, mut claims) = prompts(&facts, inputs.config.prompts, seed);
+        let described = texts.len();
+        let sets: Vec<Vec<(String, Claim)>> = questions(seed);
+        let sizes = sets.iter().map(Vec::len).collect();
+        for (text, claim) in sets.into_iter().flatten() {
+            texts.push(text);
+            claims.push(claim);
+        }
         let matches: Vec<f32> = facts
             .iter()
             .flat_map(|facts| {
@@ -239,10 +233,36 @@ impl Batch {
             .collect();
         Ok(Self {
             pixels,
-            labels: Tensor::from_vec(labels, n, device)?,
+            labels,
             tokens: padded(&(inputs.encode)(&texts)?, device)?,
             matches: Tensor::from_vec(matches, (n, claims.len()), device)?.to_dtype(DType::F32)?,
+            described,
+            sets: sizes,
         })
+    }
+
+    /// InfoNCE against the prompts that describe pictures of the batch, and within each set of
+    /// contradicting ones: the first alone is slow to learn what two prompts differ in, because most
+    /// prompts are true of many pictures.
+    fn text_loss(
+        &self,
+        images: &Tensor,
+        texts: &Tensor,
+        scale: &Tensor,
+    ) -> candle_core::Result<Tensor> {
+        let part = |start: usize, len: usize| -> candle_core::Result<(Tensor, Tensor)> {
+            let matches = self.matches.narrow(1, start, len)?.contiguous()?;
+            Ok((texts.narrow(0, start, len)?, matches))
+        };
+        let (prompts, matches) = part(0, self.described)?;
+        let mut loss = matching_info_nce(images, &prompts, &matches, scale)?;
+        let mut start = self.described;
+        for &len in &self.sets {
+            let (prompts, matches) = part(start, len)?;
+            loss = (loss + contradiction_info_nce(images, &prompts, &matches, scale)?)?;
+            start += len;
+        }
+        Ok(loss)
     }
 }
 
@@ -271,6 +291,23 @@ fn prompts(facts: &[Facts], wanted: usize, seed: u64) -> (Vec<String>, Vec<Claim
         }
     }
     (texts, claims)
+}
+
+/// Contradicting prompts for a batch: always about the kind of hand and about accessories, and one more
+/// question at random.
+fn questions(seed: u64) -> Vec<Vec<(String, Claim)>> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(seed ^ 0x9e57);
+    let feature = Feature::ALL[rng.random_range(0..Feature::ALL.len())];
+    let third = match rng.random_range(0..4) {
+        0 => Question::Aspect,
+        1 => Question::Side,
+        2 => Question::Worn(feature),
+        _ => Question::KindAndWorn(feature),
+    };
+    [Question::Kind, Question::Worn(Feature::Accessories), third]
+        .into_iter()
+        .map(|question| Prompts::contradicting(question, rng))
+        .collect()
 }
 
 /// Moving average of the weights: generalises better than the last step's.

@@ -143,3 +143,438 @@ fn an_enrolment_is_idempotent_by_content_and_conflicts_by_id() {
     let info = gallery.info();
     assert_eq!((info.subjects, info.samples), (2, 2), "what was refused changed nothing");
 }
+
+/// Few samples and still a graph, so that its paths are tested in seconds.
+fn small_graph() -> GalleryOptions {
+    GalleryOptions { exact_up_to: 500, background: false, ..GalleryOptions::default() }
+}
+
+/// `subjects` people with `each` samples, enrolled in batches; the centres, to probe near.
+fn populate(gallery: &Gallery, subjects: usize, each: usize, dim: usize) -> Vec<Vec<f32>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(42);
+    let centres: Vec<Vec<f32>> = (0..subjects).map(|_| random(&mut rng, dim)).collect();
+    let numbers: Vec<usize> = (0..subjects * each).collect();
+    for part in numbers.chunks(2_000) {
+        let samples = part
+            .iter()
+            .map(|n| new_sample(*n, n / each, near(&centres[n / each], 0.7, &mut rng)))
+            .collect();
+        for result in gallery.enrol_batch(samples) {
+            assert!(result.unwrap().created);
+        }
+    }
+    centres
+}
+
+/// Share of the exact answer that the graph gives, over `probes` probes.
+fn recall(gallery: &Gallery, centres: &[Vec<f32>], filter: &AttributeFilter, probes: usize) -> f64 {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let (mut found, mut wanted) = (0, 0);
+    for _ in 0..probes {
+        let probe = near(&centres[rng.random_range(0..centres.len())], 0.7, &mut rng);
+        let walk = SearchParams { filter: filter.clone(), ..params(10) };
+        let exact = SearchParams { exact: true, ..walk.clone() };
+        let got = gallery.search_samples(&probe, &walk).unwrap();
+        let want = gallery.search_samples(&probe, &exact).unwrap();
+        assert_eq!(got.len(), want.len(), "under-returned with {filter:?}");
+        assert!(got.iter().all(|hit| filter.admits(&hit.attributes)));
+        wanted += want.len();
+        found += want.iter().filter(|hit| got.contains(hit)).count();
+    }
+    found as f64 / wanted as f64
+}
+
+/// The exact scan against sums of products written out here, independent of the index.
+#[test]
+fn a_scan_gives_the_largest_cosines_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_galleries, gallery) = create(dir.path(), &GalleryOptions::default(), 37);
+    let mut rng = rng();
+    let templates: Vec<Embedding> = (0..500).map(|_| near(&[0.1; 37], 1.0, &mut rng)).collect();
+    for (n, template) in templates.iter().enumerate() {
+        gallery.enrol(new_sample(n, n / 2, template.clone())).unwrap();
+    }
+    for _ in 0..20 {
+        let probe = near(&[0.1; 37], 1.0, &mut rng);
+        let cosine = |t: &Embedding| -> f64 {
+            let pairs = t.as_slice().iter().zip(probe.as_slice());
+            pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        let mut oracle: Vec<(f64, usize)> =
+            templates.iter().enumerate().map(|(n, t)| (cosine(t), n)).collect();
+        oracle.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let hits = gallery.search_samples(&probe, &params(10)).unwrap();
+        assert_eq!(hits.len(), 10);
+        for (hit, (similarity, n)) in hits.iter().zip(&oracle) {
+            assert!((f64::from(hit.similarity.get()) - similarity).abs() < 1e-5);
+            assert_eq!((&hit.sample, &hit.subject), (&sample_id(*n), &subject(n / 2)));
+        }
+    }
+}
+
+#[test]
+fn a_graph_finds_what_a_scan_finds_whatever_is_filtered_or_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_galleries, gallery) = create(dir.path(), &small_graph(), 64);
+    let centres = populate(&gallery, 800, 5, 64);
+    gallery.compact().unwrap();
+    assert_eq!((gallery.info().index.kind, gallery.info().index.tail), ("hnsw", 0));
+    let audit = gallery.audit().unwrap();
+    assert_eq!((audit.found, audit.samples), (4_000, 4_000), "missed {:?}", audit.missed);
+    for filter in filters() {
+        let recall = recall(&gallery, &centres, &filter, 40);
+        assert!(recall >= 0.99, "recall {recall} with {filter:?}");
+    }
+    for n in (0..4_000).step_by(3) {
+        gallery.remove_sample(&subject(n / 5), &sample_id(n)).unwrap();
+    }
+    for filter in filters() {
+        let recall = recall(&gallery, &centres, &filter, 40);
+        assert!(recall >= 0.99, "after removals: recall {recall} with {filter:?}");
+    }
+    let everything = gallery.search_samples(&near(&centres[0], 0.1, &mut rng()), &params(10_000));
+    assert_eq!(everything.unwrap().len(), gallery.info().samples);
+}
+
+fn rng() -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(99)
+}
+
+#[test]
+fn at_100_000_samples_recall_stays_above_99_percent() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = GalleryOptions { background: false, ..GalleryOptions::default() };
+    let (_galleries, gallery) = create(dir.path(), &options, 512);
+    let start = std::time::Instant::now();
+    let centres = populate(&gallery, 10_000, 10, 512);
+    println!("enrolled 100k x 512 in {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    gallery.compact().unwrap();
+    println!("built and saved the graph in {:?}", start.elapsed());
+    for filter in filters() {
+        let recall = recall(&gallery, &centres, &filter, 50);
+        println!("recall@10 {recall:.4} with {}", serde_json::to_string(&filter).unwrap());
+        assert!(recall >= 0.99, "recall {recall} with {filter:?}");
+    }
+    let mut rng = rng();
+    let probes: Vec<Embedding> =
+        (0..500).map(|i| near(&centres[i * 17 % centres.len()], 0.7, &mut rng)).collect();
+    for exact in [false, true] {
+        let asked = SearchParams { exact, ..params(10) };
+        let probes = if exact { &probes[..50] } else { &probes[..] };
+        let start = std::time::Instant::now();
+        for probe in probes {
+            assert_eq!(gallery.search_samples(probe, &asked).unwrap().len(), 10);
+        }
+        println!("exact {exact}: {:?} a query", start.elapsed() / probes.len() as u32);
+    }
+    for n in (0..100_000).step_by(1_000) {
+        gallery.erase_subject(&subject(n / 10)).unwrap();
+    }
+    for filter in filters() {
+        let recall = recall(&gallery, &centres, &filter, 20);
+        assert!(recall >= 0.99, "after erasures: recall {recall} with {filter:?}");
+    }
+}
+
+#[test]
+fn an_enrolment_is_found_as_soon_as_it_is_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_galleries, gallery) =
+        create(dir.path(), &GalleryOptions { exact_up_to: 50, ..GalleryOptions::default() }, 16);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let gallery = &gallery;
+            scope.spawn(move || {
+                let mut rng = ChaCha8Rng::seed_from_u64(thread as u64);
+                for i in 0..60 {
+                    let n = thread * 1_000 + i;
+                    let template = near(&random(&mut rng, 16), 0.1, &mut rng);
+                    gallery.enrol(new_sample(n, n, template.clone())).unwrap();
+                    let found = gallery.search(&template, &params(1)).unwrap();
+                    assert_eq!(found[0].best.sample, sample_id(n));
+                    if i % 3 == 0 {
+                        gallery.erase_subject(&subject(n)).unwrap();
+                        let found = gallery.search(&template, &params(1_000)).unwrap();
+                        assert!(found.iter().all(|c| c.subject != subject(n)));
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(gallery.info().samples, 160);
+}
+
+#[test]
+fn subjects_are_ranked_by_their_best_sample_or_by_the_mean_of_their_closest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_galleries, gallery) = create(dir.path(), &small_graph(), 2);
+    let at = |degrees: f32| {
+        Embedding::from_raw(vec![degrees.to_radians().cos(), degrees.to_radians().sin()]).unwrap()
+    };
+    // Subject 1: 10 and 80 degrees. Subject 2: 20 and 30. Subject 3: the same template as subject 2's
+    // first, enrolled later.
+    for (n, of, degrees) in [(1, 1, 10.0), (2, 1, 80.0), (3, 2, 20.0), (4, 2, 30.0), (5, 3, 20.0)] {
+        gallery.enrol(new_sample(n, of, at(degrees))).unwrap();
+    }
+    let ranked = |aggregate| -> Vec<(SubjectId, f32)> {
+        let asked = SearchParams { aggregate, ..params(10) };
+        let found = gallery.search(&at(0.0), &asked).unwrap();
+        found.into_iter().map(|c| (c.subject, c.similarity.get())).collect()
+    };
+    let cos = |degrees: f32| degrees.to_radians().cos();
+    let close = |got: &[(SubjectId, f32)], want: &[(usize, f32)]| {
+        assert_eq!(got.len(), want.len());
+        for ((id, similarity), (number, expected)) in got.iter().zip(want) {
+            assert_eq!(id, &subject(*number));
+            assert!((similarity - expected).abs() < 1e-6);
+        }
+    };
+    close(&ranked(Aggregate::Best), &[(1, cos(10.0)), (2, cos(20.0)), (3, cos(20.0))]);
+    let mean = |a: f32, b: f32| (cos(a) + cos(b)) / 2.0;
+    close(
+        &ranked(Aggregate::MeanTop(2)),
+        &[(3, cos(20.0)), (2, mean(20.0, 30.0)), (1, mean(10.0, 80.0))],
+    );
+    let compared = gallery.verify(&subject(1), &at(80.0)).unwrap();
+    let order: Vec<_> = compared.iter().map(|hit| hit.sample.clone()).collect();
+    assert_eq!(order, [sample_id(2), sample_id(1)]);
+    // One subject fills every near place, and another is still to be found.
+    for n in 100..1_400 {
+        gallery.enrol(new_sample(n, 9, at(0.001 * n as f32))).unwrap();
+    }
+    gallery.compact().unwrap();
+    assert_eq!(gallery.info().index.kind, "hnsw");
+    let found = gallery.search(&at(0.0), &params(4)).unwrap();
+    let order: Vec<_> = found.into_iter().map(|c| c.subject).collect();
+    assert_eq!(order, [subject(9), subject(1), subject(2), subject(3)]);
+}
+
+#[test]
+fn a_restart_answers_the_same_from_a_saved_a_damaged_and_a_missing_graph() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = small_graph();
+    let (galleries, gallery) = create(dir.path(), &options, 32);
+    let centres = populate(&gallery, 300, 4, 32);
+    gallery.compact().unwrap();
+    let mut rng = rng();
+    for n in 0..20 {
+        let template = near(&centres[n], 0.7, &mut rng);
+        gallery.enrol(new_sample(90_000 + n, n, template)).unwrap();
+    }
+    gallery.remove_sample(&subject(30), &sample_id(121)).unwrap();
+    gallery.erase_subject(&subject(31)).unwrap();
+    let probes: Vec<Embedding> = centres.iter().map(|c| near(c, 0.7, &mut rng)).collect();
+    let answers = |gallery: &Gallery| -> Vec<_> {
+        probes.iter().map(|p| gallery.search(p, &params(5)).unwrap()).collect()
+    };
+    let before = answers(&gallery);
+    galleries.close().unwrap();
+    drop((galleries, gallery));
+    let reopen = || {
+        let galleries = open(dir.path(), &options);
+        let gallery = galleries.get(&GalleryId::new("main").unwrap()).unwrap();
+        (galleries, gallery)
+    };
+    let (galleries, gallery) = reopen();
+    let index = gallery.info().index;
+    assert_eq!((index.kind, index.segment, index.tail), ("hnsw", 1_195, 20));
+    assert_eq!(answers(&gallery), before);
+    drop((galleries, gallery));
+
+    // One chunk replaced by another sealed one: it opens, and the graph does not fit together.
+    let store = open_store(dir.path());
+    let keys = store.keys(&[0x82]).unwrap();
+    let mut batch = handclip::storage::Batch::default();
+    batch.put(keys[0].clone(), vec![1, 2, 3], handclip::storage::Seal::Store);
+    store.commit(batch).unwrap();
+    drop(store);
+    let (galleries, gallery) = reopen();
+    assert_eq!(gallery.info().index.kind, "exact", "the damaged graph is not used");
+    assert_eq!(answers(&gallery), before);
+    gallery.compact().unwrap();
+    assert_eq!(answers(&gallery), before);
+    drop((galleries, gallery));
+    let (_galleries, gallery) = reopen();
+    assert_eq!(gallery.info().index.kind, "hnsw");
+    assert_eq!(answers(&gallery), before);
+}
+
+fn files_hold(dir: &Path, needle: &[u8]) -> bool {
+    walkdir::WalkDir::new(dir).into_iter().any(|entry| {
+        let entry = entry.unwrap();
+        entry.file_type().is_file()
+            && std::fs::read(entry.path())
+                .unwrap()
+                .windows(needle.len())
+                .any(|window| window == needle)
+    })
+}
+
+#[test]
+fn an_erased_subject_is_in_no_file_and_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (galleries, gallery) = create(dir.path(), &GalleryOptions::default(), 64);
+    let mut rng = rng();
+    let marker = b"PLAINTEXT-MARKER-OF-A-HAND-IMAGE".repeat(3_000);
+    let template = near(&random(&mut rng, 64), 0.1, &mut rng);
+    let bytes: Vec<u8> = template.as_slice().iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mut sample = new_sample(1, 1, template.clone());
+    sample.image = Some(marker.clone());
+    gallery.enrol(sample).unwrap();
+    gallery.enrol(new_sample(2, 2, near(&random(&mut rng, 64), 0.1, &mut rng))).unwrap();
+    assert_eq!(gallery.image(&subject(1), &sample_id(1)).unwrap(), Some(marker.clone()));
+    let slots = std::fs::read(dir.path().join("keys.slots")).unwrap();
+    let receipt = gallery.erase_subject(&subject(1)).unwrap();
+    assert_eq!((receipt.samples, receipt.subject.clone()), (1, subject(1)));
+    assert!(gallery.is_genuine(&receipt));
+    assert!(!gallery.is_genuine(&handclip::gallery::ErasureReceipt { samples: 2, ..receipt }));
+    let check = |gallery: &Gallery| {
+        assert!(gallery.erased_at_ms(&subject(1)).unwrap().is_some());
+        assert!(gallery.erased_at_ms(&subject(2)).unwrap().is_none());
+        assert_eq!(gallery.search(&template, &params(10)).unwrap().len(), 1);
+        assert!(matches!(gallery.subject(&subject(1)), Err(GalleryError::SubjectNotFound(_))));
+        assert!(gallery.image(&subject(1), &sample_id(1)).is_err());
+        assert!(gallery.verify(&subject(1), &template).is_err());
+    };
+    check(&gallery);
+    let after = std::fs::read(dir.path().join("keys.slots")).unwrap();
+    assert_eq!(slots.len(), after.len());
+    assert!(slots[128..256].iter().any(|b| *b != 0) && after[128..256].iter().all(|b| *b == 0));
+    galleries.close().unwrap();
+    drop((galleries, gallery));
+    assert!(std::fs::read_dir(dir.path().join("sled/blobs")).unwrap().next().is_none());
+    for needle in [&marker[..32], &bytes[..64], &bytes[128..192], b"p00001"] {
+        assert!(!files_hold(dir.path(), needle));
+    }
+    let control = dir.path().join("control");
+    handclip::storage::file::write_atomic(&control, &[&[0; 9][..], &marker, &bytes].concat())
+        .unwrap();
+    assert!(files_hold(dir.path(), &marker[..32]) && files_hold(dir.path(), &bytes[..64]));
+    let galleries = open(dir.path(), &GalleryOptions::default());
+    check(&galleries.get(&GalleryId::new("main").unwrap()).unwrap());
+}
+
+#[test]
+fn a_second_process_a_wrong_key_and_a_full_disk_are_named() {
+    use handclip::storage::StorageError;
+    let dir = tempfile::tempdir().unwrap();
+    let (galleries, gallery) = create(dir.path(), &GalleryOptions::default(), 8);
+    let sample = |n| new_sample(n, n, near(&[1.0; 8], 0.5, &mut rng()));
+    gallery.enrol(sample(1)).unwrap();
+    let options = |key: &str| StoreOptions::new(dir.path(), MasterKey::from_hex(key).unwrap());
+    let right = "5a".repeat(32);
+    assert!(matches!(Store::open(options(&right)), Err(StorageError::InUse { .. })));
+    drop((galleries, gallery));
+    let wrong = Store::open(options(&"5b".repeat(32)));
+    assert!(matches!(wrong, Err(StorageError::WrongMasterKey { .. })));
+
+    let mut full = options(&right);
+    full.min_free_bytes = u64::MAX / 8;
+    let galleries = Galleries::open(Store::open(full).unwrap(), GalleryOptions::default()).unwrap();
+    let gallery = galleries.get(&GalleryId::new("main").unwrap()).unwrap();
+    let refused = gallery.enrol(sample(2));
+    assert!(matches!(refused, Err(GalleryError::Storage(StorageError::Full { .. }))));
+    assert!(!dir.path().join("ballast").exists(), "the ballast is released");
+    assert_eq!(gallery.info().samples, 1, "what was refused changed nothing");
+    gallery.remove_sample(&subject(1), &sample_id(1)).unwrap();
+    assert_eq!(gallery.erase_subject(&subject(1)).unwrap().samples, 0);
+    drop((galleries, gallery));
+    let galleries = open(dir.path(), &GalleryOptions::default());
+    let gallery = galleries.get(&GalleryId::new("main").unwrap()).unwrap();
+    assert_eq!(gallery.info().samples, 0);
+    gallery.enrol(sample(2)).unwrap();
+}
+
+mod model {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Enrol { of: usize, number: usize },
+        Remove { of: usize, number: usize },
+        Erase { of: usize },
+        Compact,
+        Reopen,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (0..6_usize, 0..40_usize).prop_map(|(of, number)| Step::Enrol { of, number }),
+            4 => (0..6_usize, 0..40_usize).prop_map(|(of, number)| Step::Remove { of, number }),
+            1 => (0..6_usize).prop_map(|of| Step::Erase { of }),
+            1 => Just(Step::Compact),
+            1 => Just(Step::Reopen),
+        ]
+    }
+
+    fn template(number: usize) -> Embedding {
+        near(&[0.0; 8], 1.0, &mut ChaCha8Rng::seed_from_u64(number as u64))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn any_sequence_of_changes_leaves_what_a_map_would_hold(
+            steps in prop::collection::vec(step(), 1..40),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let options = GalleryOptions { exact_up_to: 8, ..small_graph() };
+            let mut opened = create(dir.path(), &options, 8);
+            let mut model: BTreeMap<usize, usize> = BTreeMap::new();
+            let mut known = BTreeSet::new();
+            for step in steps {
+                let gallery = &opened.1;
+                match step {
+                    Step::Enrol { of, number } => {
+                        let result = gallery.enrol(new_sample(number, of, template(number)));
+                        match model.get(&number) {
+                            Some(owner) if *owner == of => prop_assert!(!result.unwrap().created),
+                            Some(_) => prop_assert!(result.is_err()),
+                            None => {
+                                prop_assert!(result.unwrap().created);
+                                model.insert(number, of);
+                                known.insert(of);
+                            }
+                        }
+                    }
+                    Step::Remove { of, number } => {
+                        let removed = gallery.remove_sample(&subject(of), &sample_id(number));
+                        let there = model.get(&number) == Some(&of);
+                        prop_assert_eq!(removed.is_ok(), there);
+                        if there {
+                            model.remove(&number);
+                        }
+                    }
+                    Step::Erase { of } => {
+                        let erased = gallery.erase_subject(&subject(of));
+                        prop_assert_eq!(erased.is_ok(), known.remove(&of));
+                        model.retain(|_, owner| *owner != of);
+                    }
+                    Step::Compact => gallery.compact().unwrap(),
+                    Step::Reopen => {
+                        let (galleries, gallery) = opened;
+                        galleries.close().unwrap();
+                        drop((galleries, gallery));
+                        let galleries = open(dir.path(), &options);
+                        let gallery = galleries.get(&GalleryId::new("main").unwrap()).unwrap();
+                        opened = (galleries, gallery);
+                    }
+                }
+                let gallery = &opened.1;
+                let all = gallery.search_samples(&template(1_000), &params(1_000)).unwrap();
+                let held: BTreeMap<SampleId, SubjectId> =
+                    all.into_iter().map(|hit| (hit.sample, hit.subject)).collect();
+                let expected: BTreeMap<SampleId, SubjectId> =
+                    model.iter().map(|(n, of)| (sample_id(*n), subject(*of))).collect();
+                prop_assert_eq!(held, expected);
+                let listed: Vec<SubjectId> =
+                    gallery.subjects(None, 100).unwrap().into_iter().map(|s| s.subject).collect();
+                let expected: Vec<SubjectId> = known.iter().map(|of| subject(*of)).collect();
+                prop_assert_eq!(listed, expected);
+            }
+        }
+    }
+}

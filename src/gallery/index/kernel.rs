@@ -1,61 +1,36 @@
-//! Dot products, in the widest vectors that the processor has.
+//! Dot products in safe code that compiles to vector instructions.
 
-use pulp::{Arch, Simd, WithSimd};
+/// Lanes summed independently: enough to keep the adders of any processor busy.
+const LANES: usize = 16;
 
-/// Chosen once by what the processor can do; every comparison of a process goes through one, so an
-/// exact scan and a re-ranked walk give the same bits.
+/// The one way that templates are compared, so that an exact scan and a re-ranked walk give the same
+/// bits.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::gallery) struct Kernel(Arch);
+pub(in crate::gallery) struct Kernel;
 
 impl Kernel {
     pub(in crate::gallery) fn new() -> Self {
-        Self(Arch::new())
+        Self
     }
 
     /// Sum of products of two slices of the same length.
     pub(in crate::gallery) fn dot(self, a: &[f32], b: &[f32]) -> f32 {
-        self.0.dispatch(Dot { a, b })
+        let (a, a_tail) = a.as_chunks::<LANES>();
+        let (b, b_tail) = b.as_chunks::<LANES>();
+        let mut sums = [0.0_f32; LANES];
+        for (x, y) in a.iter().zip(b) {
+            for lane in 0..LANES {
+                sums[lane] += x[lane] * y[lane];
+            }
+        }
+        let tail: f32 = a_tail.iter().zip(b_tail).map(|(x, y)| x * y).sum();
+        let (low, high) = sums.split_at(LANES / 2);
+        low.iter().zip(high).map(|(x, y)| x + y).sum::<f32>() + tail
     }
 
     /// Dot product of two int8 codes of the same length. Exact: 127² · 4096 fits an i32.
     pub(in crate::gallery) fn dot_codes(self, a: &[i8], b: &[i8]) -> i32 {
-        self.0.dispatch(
-            #[inline(always)]
-            || a.iter().zip(b).map(|(x, y)| i32::from(*x) * i32::from(*y)).sum(),
-        )
-    }
-}
-
-struct Dot<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-}
-
-impl WithSimd for Dot<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> f32 {
-        let (a, a_tail) = S::as_simd_f32s(self.a);
-        let (b, b_tail) = S::as_simd_f32s(self.b);
-        // Four sums, so that one addition does not wait for the one before.
-        let mut sums = [simd.splat_f32s(0.0); 4];
-        let (a4, a_rest) = a.as_chunks::<4>();
-        let (b4, b_rest) = b.as_chunks::<4>();
-        for (x, y) in a4.iter().zip(b4) {
-            for lane in 0..4 {
-                sums[lane] = simd.mul_add_f32s(x[lane], y[lane], sums[lane]);
-            }
-        }
-        for (x, y) in a_rest.iter().zip(b_rest) {
-            sums[0] = simd.mul_add_f32s(*x, *y, sums[0]);
-        }
-        let pairs = [simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3])];
-        let mut sum = simd.reduce_sum_f32s(simd.add_f32s(pairs[0], pairs[1]));
-        for (x, y) in a_tail.iter().zip(b_tail) {
-            sum += x * y;
-        }
-        sum
+        a.iter().zip(b).map(|(x, y)| i32::from(*x) * i32::from(*y)).sum()
     }
 }
 

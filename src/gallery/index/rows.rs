@@ -152,6 +152,19 @@ impl Rows {
         }
     }
 
+    /// Removes rows by their numbers, given in order.
+    pub(super) fn remove_rows(&mut self, gone: &[u32]) {
+        for row in gone {
+            let (block, at) = (*row as usize / BLOCK, *row as usize % BLOCK);
+            let block = Arc::make_mut(&mut self.blocks[block]);
+            if block.is_live(at) {
+                block.live &= !(1 << at);
+                block.vectors[at * self.dim..(at + 1) * self.dim].fill(0.0);
+                self.live -= 1;
+            }
+        }
+    }
+
     pub(super) fn place(&self, row: u32) -> (&Block, usize) {
         let row = row as usize;
         (&self.blocks[row / BLOCK], row % BLOCK)

@@ -92,6 +92,24 @@ impl Segment {
         self.base[start..start + self.width].iter().copied().take_while(|link| *link != NONE)
     }
 
+    /// Replaces a node's links on the lowest layer; what goes over the width is dropped.
+    pub(super) fn set_links(&mut self, node: u32, links: impl Iterator<Item = u32>) {
+        let start = node as usize * self.width;
+        let list = &mut self.base[start..start + self.width];
+        list.fill(NONE);
+        list.iter_mut().zip(links).for_each(|(place, link)| *place = link);
+    }
+
+    /// Makes `node` link to `other`, in place of its last link when it has as many as fit.
+    pub(super) fn link_back(&mut self, node: u32, other: u32) {
+        let start = node as usize * self.width;
+        let list = &mut self.base[start..start + self.width];
+        if !list.contains(&other) {
+            let free = list.iter().position(|link| *link == NONE).unwrap_or(list.len() - 1);
+            list[free] = other;
+        }
+    }
+
     fn code(&self, node: u32) -> &[i8] {
         &self.codes[node as usize * self.dim..(node as usize + 1) * self.dim]
     }

@@ -1,0 +1,237 @@
+//! The tour: generated hands, a real server, everything through HTTP.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::config::{HttpArgs, ListenArgs};
+use crate::http::Server;
+use crate::service::tools::{Drawing, draw_hands};
+use crate::service::{Planned, Service, ServiceOptions, plan};
+
+use super::{Failure, output};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// People to draw
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(2..=500))]
+    subjects: u64,
+    /// Names the population
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// Stop after the tour instead of serving until Ctrl-C
+    #[arg(long)]
+    once: bool,
+}
+
+/// A folder that goes when the demo ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("handclip-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing to tell anyone at this point: the folder holds generated hands only.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let scratch = Scratch::new()?;
+    println!("Drawing the hands of {} people who do not exist …", args.subjects);
+    let hands = scratch.0.join("hands");
+    let bar = output::bar(0, "drawing");
+    let drawing = Drawing { subjects: args.subjects, images: 3, seed: args.seed, size: 224 };
+    draw_hands(drawing, &hands, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    let planned = plan(&hands)?;
+
+    let service = Service::open(&ServiceOptions::new(scratch.0.join("data")))?;
+    let http = HttpArgs {
+        server: ListenArgs { listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)) },
+        workers: 2,
+        max_upload_bytes: 32 * 1024 * 1024,
+        max_requests: 256,
+        request_timeout_s: 10,
+        shutdown_s: 5,
+    };
+    actix_web::rt::System::new().block_on(async {
+        let server = Server::bind(service.clone(), &http, !args.once)?;
+        let (address, handle) = (server.address(), server.handle());
+        let url = format!("http://{address}");
+        let (report, tour) = mpsc::channel();
+        let once = args.once;
+        let folder = scratch.0.clone();
+        // The tour blocks on HTTP, so it has a thread of its own beside the server's.
+        std::thread::spawn(move || {
+            let result = Tour::new(url).and_then(|tour| tour.go(&planned, &folder));
+            let failed = result.is_err();
+            // The receiver lives until the server has stopped.
+            let _ = report.send(result);
+            if once || failed {
+                drop(handle.stop(true));
+            }
+        });
+        server.run().await?;
+        service.close().await?;
+        tour.recv_timeout(Duration::from_secs(1)).unwrap_or(Ok(()))
+    })
+}
+
+struct Tour {
+    url: String,
+    agent: ureq::Agent,
+}
+
+impl Tour {
+    fn new(url: String) -> Result<Self, Failure> {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(60)))
+            .http_status_as_error(false)
+            .build();
+        Ok(Self { url, agent: config.into() })
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let mut response = self.agent.post(format!("{}{path}", self.url)).send_json(body)?;
+        let answer: Value = response.body_mut().read_json()?;
+        if response.status().is_success() {
+            return Ok(answer);
+        }
+        Err(format!("{path}: {}", answer["detail"].as_str().unwrap_or("refused")).into())
+    }
+
+    fn go(&self, planned: &[Planned], folder: &Path) -> Result<(), Failure> {
+        println!("Server at {}", self.url);
+        self.post("/v1/galleries", &json!({"id": "demo", "description": "generated hands"}))?;
+
+        // The first two pictures of every hand are enrolled, the third is kept as a probe.
+        let image = |sample: &Planned| -> Result<String, Failure> {
+            Ok(STANDARD.encode(std::fs::read(&sample.path)?))
+        };
+        let (mut enrol, mut probes) = (Vec::new(), Vec::new());
+        for (i, sample) in planned.iter().enumerate() {
+            if i % 3 == 2 { probes.push(sample) } else { enrol.push(sample) }
+        }
+        let started = Instant::now();
+        for chunk in enrol.chunks(32) {
+            let items = chunk.iter().map(|sample| {
+                Ok(json!({"subject": sample.subject, "image": image(sample)?, "attributes": sample.attributes}))
+            });
+            let items = items.collect::<Result<Vec<Value>, Failure>>()?;
+            let answer =
+                self.post("/v1/galleries/demo/samples:batch", &json!({"samples": items}))?;
+            if answer["failed"] != 0 {
+                return Err(format!("a picture was refused: {}", answer["results"]).into());
+            }
+        }
+        println!(
+            "\nEnrolled {} pictures in {:.1} s.",
+            enrol.len(),
+            started.elapsed().as_secs_f64()
+        );
+
+        println!("\nIdentify: whose hand is it? (pictures that were not enrolled)");
+        let (mut right, mut total_ms) = (0, 0.0);
+        for (i, probe) in probes.iter().enumerate() {
+            let filter = json!({"aspect": probe.attributes.aspect, "side": probe.attributes.side});
+            let answer = self.post(
+                "/v1/galleries/demo:identify",
+                &json!({"image": image(probe)?, "filter": filter, "limit": 3}),
+            )?;
+            let first = &answer["candidates"][0];
+            let hit = first["subject"] == probe.subject.as_str();
+            right += usize::from(hit);
+            total_ms += answer["timings"]["total_us"].as_f64().unwrap_or(0.0) / 1000.0;
+            if i % 12 == 0 {
+                println!(
+                    "  {} is {}: similarity {:.3} {}",
+                    probe.subject,
+                    first["subject"].as_str().unwrap_or("nobody"),
+                    first["similarity"].as_f64().unwrap_or(0.0),
+                    if hit { "(right)" } else { "(wrong)" },
+                );
+            }
+        }
+        println!(
+            "  right for {right} of {} at rank 1, {:.1} ms each",
+            probes.len(),
+            total_ms / probes.len() as f64
+        );
+
+        println!("\nVerify: is it them?");
+        let other = planned.last().map(|sample| sample.subject.clone());
+        for claim in [Some(probes[0].subject.clone()), other].into_iter().flatten() {
+            let answer = self.post(
+                "/v1/galleries/demo:verify",
+                &json!({"subject": claim, "image": image(probes[0])?}),
+            )?;
+            println!(
+                "  a hand of {} against {claim}: similarity {:.3}",
+                probes[0].subject,
+                answer["similarity"].as_f64().unwrap_or(0.0)
+            );
+        }
+        println!("  (no decision is given: thresholds come from a calibration, or from you)");
+
+        println!("\nSearch by words:");
+        for prompt in [
+            "a dorsal right hand with a ring",
+            "the palm of a left hand",
+            "a hand without accessories",
+        ] {
+            let answer =
+                self.post("/v1/galleries/demo:search", &json!({"prompt": prompt, "limit": 3}))?;
+            println!("  \"{prompt}\"");
+            for hit in answer["hits"].as_array().into_iter().flatten() {
+                let a = &hit["attributes"];
+                let worn = if a["accessories"] == true {
+                    "with accessories"
+                } else {
+                    "without accessories"
+                };
+                println!(
+                    "    {:.3}  {}  {} {} {worn}",
+                    hit["similarity"].as_f64().unwrap_or(0.0),
+                    hit["subject"].as_str().unwrap_or(""),
+                    a["aspect"].as_str().unwrap_or(""),
+                    a["side"].as_str().unwrap_or(""),
+                );
+            }
+        }
+        self.what_next(probes[0], folder);
+        Ok(())
+    }
+
+    fn what_next(&self, probe: &Planned, folder: &Path) {
+        println!("\nOpen next:");
+        println!("  {}/docs/         try every request in a browser", self.url);
+        println!("  {}/openapi.json  the contract", self.url);
+        println!("  {}/metrics       what is measured", self.url);
+        println!("  {}  the pictures", folder.join("hands/Hands").display());
+        println!("\nOr paste:");
+        let image = probe.path.display();
+        println!(
+            "  curl -s -H 'content-type: image/jpeg' --data-binary @{image} '{}/v1/galleries/demo:identify?limit=3'",
+            self.url
+        );
+        println!(
+            "  curl -s -H 'content-type: application/json' -d '{{\"prompt\":\"a palmar left hand\"}}' {}/v1/galleries/demo:search",
+            self.url
+        );
+        println!("\nCtrl-C stops the server and removes its data.");
+    }
+}

@@ -1,0 +1,162 @@
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::{ModelArgs, StoreArgs};
+use crate::domain::{Aspect, GalleryId, HandAttributes, SampleId, Side, SubjectId};
+use crate::service::{Enrolment, NewGallery, Planned, Service, ServiceError, plan};
+
+use super::{Failure, offline, output};
+
+/// Images read into memory and enrolled together.
+const BATCH: usize = 32;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The gallery
+    #[arg(long)]
+    gallery: GalleryId,
+    /// Make the gallery if it is not there
+    #[arg(long)]
+    create: bool,
+    /// With --create: keep the images, sealed, so that a later model can embed them again
+    #[arg(long, requires = "create")]
+    retain_images: bool,
+    /// An image (with --subject), a CSV manifest (path,subject[,aspect,side,accessories,…]), or a folder:
+    /// 11k Hands, HD (<id>_<n>.jpg), or a folder for each subject
+    path: PathBuf,
+    /// Whose hand a single image shows
+    #[arg(long)]
+    subject: Option<SubjectId>,
+    /// A name for a single image; made up when left out
+    #[arg(long, requires = "subject")]
+    sample: Option<SampleId>,
+    /// Surface a single image shows: dorsal or palmar
+    #[arg(long, requires = "subject")]
+    aspect: Option<Aspect>,
+    /// Hand a single image shows: left or right
+    #[arg(long, requires = "subject")]
+    side: Option<Side>,
+    /// Whether accessories are worn in a single image
+    #[arg(long, requires = "subject")]
+    accessories: Option<bool>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of the files.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    enrolled: usize,
+    already_enrolled: usize,
+    failed: Vec<FileError>,
+}
+
+#[derive(Debug, Serialize)]
+struct FileError {
+    path: PathBuf,
+    error: String,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let (planned, sample) = match &args.subject {
+        Some(subject) => {
+            let attributes = HandAttributes {
+                aspect: args.aspect,
+                side: args.side,
+                accessories: args.accessories,
+                ..HandAttributes::default()
+            };
+            let one = Planned { path: args.path.clone(), subject: subject.clone(), attributes };
+            (vec![one], args.sample.clone())
+        }
+        None => (plan(&args.path)?, None),
+    };
+    let summary = offline::with_service(&args.store, &args.model, async |service| {
+        if args.create {
+            create(&service, args).await?;
+        }
+        enrol_all(&service, &args.gallery, planned, sample).await
+    })?;
+    if args.json {
+        output::json(&summary)?;
+    } else {
+        println!(
+            "enrolled {}, already enrolled {}, failed {}",
+            summary.enrolled,
+            summary.already_enrolled,
+            summary.failed.len()
+        );
+    }
+    for FileError { path, error } in &summary.failed {
+        eprintln!("error: {}: {error}", path.display());
+    }
+    if summary.failed.is_empty() {
+        return Ok(());
+    }
+    let advice = "the others are enrolled; mend the files and run the same command again";
+    Err(format!("{} files could not be enrolled: {advice}", summary.failed.len()).into())
+}
+
+async fn create(service: &Service, args: &Args) -> Result<(), Failure> {
+    let new = NewGallery {
+        id: args.gallery.clone(),
+        retain_images: args.retain_images,
+        description: String::new(),
+    };
+    match service.create_gallery(new).await {
+        Ok(_) | Err(ServiceError::GalleryExists(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Running it again is safe: files enrolled before are known by their content.
+async fn enrol_all(
+    service: &Service,
+    gallery: &GalleryId,
+    planned: Vec<Planned>,
+    mut sample: Option<SampleId>,
+) -> Result<Summary, Failure> {
+    // Before anything is read: a wrong gallery is one error, not one a file.
+    service.gallery(gallery)?;
+    let bar = output::bar(planned.len() as u64, "enrolling");
+    let mut summary = Summary::default();
+    for chunk in planned.chunks(BATCH) {
+        let mut batch = Vec::with_capacity(chunk.len());
+        let mut paths = Vec::with_capacity(chunk.len());
+        for Planned { path, subject, attributes } in chunk {
+            match offline::read_image(path) {
+                Ok(image) => {
+                    let (subject, attributes) = (subject.clone(), attributes.clone());
+                    batch.push(Enrolment { subject, sample: sample.take(), attributes, image });
+                    paths.push(path);
+                }
+                Err(error) => summary.fail(path, &*error),
+            }
+        }
+        if !batch.is_empty() {
+            let answers = service.enrol_batch(gallery, batch).await?;
+            for (path, answer) in paths.into_iter().zip(answers) {
+                match answer {
+                    Ok(enrolled) if enrolled.created => summary.enrolled += 1,
+                    Ok(_) => summary.already_enrolled += 1,
+                    Err(error) => summary.fail(path, &error),
+                }
+            }
+        }
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(summary)
+}
+
+impl Summary {
+    fn fail(&mut self, path: &std::path::Path, error: &(dyn std::error::Error + 'static)) {
+        self.failed.push(FileError { path: path.to_path_buf(), error: super::chain(error) });
+    }
+}

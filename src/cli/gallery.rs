@@ -1,0 +1,113 @@
+use clap::Subcommand;
+
+use crate::config::{ModelArgs, StoreArgs};
+use crate::domain::{GalleryId, SubjectId};
+use crate::service::{GalleryView, NewGallery};
+
+use super::{Failure, offline, output};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a gallery
+    Create {
+        /// Its name
+        gallery: GalleryId,
+        /// Keep enrolled images, sealed
+        #[arg(long)]
+        retain_images: bool,
+        /// Words for people
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// List galleries
+    List,
+    /// Show a gallery
+    Show {
+        /// The gallery
+        gallery: GalleryId,
+    },
+    /// Look for every sample with its own template
+    Audit {
+        /// The gallery
+        gallery: GalleryId,
+    },
+    /// Merge recent enrolments into the index and write its snapshot
+    Compact {
+        /// The gallery
+        gallery: GalleryId,
+    },
+    /// Erase a subject and print the receipt
+    Erase {
+        /// The gallery
+        gallery: GalleryId,
+        /// The subject
+        subject: SubjectId,
+    },
+    /// Delete a gallery with everyone in it
+    Delete {
+        /// The gallery
+        gallery: GalleryId,
+        /// Do it
+        #[arg(long, required = true)]
+        yes: bool,
+    },
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    offline::with_service(&args.store, &args.model, async |service| match &args.action {
+        Action::Create { gallery, retain_images, description } => {
+            let new = NewGallery {
+                id: gallery.clone(),
+                retain_images: *retain_images,
+                description: description.clone(),
+            };
+            show(args.json, &[service.create_gallery(new).await?])
+        }
+        Action::List => show(args.json, &service.galleries()),
+        Action::Show { gallery } => show(args.json, &[service.gallery(gallery)?]),
+        Action::Audit { gallery } => {
+            let audit = service.audit_gallery(gallery).await?;
+            output::json(&audit)?;
+            if audit.found == audit.samples {
+                return Ok(());
+            }
+            Err(format!("{} samples do not find themselves", audit.missed.len()).into())
+        }
+        Action::Compact { gallery } => show(args.json, &[service.compact_gallery(gallery).await?]),
+        Action::Erase { gallery, subject } => {
+            output::json(&service.erase_subject(gallery, subject).await?)
+        }
+        Action::Delete { gallery, .. } => Ok(service.delete_gallery(gallery).await?),
+    })
+}
+
+fn show(json: bool, galleries: &[GalleryView]) -> Result<(), Failure> {
+    if json {
+        return output::json(&galleries);
+    }
+    println!("gallery               subjects   samples  index  description");
+    for g in galleries {
+        println!(
+            "{:<20}  {:>8}  {:>8}  {:<5}  {}",
+            g.id.as_str(),
+            g.subjects,
+            g.samples,
+            g.index.kind,
+            g.description
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Opening the store from the command line, without a server.
+
+use std::future::Future;
+use std::path::Path;
+
+use crate::config::{ModelArgs, StoreArgs};
+use crate::service::{KeySource, ModelChoice, Service, ServiceOptions};
+
+use super::Failure;
+
+pub(super) fn options(store: &StoreArgs, model: &ModelArgs) -> ServiceOptions {
+    let mut options = ServiceOptions::new(&store.data_dir);
+    if let Some(hex) = store.master_key_from_env() {
+        options.master_key = KeySource::Hex(hex);
+    } else if let Some(file) = &store.master_key_file {
+        options.master_key = KeySource::File(file.clone());
+    }
+    options.model = ModelChoice::named(&model.model);
+    options.device.clone_from(&model.device);
+    options
+}
+
+/// Opens the store, does the work, closes the store.
+pub(super) fn with_service<T, F>(
+    store: &StoreArgs,
+    model: &ModelArgs,
+    work: impl FnOnce(Service) -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let service = Service::open(&options(store, model))?;
+    for notice in service.notices() {
+        eprintln!("note: {notice}");
+    }
+    runtime.block_on(async {
+        let result = work(service.clone()).await;
+        // A failed command's error matters more than a snapshot that could not be written.
+        let closed = service.close().await;
+        let result = result?;
+        closed?;
+        Ok(result)
+    })
+}
+
+pub(super) fn read_image(path: &Path) -> Result<Vec<u8>, Failure> {
+    Ok(crate::service::tools::read_image(path, 32 * 1024 * 1024)?)
+}

@@ -1,0 +1,41 @@
+use std::time::Duration;
+
+use crate::config::ServeArgs;
+use crate::http::Server;
+use crate::service::{Service, ServiceOptions};
+
+use super::{Failure, offline};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+pub(super) fn options(args: &ServeArgs) -> ServiceOptions {
+    let mut options = offline::options(&args.store, &args.model);
+    options.max_image_bytes = args.http.max_upload_bytes;
+    options.decoders = args.decoders.unwrap_or(options.decoders).max(1);
+    options.decode_queue = args.queue;
+    options.queue = args.queue;
+    options.max_batch = args.max_batch.max(1);
+    options.max_wait = Duration::from_micros(args.max_wait_us);
+    options
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    // Before the model is loaded and the store is touched.
+    args.serve.http.check()?;
+    let service = Service::open(&options(&args.serve))?;
+    for notice in service.notices() {
+        eprintln!("note: {notice}");
+    }
+    actix_web::rt::System::new().block_on(async {
+        let server = Server::bind(service.clone(), &args.serve.http, true)?;
+        println!("listening on http://{}", server.address());
+        server.run().await?;
+        eprintln!("stopped; writing snapshots");
+        service.close().await?;
+        Ok(())
+    })
+}

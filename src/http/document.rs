@@ -1,0 +1,193 @@
+//! The OpenAPI document, made from the code.
+
+use std::collections::BTreeMap;
+
+use actix_web::App;
+use actix_web::http::Method;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoParams, OpenApi as _, ToSchema};
+use utoipa_actix_web::AppExt as _;
+
+use super::error::{FieldError, Problem};
+use super::routes;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "HandCLIP",
+        description = "Hand-biometric retrieval: enrol hands, identify, verify, and search them by words. Errors are RFC 9457 problem+json with a stable `code`. Similarities are cosines, -1 to 1; times are microseconds where a name ends in `_us`, milliseconds since 1970 where it ends in `_at_ms`."
+    ),
+    components(schemas(Problem, FieldError)),
+    tags(
+        (name = "recognition", description = "Identify, verify, search"),
+        (name = "galleries", description = "Sets of enrolled people, isolated from each other"),
+        (name = "subjects", description = "Enrolled people"),
+        (name = "samples", description = "Enrolled images"),
+        (name = "models", description = "The model that serves"),
+        (name = "health", description = "For orchestrators and monitoring")
+    )
+)]
+struct Document;
+
+/// An image file: JPEG, PNG or WebP.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "only describes a body")]
+pub(super) struct ImageFile(Vec<u8>);
+
+/// Fields beside a raw body.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only describes the query; `Form` reads it")]
+pub(super) struct ImageFields {
+    /// `dorsal` or `palmar`.
+    aspect: Option<String>,
+    /// `left` or `right`.
+    side: Option<String>,
+    /// Whether accessories are worn.
+    accessories: Option<bool>,
+    /// A name for the sample.
+    sample: Option<String>,
+}
+
+/// Fields beside a raw body.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only describes the query; `Form` reads it")]
+pub(super) struct RecognitionFields {
+    /// Only samples of this aspect.
+    aspect: Option<String>,
+    /// Only samples of this side.
+    side: Option<String>,
+    /// Only samples with or without accessories.
+    accessories: Option<bool>,
+    /// Most candidates, 1 to 1000.
+    limit: Option<usize>,
+    /// Mean of the so many most similar samples of a subject.
+    mean_of: Option<usize>,
+    /// Cosine similarity for a decision.
+    threshold: Option<f32>,
+}
+
+/// The OpenAPI 3.1 document.
+pub(super) fn document() -> OpenApi {
+    let (_, mut document) = App::new()
+        .into_utoipa_app()
+        .openapi(Document::openapi())
+        .configure(routes)
+        .split_for_parts();
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    for (path, item) in &mut document.paths.paths {
+        let operations: [(&str, Option<&mut Operation>); 4] = [
+            ("get", item.get.as_mut()),
+            ("post", item.post.as_mut()),
+            ("put", item.put.as_mut()),
+            ("delete", item.delete.as_mut()),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            operation.operation_id = Some(operation_id(method, path));
+            let has_body = operation.request_body.is_some();
+            for (status, description) in refusals(path, method, has_body) {
+                let content =
+                    ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+                let response = ResponseBuilder::new()
+                    .description(*description)
+                    .content("application/problem+json", content)
+                    .build();
+                let responses = &mut operation.responses.responses;
+                responses.entry((*status).to_owned()).or_insert(RefOr::T(response));
+            }
+        }
+    }
+    document
+}
+
+/// The document as it is checked in, with a line end.
+#[must_use]
+pub fn openapi_json() -> String {
+    let mut json = document().to_pretty_json().unwrap_or_default();
+    json.push('\n');
+    json
+}
+
+/// `post /v1/galleries/{gallery}:identify` is `post_galleries_gallery_identify`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words =
+        path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty() && *w != "v1");
+    words.fold(method.to_owned(), |id, word| format!("{id}_{word}"))
+}
+
+/// Which refusals an operation may answer with, besides its own answers.
+fn refusals(
+    path: &str,
+    method: &str,
+    has_body: bool,
+) -> Vec<&'static (&'static str, &'static str)> {
+    const ALWAYS: &[(&str, &str)] = &[
+        ("403", "Refused: `host_not_allowed`, `cross_origin`"),
+        ("500", "Failed here: `internal`; the log has the reason"),
+        (
+            "503",
+            "Too busy, stopping or not ready: `busy`, `stopping`, `not_ready`; come back after `Retry-After`",
+        ),
+    ];
+    const ASKED: &[(&str, &str)] = &[(
+        "400",
+        "Wrong request: `invalid_request`, `invalid_id`, `invalid_attributes`, `malformed_json`, `malformed_multipart`, `body_incomplete`",
+    )];
+    const NAMED: &[(&str, &str)] = &[(
+        "404",
+        "Not there: `gallery_not_found`, `subject_not_found`, `sample_not_found`, `model_not_found`",
+    )];
+    const BODY: &[(&str, &str)] = &[
+        ("408", "The body came too slowly: `request_timeout`"),
+        ("413", "Too large: `body_too_large`, `image_too_large`"),
+        ("415", "Not a type taken here: `unsupported_media_type`"),
+        (
+            "409",
+            "In conflict: `gallery_exists`, `sample_exists`, `model_mismatch`, `subject_being_erased`",
+        ),
+        (
+            "422",
+            "An image or a prompt that cannot be used: `image_empty`, `image_truncated`, `image_animated`, `image_trailing_data`, `image_corrupt`, `image_too_small`, `image_blank`, `no_feature`, `prompt_refused`",
+        ),
+        ("429", "The queue is full: `busy`; come back after `Retry-After`"),
+    ];
+    const WRITES: &[(&str, &str)] = &[
+        (
+            "409",
+            "In conflict: `gallery_exists`, `sample_exists`, `model_mismatch`, `subject_being_erased`",
+        ),
+        ("507", "No room: `storage_full`, `limit_reached`"),
+    ];
+    let versioned = path.starts_with("/v1");
+    let recognition = [":identify", ":verify", ":search", "/compare", "/embeddings"];
+    let writes =
+        versioned && method != "get" && !recognition.iter().any(|verb| path.ends_with(verb));
+    let groups = [
+        (true, ALWAYS),
+        (versioned && (path.contains('{') || has_body), ASKED),
+        (path.contains('{'), NAMED),
+        (has_body, BODY),
+        (writes, WRITES),
+    ];
+    groups.into_iter().filter(|(applies, _)| *applies).flat_map(|(_, group)| group).collect()
+}
+
+/// Every path with its methods.
+pub(super) fn paths(document: &OpenApi) -> Vec<(String, Vec<Method>)> {
+    let methods = |item: &utoipa::openapi::PathItem| {
+        let all = [
+            (Method::GET, item.get.is_some()),
+            (Method::POST, item.post.is_some()),
+            (Method::PUT, item.put.is_some()),
+            (Method::DELETE, item.delete.is_some()),
+        ];
+        all.into_iter().filter(|(_, has)| *has).map(|(method, _)| method).collect()
+    };
+    let sorted: BTreeMap<String, Vec<Method>> =
+        document.paths.paths.iter().map(|(path, item)| (path.clone(), methods(item))).collect();
+    sorted.into_iter().collect()
+}

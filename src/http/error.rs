@@ -1,0 +1,170 @@
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::RETRY_AFTER;
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::service::ServiceError;
+
+/// An error as RFC 9457 lays it out. `code` is stable; the words are for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// Names the kind of error.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:handclip:error:gallery_not_found")]
+    kind: String,
+    /// The status in words.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What happened and what to do.
+    detail: String,
+    /// Stable; for programs.
+    #[schema(example = "gallery_not_found")]
+    code: String,
+    /// The request's number, also in the header `x-request-id` and in the log.
+    request_id: String,
+    /// What is wrong with single fields.
+    errors: Vec<FieldError>,
+}
+
+/// What is wrong with a field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct FieldError {
+    /// The field.
+    pub(super) field: String,
+    /// What is wrong with it.
+    pub(super) problem: String,
+}
+
+/// An error on its way to the wire; the frame adds the request's number and writes it.
+#[derive(Debug, Clone)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    detail: String,
+    errors: Vec<FieldError>,
+    retry_after_s: Option<u32>,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after_s: None }
+    }
+
+    pub(super) fn field(field: &str, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        let mut error =
+            Self::new(StatusCode::BAD_REQUEST, "invalid_request", format!("`{field}` {problem}"));
+        error.errors.push(FieldError { field: field.to_owned(), problem });
+        error
+    }
+
+    pub(super) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    pub(super) fn problem(&self, request_id: &str) -> Problem {
+        Problem {
+            kind: format!("urn:handclip:error:{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail.clone(),
+            code: self.code.to_owned(),
+            request_id: request_id.to_owned(),
+            errors: self.errors.clone(),
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.detail)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::new(self.status);
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response.extensions_mut().insert(self.clone());
+        response
+    }
+}
+
+/// The table from errors to the wire.
+impl From<ServiceError> for ApiError {
+    fn from(error: ServiceError) -> Self {
+        let detail = error.to_string();
+        let (status, code) = match &error {
+            ServiceError::GalleryNotFound(_) => (StatusCode::NOT_FOUND, "gallery_not_found"),
+            ServiceError::SubjectNotFound(_) => (StatusCode::NOT_FOUND, "subject_not_found"),
+            ServiceError::SampleNotFound { .. } => (StatusCode::NOT_FOUND, "sample_not_found"),
+            ServiceError::ModelNotFound(_) => (StatusCode::NOT_FOUND, "model_not_found"),
+            ServiceError::GalleryExists(_) => (StatusCode::CONFLICT, "gallery_exists"),
+            ServiceError::SampleExists(_) => (StatusCode::CONFLICT, "sample_exists"),
+            ServiceError::Erasing(_) => (StatusCode::CONFLICT, "subject_being_erased"),
+            ServiceError::ModelMismatch { .. } => (StatusCode::CONFLICT, "model_mismatch"),
+            ServiceError::Id(_) => (StatusCode::BAD_REQUEST, "invalid_id"),
+            ServiceError::Attributes(_) => (StatusCode::BAD_REQUEST, "invalid_attributes"),
+            ServiceError::Invalid { field, problem } => return Self::field(field, problem.clone()),
+            ServiceError::Image { code, .. } => (StatusCode::UNPROCESSABLE_ENTITY, *code),
+            ServiceError::UnsupportedMedia(_) => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
+            }
+            ServiceError::ImageTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "image_too_large"),
+            ServiceError::Prompt(_) => (StatusCode::UNPROCESSABLE_ENTITY, "prompt_refused"),
+            ServiceError::Busy { .. } => {
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail).retry_after(1);
+            }
+            ServiceError::Full(_) => (StatusCode::INSUFFICIENT_STORAGE, "limit_reached"),
+            ServiceError::StorageFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "storage_full"),
+            ServiceError::Stopping => {
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail)
+                    .retry_after(5);
+            }
+            // What follows names paths and internals: it goes to the log, not to the caller.
+            ServiceError::StoreInUse(_)
+            | ServiceError::Damaged(_)
+            | ServiceError::Model(_)
+            | ServiceError::Device(_)
+            | ServiceError::Internal(_) => {
+                tracing::error!(error = %detail, "a request failed");
+                let detail =
+                    "something failed here; the log has the reason under this request's number";
+                return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail);
+            }
+        };
+        Self::new(status, code, detail)
+    }
+}
+
+impl From<crate::domain::IdError> for ApiError {
+    fn from(error: crate::domain::IdError) -> Self {
+        ServiceError::from(error).into()
+    }
+}
+
+/// An error that actix made: its status, in our form.
+pub(super) fn from_status(status: StatusCode) -> ApiError {
+    let code = match status {
+        StatusCode::BAD_REQUEST => "invalid_request",
+        StatusCode::NOT_FOUND => "not_found",
+        StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+        StatusCode::REQUEST_TIMEOUT => "request_timeout",
+        StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+        _ if status.is_client_error() => "refused",
+        _ => "internal",
+    };
+    ApiError::new(status, code, status.canonical_reason().unwrap_or("error").to_lowercase())
+}

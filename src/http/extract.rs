@@ -1,0 +1,138 @@
+//! Reading bodies within bounds, and paths, queries and JSON with errors in our form.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::{HttpRequest, web};
+use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::ApiError;
+
+/// Largest JSON body without an image in it, in bytes.
+const MAX_SMALL_BODY: usize = 64 * 1024;
+const MIB: usize = 1024 * 1024;
+
+/// Bounds on request bodies. Bodies are held in memory while they are read, so their sum is bounded
+/// too: one more is told to come back.
+#[derive(Clone)]
+pub(super) struct BodyLimits {
+    max_image: usize,
+    timeout: Duration,
+    budget: Arc<Semaphore>,
+    budget_mib: usize,
+}
+
+/// A body, and its share of the memory for bodies, given back when it is dropped.
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    _share: OwnedSemaphorePermit,
+}
+
+impl BodyLimits {
+    pub(super) fn new(max_image: usize, timeout: Duration) -> Self {
+        // Eight of the largest uploads at a time, base64 and a copy counted.
+        let budget_mib = (max_image.div_ceil(MIB) * 16).max(64);
+        Self { max_image, timeout, budget: Arc::new(Semaphore::new(budget_mib)), budget_mib }
+    }
+
+    /// Largest body that holds `images` images, base64 counted.
+    pub(super) fn with_images(&self, images: usize) -> usize {
+        (self.max_image / 3 * 4 * images + MAX_SMALL_BODY).min(self.budget_mib * MIB / 2)
+    }
+
+    pub(super) async fn read(
+        &self,
+        request: &HttpRequest,
+        mut payload: web::Payload,
+        max: usize,
+    ) -> Result<Body, ApiError> {
+        let too_large = || {
+            let detail = format!("the body is larger than {max} bytes");
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+        };
+        let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok());
+        let declared = declared.and_then(|text| text.parse::<usize>().ok());
+        if declared.is_some_and(|length| length > max) {
+            return Err(too_large());
+        }
+        let share = u32::try_from(declared.unwrap_or(max).div_ceil(MIB).max(1)).unwrap_or(u32::MAX);
+        let share = Arc::clone(&self.budget).try_acquire_many_owned(share).map_err(|_| {
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many uploads at a time")
+                .retry_after(1)
+        })?;
+        let read = async {
+            let mut bytes = Vec::with_capacity(declared.unwrap_or(0).min(MIB));
+            while let Some(chunk) = payload.next().await {
+                let chunk = chunk.map_err(|error| {
+                    ApiError::new(StatusCode::BAD_REQUEST, "body_incomplete", error.to_string())
+                })?;
+                if bytes.len() + chunk.len() > max {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(bytes)
+        };
+        match tokio::time::timeout(self.timeout, read).await {
+            Ok(bytes) => Ok(Body { bytes: bytes?, _share: share }),
+            Err(_) => {
+                let detail = format!("the body did not arrive within {} s", self.timeout.as_secs());
+                Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
+            }
+        }
+    }
+}
+
+/// The essence of the content type, lower case, without parameters.
+pub(super) fn content_type(request: &HttpRequest) -> String {
+    let text =
+        request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    text.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
+/// A small JSON body.
+pub(super) async fn json<T: DeserializeOwned>(
+    limits: &BodyLimits,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<T, ApiError> {
+    if content_type(request) != "application/json" {
+        let detail = "send `content-type: application/json`";
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            detail,
+        ));
+    }
+    let body = limits.read(request, payload, MAX_SMALL_BODY).await?;
+    parse(&body.bytes)
+}
+
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let code = if error.is_data() { "invalid_request" } else { "malformed_json" };
+        ApiError::new(StatusCode::BAD_REQUEST, code, format!("the body: {error}"))
+    })
+}
+
+/// The query's parameters. One that comes twice is refused, so that no two readers differ on which holds.
+pub(super) fn query(request: &HttpRequest) -> Result<HashMap<String, String>, ApiError> {
+    let pairs: Vec<(String, String)> =
+        web::Query::<Vec<(String, String)>>::from_query(request.query_string())
+            .map_err(|error| {
+                ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", error.to_string())
+            })?
+            .into_inner();
+    let mut map = HashMap::new();
+    for (name, value) in pairs {
+        if map.insert(name.clone(), value).is_some() {
+            return Err(ApiError::field(&name, "is given twice"));
+        }
+    }
+    Ok(map)
+}

@@ -1,0 +1,82 @@
+use actix_web::http::header::LOCATION;
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::GalleryId;
+use crate::service::{GalleryView, NewGallery, Service};
+
+use super::error::ApiError;
+use super::extract::{BodyLimits, json};
+
+/// A gallery to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewGalleryRequest {
+    /// 1 to 64 of `A-Z a-z 0-9 . _ -`, starting with a letter or digit.
+    #[schema(example = "staff")]
+    id: String,
+    /// Keep enrolled images, sealed, so that a later model can embed them again.
+    #[serde(default)]
+    retain_images: bool,
+    /// Words for people, at most 2048 bytes.
+    #[serde(default)]
+    description: String,
+}
+
+/// All galleries.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GalleryList {
+    /// By name.
+    galleries: Vec<GalleryView>,
+}
+
+/// Make a gallery.
+///
+/// Its templates live in the space of the model that serves now.
+#[utoipa::path(tag = "galleries", request_body = NewGalleryRequest,
+    responses((status = 201, description = "Made; `Location` says where", body = GalleryView)))]
+#[post("/v1/galleries")]
+pub(super) async fn create(
+    service: web::Data<Service>,
+    limits: web::Data<BodyLimits>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let NewGalleryRequest { id, retain_images, description } =
+        json(&limits, &request, payload).await?;
+    let new = NewGallery { id: GalleryId::new(id)?, retain_images, description };
+    let view = service.create_gallery(new).await?;
+    let location = format!("/v1/galleries/{}", view.id);
+    Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(view))
+}
+
+/// List galleries.
+#[utoipa::path(tag = "galleries", responses((status = 200, description = "All galleries", body = GalleryList)))]
+#[get("/v1/galleries")]
+pub(super) async fn list(service: web::Data<Service>) -> HttpResponse {
+    HttpResponse::Ok().json(GalleryList { galleries: service.galleries() })
+}
+
+/// Read a gallery.
+#[utoipa::path(tag = "galleries", params(("gallery" = String, Path, description = "The gallery")),
+    responses((status = 200, description = "The gallery", body = GalleryView)))]
+#[get("/v1/galleries/{gallery}")]
+pub(super) async fn read(
+    service: web::Data<Service>,
+    path: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(service.gallery(&GalleryId::new(path.into_inner())?)?))
+}
+
+/// Delete a gallery with everyone in it.
+#[utoipa::path(tag = "galleries", params(("gallery" = String, Path, description = "The gallery")),
+    responses((status = 204, description = "Deleted")))]
+#[delete("/v1/galleries/{gallery}")]
+pub(super) async fn delete(
+    service: web::Data<Service>,
+    path: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    service.delete_gallery(&GalleryId::new(path.into_inner())?).await?;
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,110 @@
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::{Compress, from_fn};
+use actix_web::{App, HttpRequest, HttpServer, web};
+use utoipa_actix_web::AppExt as _;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::config::{HttpArgs, OpenPort};
+use crate::service::Service;
+use crate::telemetry::Metrics;
+
+use super::document::{document, paths};
+use super::extract::BodyLimits;
+use super::frame::{Frame, around, unmatched};
+use super::health::Started;
+use super::routes;
+
+/// Why the server could not start or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An address that others can reach.
+    #[error(transparent)]
+    OpenPort(#[from] OpenPort),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: is another server running there?")]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The server failed while it ran.
+    #[error("the server failed")]
+    Run(#[source] std::io::Error),
+}
+
+/// A server that listens and does not answer yet.
+pub struct Server {
+    address: SocketAddr,
+    server: actix_web::dev::Server,
+}
+
+impl Server {
+    /// Binds first, so that the port is known and errors come early. Must be called in an actix system.
+    /// With `signals`, SIGINT and SIGTERM stop it: requests in flight are answered.
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub fn bind(service: Service, args: &HttpArgs, signals: bool) -> Result<Self, ServerError> {
+        args.check()?;
+        let bind_error = |source| ServerError::Bind { address: args.server.listen, source };
+        let listener = TcpListener::bind(args.server.listen).map_err(bind_error)?;
+        let address = listener.local_addr().map_err(bind_error)?;
+        let timeout = Duration::from_secs(args.request_timeout_s);
+        let limits = web::Data::new(BodyLimits::new(args.max_upload_bytes, timeout));
+        let frame =
+            web::Data::new(Frame::new(Metrics::default(), args.max_requests, paths(&document())));
+        let (service, started) = (web::Data::new(service), web::Data::new(Started(Instant::now())));
+        let factory = move || {
+            let (app, _) = App::new().into_utoipa_app().configure(routes).split_for_parts();
+            app.app_data(service.clone())
+                .app_data(limits.clone())
+                .app_data(frame.clone())
+                .app_data(started.clone())
+                .service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", document()))
+                .service(web::redirect("/docs", "/docs/"))
+                .default_service(web::to(
+                    |request: HttpRequest, frame: web::Data<Frame>| async move {
+                        unmatched(&request, &frame)
+                    },
+                ))
+                .wrap(from_fn(around))
+                .wrap(Compress::default())
+        };
+        let mut http = HttpServer::new(factory)
+            .workers(args.workers.max(1))
+            .max_connections(4096)
+            .client_request_timeout(timeout)
+            .client_disconnect_timeout(Duration::from_secs(5))
+            .keep_alive(Duration::from_secs(30))
+            .shutdown_timeout(args.shutdown_s);
+        if !signals {
+            http = http.disable_signals();
+        }
+        let server = http.listen(listener).map_err(bind_error)?.run();
+        Ok(Self { address, server })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        self.server.handle()
+    }
+
+    /// Answers until it is stopped.
+    ///
+    /// # Errors
+    /// [`ServerError::Run`].
+    pub async fn run(self) -> Result<(), ServerError> {
+        self.server.await.map_err(ServerError::Run)
+    }
+}

@@ -1,0 +1,232 @@
+use crate::domain::{AttributeError, GalleryId, IdError, SampleId, SubjectId};
+use crate::gallery::GalleryError;
+use crate::image::ImageError;
+use crate::model::ModelError;
+use crate::storage::StorageError;
+use crate::tensor::DeviceError;
+
+/// Everything that can go wrong for a caller, in the caller's words.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ServiceError {
+    /// No such gallery.
+    #[error("there is no gallery `{0}`")]
+    GalleryNotFound(GalleryId),
+    /// No such subject.
+    #[error("there is no subject `{0}` in this gallery")]
+    SubjectNotFound(SubjectId),
+    /// No such sample.
+    #[error("subject `{subject}` has no sample `{sample}`")]
+    SampleNotFound {
+        /// The subject asked for.
+        subject: SubjectId,
+        /// The sample asked for.
+        sample: SampleId,
+    },
+    /// No such model.
+    #[error("there is no model `{0}`")]
+    ModelNotFound(String),
+    /// The gallery's name is taken.
+    #[error("gallery `{0}` exists already")]
+    GalleryExists(GalleryId),
+    /// The sample's name is taken.
+    #[error("sample `{0}` is enrolled already with other content or for another subject")]
+    SampleExists(SampleId),
+    /// The subject is being erased.
+    #[error("subject `{0}` is being erased: ask for the erasure again to finish it")]
+    Erasing(SubjectId),
+    /// The gallery holds templates of another model than the one that serves.
+    #[error(
+        "the gallery holds templates of model {gallery}, the model that serves is {serving}: start with the gallery's model"
+    )]
+    ModelMismatch {
+        /// Fingerprint of the gallery's model.
+        gallery: String,
+        /// Fingerprint of the model that serves.
+        serving: String,
+    },
+    /// An identifier that is none.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// Attributes out of bounds.
+    #[error(transparent)]
+    Attributes(#[from] AttributeError),
+    /// A field with a value that cannot be used.
+    #[error("`{field}` {problem}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An image that cannot be used; its `code` says why.
+    #[error("{message}")]
+    Image {
+        /// A stable code.
+        code: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// Content that is no image taken here.
+    #[error("{0}")]
+    UnsupportedMedia(String),
+    /// An image over the limits.
+    #[error("{0}")]
+    ImageTooLarge(String),
+    /// A prompt that cannot be embedded.
+    #[error("{0}")]
+    Prompt(String),
+    /// As many requests wait as may.
+    #[error("the server is busy: {waiting} requests are waiting")]
+    Busy {
+        /// Requests that wait.
+        waiting: usize,
+    },
+    /// A bound on what is kept was reached.
+    #[error("{0}")]
+    Full(String),
+    /// The disk is full.
+    #[error("the disk is full: {0}")]
+    StorageFull(String),
+    /// The store is open elsewhere.
+    #[error("{0}; stop the server, or talk to it over its REST API")]
+    StoreInUse(String),
+    /// The store cannot be trusted or opened.
+    #[error("{0}")]
+    Damaged(String),
+    /// A model that cannot be loaded.
+    #[error("cannot load the model: {0}")]
+    Model(String),
+    /// A device that cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+    /// Nothing a caller can mend.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// The whole chain of an error in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<ImageError> for ServiceError {
+    fn from(error: ImageError) -> Self {
+        let message = error.to_string();
+        match error {
+            ImageError::UnsupportedMediaType | ImageError::UnsupportedVariant { .. } => {
+                Self::UnsupportedMedia(message)
+            }
+            ImageError::FileTooLarge { .. }
+            | ImageError::SideTooLong { .. }
+            | ImageError::TooManyPixels { .. } => Self::ImageTooLarge(message),
+            other @ (ImageError::Empty
+            | ImageError::Truncated { .. }
+            | ImageError::Corrupt { .. }
+            | ImageError::Animated { .. }
+            | ImageError::TrailingData { .. }
+            | ImageError::TooSmall { .. }
+            | ImageError::Blank { .. }
+            | ImageError::PixelCount { .. }
+            | ImageError::PreprocessingSyntax { .. }
+            | ImageError::PreprocessingValue { .. }
+            | ImageError::Encode { .. }) => Self::Image { code: other.code(), message },
+        }
+    }
+}
+
+impl From<StorageError> for ServiceError {
+    fn from(error: StorageError) -> Self {
+        let message = chain(&error);
+        match error {
+            StorageError::InUse { .. } => Self::StoreInUse(message),
+            StorageError::Full { .. } => Self::StorageFull(message),
+            StorageError::Damaged { .. }
+            | StorageError::OpenTimeout { .. }
+            | StorageError::Format { .. }
+            | StorageError::WrongMasterKey { .. }
+            | StorageError::MasterKeyFormat { .. }
+            | StorageError::MasterKeyMode { .. } => Self::Damaged(message),
+            StorageError::Stopped { .. } => Self::StorageFull(message),
+            StorageError::Io { .. }
+            | StorageError::KeyDestroyed
+            | StorageError::TooLarge { .. }
+            | StorageError::Random => Self::Internal(message),
+        }
+    }
+}
+
+impl From<GalleryError> for ServiceError {
+    fn from(error: GalleryError) -> Self {
+        let message = error.to_string();
+        let invalid = |field| Self::Invalid { field, problem: message.clone() };
+        match error {
+            GalleryError::GalleryExists(id) => Self::GalleryExists(id),
+            GalleryError::GalleryNotFound(id) => Self::GalleryNotFound(id),
+            GalleryError::SubjectNotFound(id) => Self::SubjectNotFound(id),
+            GalleryError::SampleNotFound { subject, sample } => {
+                Self::SampleNotFound { subject, sample }
+            }
+            GalleryError::SampleConflict { sample } => Self::SampleExists(sample),
+            GalleryError::Erasing(id) => Self::Erasing(id),
+            GalleryError::Fingerprint { got, expected } => {
+                Self::ModelMismatch { gallery: expected.to_string(), serving: got.to_string() }
+            }
+            GalleryError::Attributes(error) => Self::Attributes(error),
+            GalleryError::Limit { .. } => invalid("limit"),
+            GalleryError::MeanOf { .. } => invalid("mean_of"),
+            GalleryError::BatchTooLarge { .. } => invalid("samples"),
+            GalleryError::TooLong { .. } => invalid("description"),
+            GalleryError::ImageTooLarge { .. } => Self::ImageTooLarge(message),
+            GalleryError::Full { .. } | GalleryError::TooManyGalleries { .. } => {
+                Self::Full(message)
+            }
+            GalleryError::Storage(error) => error.into(),
+            GalleryError::Inconsistent { .. } => Self::Damaged(message),
+            GalleryError::Generation { .. }
+            | GalleryError::Dimensions { .. }
+            | GalleryError::GalleryDimensions { .. }
+            | GalleryError::Quality { .. }
+            | GalleryError::Index(_) => Self::Internal(message),
+        }
+    }
+}
+
+impl From<ModelError> for ServiceError {
+    fn from(error: ModelError) -> Self {
+        let message = chain(&error);
+        match error {
+            ModelError::Busy { queue } => Self::Busy { waiting: queue },
+            ModelError::Stopped => Self::Stopping,
+            ModelError::EmptyPrompt | ModelError::PromptTooLong { .. } => Self::Prompt(message),
+            ModelError::Feature(_) => Self::Image { code: "no_feature", message },
+            ModelError::File { .. }
+            | ModelError::Config { .. }
+            | ModelError::Checkpoint(_)
+            | ModelError::Tokenizer(_)
+            | ModelError::Tokens { .. }
+            | ModelError::PixelCount { .. }
+            | ModelError::Preprocessing(_)
+            | ModelError::ImageSize { .. }
+            | ModelError::Panicked(_)
+            | ModelError::Batch(_)
+            | ModelError::Reference(_)
+            | ModelError::Fetch { .. }
+            | ModelError::Changed { .. }
+            | ModelError::Storage(_)
+            | ModelError::Compute(_) => Self::Internal(message),
+        }
+    }
+}

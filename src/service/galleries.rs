@@ -1,0 +1,184 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::domain::{GalleryId, SampleId, SubjectId};
+use crate::gallery::GallerySpec;
+
+use super::error::ServiceError;
+use super::recognition::check_limit;
+use super::views::{
+    ErasureView, GalleryView, ModelView, NewGallery, SampleView, SubjectPage, SubjectSummaryView,
+    SubjectView,
+};
+use super::{Service, blocking};
+
+/// Which page of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Most entries.
+    pub limit: usize,
+    /// What the page before gave.
+    pub token: Option<String>,
+}
+
+impl PageRequest {
+    fn after(&self) -> Result<Option<SubjectId>, ServiceError> {
+        let refuse = || ServiceError::Invalid {
+            field: "page_token",
+            problem: "is not one that a page gave".to_owned(),
+        };
+        let Some(token) = &self.token else { return Ok(None) };
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refuse())?;
+        let text = String::from_utf8(bytes).map_err(|_| refuse())?;
+        SubjectId::new(text).map(Some).map_err(|_| refuse())
+    }
+}
+
+impl Service {
+    /// Makes a gallery in the space of the model that serves.
+    ///
+    /// # Errors
+    /// [`ServiceError::GalleryExists`].
+    pub async fn create_gallery(&self, new: NewGallery) -> Result<GalleryView, ServiceError> {
+        let live = self.0.live.load_full();
+        let spec = GallerySpec {
+            id: new.id,
+            dim: live.batcher.embedder().dim(),
+            generation: live.generation,
+            fingerprint: live.fingerprint(),
+            retain_images: new.retain_images,
+            description: new.description,
+        };
+        let galleries = self.0.galleries.clone();
+        blocking(move || Ok(galleries.create(spec)?.info().into())).await
+    }
+
+    /// All galleries, by name.
+    #[must_use]
+    pub fn galleries(&self) -> Vec<GalleryView> {
+        self.0.galleries.list().iter().map(|gallery| gallery.info().into()).collect()
+    }
+
+    /// One gallery.
+    ///
+    /// # Errors
+    /// [`ServiceError::GalleryNotFound`].
+    pub fn gallery(&self, id: &GalleryId) -> Result<GalleryView, ServiceError> {
+        Ok(self.0.galleries.get(id)?.info().into())
+    }
+
+    /// Deletes a gallery with everyone in it.
+    ///
+    /// # Errors
+    /// [`ServiceError::GalleryNotFound`].
+    pub async fn delete_gallery(&self, id: &GalleryId) -> Result<(), ServiceError> {
+        let (galleries, id) = (self.0.galleries.clone(), id.clone());
+        blocking(move || Ok(galleries.delete(&id)?)).await
+    }
+
+    /// A page of a gallery's subjects, by id.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] for a limit out of bounds or a token that is none.
+    pub fn subjects(
+        &self,
+        id: &GalleryId,
+        page: &PageRequest,
+    ) -> Result<SubjectPage, ServiceError> {
+        check_limit(page.limit)?;
+        let gallery = self.0.galleries.get(id)?;
+        // One more than asked for tells whether there is a next page.
+        let mut found = gallery.subjects(page.after()?.as_ref(), page.limit + 1)?;
+        let more = found.len() > page.limit;
+        found.truncate(page.limit);
+        let next_page_token =
+            found.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(last.subject.as_str()));
+        let subjects = found
+            .into_iter()
+            .map(|s| SubjectSummaryView { subject: s.subject, samples: s.samples })
+            .collect();
+        Ok(SubjectPage { subjects, next_page_token })
+    }
+
+    /// A subject with their samples.
+    ///
+    /// # Errors
+    /// [`ServiceError::SubjectNotFound`].
+    pub fn subject(
+        &self,
+        id: &GalleryId,
+        subject: &SubjectId,
+    ) -> Result<SubjectView, ServiceError> {
+        let record = self.0.galleries.get(id)?.subject(subject)?;
+        let samples = record.samples.into_iter().map(SampleView::from).collect();
+        Ok(SubjectView { gallery: id.clone(), subject: record.subject, samples })
+    }
+
+    /// One sample.
+    ///
+    /// # Errors
+    /// [`ServiceError::SampleNotFound`].
+    pub fn sample(
+        &self,
+        id: &GalleryId,
+        subject: &SubjectId,
+        sample: &SampleId,
+    ) -> Result<SampleView, ServiceError> {
+        Ok(self.0.galleries.get(id)?.sample(subject, sample)?.into())
+    }
+
+    /// Removes one sample. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ServiceError::SampleNotFound`].
+    pub async fn remove_sample(
+        &self,
+        id: &GalleryId,
+        subject: &SubjectId,
+        sample: &SampleId,
+    ) -> Result<(), ServiceError> {
+        let gallery = self.0.galleries.get(id)?;
+        let (subject, sample) = (subject.clone(), sample.clone());
+        blocking(move || Ok(gallery.remove_sample(&subject, &sample)?)).await
+    }
+
+    /// Erases a subject: their data key is destroyed, then everything under it. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ServiceError::SubjectNotFound`].
+    pub async fn erase_subject(
+        &self,
+        id: &GalleryId,
+        subject: &SubjectId,
+    ) -> Result<ErasureView, ServiceError> {
+        let gallery = self.0.galleries.get(id)?;
+        let subject = subject.clone();
+        blocking(move || {
+            let receipt = gallery.erase_subject(&subject)?;
+            Ok(ErasureView {
+                receipt: receipt.receipt,
+                gallery: receipt.gallery,
+                subject: receipt.subject,
+                samples: receipt.samples,
+                erased_at_ms: receipt.erased_at_ms,
+                signature: receipt.signature,
+            })
+        })
+        .await
+    }
+
+    /// The models that can serve.
+    #[must_use]
+    pub fn models(&self) -> Vec<ModelView> {
+        vec![self.0.live.load().view()]
+    }
+
+    /// One model.
+    ///
+    /// # Errors
+    /// [`ServiceError::ModelNotFound`].
+    pub fn model(&self, name: &str) -> Result<ModelView, ServiceError> {
+        let found = self.models().into_iter().find(|model| model.name == name);
+        found.ok_or_else(|| ServiceError::ModelNotFound(name.chars().take(64).collect()))
+    }
+}

@@ -1,0 +1,316 @@
+//! Finding the images of a folder and whose hands they show.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::domain::{Aspect, HandAttributes, Side, SubjectId};
+
+/// An image that is to be enrolled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// The file.
+    pub path: PathBuf,
+    /// Whose hand it shows.
+    pub subject: SubjectId,
+    /// What the label file says of it.
+    pub attributes: HandAttributes,
+}
+
+/// Why a folder or a label file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// A file or folder cannot be read.
+    #[error("cannot read {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A label file that is no CSV.
+    #[error("{path} is not a CSV file", path = path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        source: csv::Error,
+    },
+    /// A row that cannot be used.
+    #[error("{path}, row {row}: {problem}", path = path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The row, counted from 2 after the header.
+        row: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Nothing that looks like images of subjects.
+    #[error("found no images under {path}: expected HandInfo.csv with Hands/, files named <id>_<n>.jpg, or a folder for each subject", path = .0.display())]
+    Nothing(PathBuf),
+}
+
+/// Finds what is to be enrolled under `root`: a CSV manifest (`path,subject[,aspect,side,accessories]`,
+/// other columns become free-form attributes), 11k Hands (`HandInfo.csv` beside `Hands/`), PolyU HD
+/// (`<id>_<n>.jpg`), or a folder for each subject. In a fixed order.
+///
+/// # Errors
+/// [`IngestError`].
+pub fn plan(root: &Path) -> Result<Vec<Planned>, IngestError> {
+    let planned = if root.is_file() {
+        manifest(root)?
+    } else if root.join("HandInfo.csv").is_file() {
+        hands11k(root)?
+    } else {
+        folders(root)?
+    };
+    if planned.is_empty() { Err(IngestError::Nothing(root.to_path_buf())) } else { Ok(planned) }
+}
+
+struct Rows {
+    path: PathBuf,
+    columns: BTreeMap<String, usize>,
+    records: Vec<csv::StringRecord>,
+}
+
+impl Rows {
+    fn read(path: &Path) -> Result<Self, IngestError> {
+        let csv_error = |source| IngestError::Csv { path: path.to_path_buf(), source };
+        let file = std::fs::File::open(path)
+            .map_err(|source| IngestError::Read { path: path.to_path_buf(), source })?;
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
+        let header = reader.headers().map_err(csv_error)?;
+        let columns = header.iter().enumerate().map(|(i, name)| (name.to_owned(), i)).collect();
+        let records = reader.records().collect::<Result<_, _>>().map_err(csv_error)?;
+        Ok(Self { path: path.to_path_buf(), columns, records })
+    }
+
+    fn fail(&self, row: usize, problem: impl Into<String>) -> IngestError {
+        IngestError::Row { path: self.path.clone(), row: row + 2, problem: problem.into() }
+    }
+
+    fn get<'a>(&self, record: &'a csv::StringRecord, name: &str) -> Option<&'a str> {
+        // Trimmed: one id of 11k Hands ends in a space inside its quotes.
+        let text = record.get(*self.columns.get(name)?)?.trim();
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn need<'a>(
+        &self,
+        row: usize,
+        record: &'a csv::StringRecord,
+        name: &str,
+    ) -> Result<&'a str, IngestError> {
+        self.get(record, name).ok_or_else(|| self.fail(row, format!("has no `{name}`")))
+    }
+
+    fn subject(&self, row: usize, text: &str) -> Result<SubjectId, IngestError> {
+        SubjectId::new(text).map_err(|error| self.fail(row, error.to_string()))
+    }
+}
+
+fn flag(text: &str) -> Option<bool> {
+    match text {
+        "1" | "true" | "yes" => Some(true),
+        "0" | "false" | "no" => Some(false),
+        _ => None,
+    }
+}
+
+fn hands11k(root: &Path) -> Result<Vec<Planned>, IngestError> {
+    let rows = Rows::read(&root.join("HandInfo.csv"))?;
+    let plan = |(row, record): (usize, &csv::StringRecord)| {
+        let (aspect, side) = aspect_of_hand(rows.need(row, record, "aspectOfHand")?)
+            .ok_or_else(|| rows.fail(row, "`aspectOfHand` is not like `dorsal right`"))?;
+        let mut extra = BTreeMap::new();
+        for (column, name) in [("gender", "gender"), ("skinColor", "skin_color"), ("age", "age")] {
+            if let Some(value) = rows.get(record, column) {
+                extra.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        Ok(Planned {
+            path: root.join("Hands").join(rows.need(row, record, "imageName")?),
+            subject: rows.subject(row, rows.need(row, record, "id")?)?,
+            attributes: HandAttributes {
+                aspect: Some(aspect),
+                side: Some(side),
+                accessories: rows.get(record, "accessories").and_then(flag),
+                extra,
+            },
+        })
+    };
+    rows.records.iter().enumerate().map(plan).collect()
+}
+
+/// `dorsal right` and its like.
+fn aspect_of_hand(text: &str) -> Option<(Aspect, Side)> {
+    let (aspect, side) = text.split_once(' ')?;
+    Some((aspect.parse().ok()?, side.trim().parse().ok()?))
+}
+
+fn manifest(path: &Path) -> Result<Vec<Planned>, IngestError> {
+    let rows = Rows::read(path)?;
+    let base = path.parent().unwrap_or(Path::new("."));
+    let known = ["path", "subject", "aspect", "side", "accessories"];
+    let plan = |(row, record): (usize, &csv::StringRecord)| {
+        let bad = |error: &dyn std::fmt::Display| rows.fail(row, error.to_string());
+        let aspect = rows.get(record, "aspect").map(str::parse::<Aspect>).transpose();
+        let side = rows.get(record, "side").map(str::parse::<Side>).transpose();
+        let accessories = match rows.get(record, "accessories") {
+            None => None,
+            Some(text) => {
+                Some(flag(text).ok_or_else(|| rows.fail(row, "`accessories` is not 0 or 1"))?)
+            }
+        };
+        let extra = rows
+            .columns
+            .keys()
+            .filter(|name| !known.contains(&name.as_str()))
+            .filter_map(|name| Some((name.clone(), rows.get(record, name)?.to_owned())))
+            .collect();
+        let attributes = HandAttributes {
+            aspect: aspect.map_err(|e| bad(&e))?,
+            side: side.map_err(|e| bad(&e))?,
+            accessories,
+            extra,
+        };
+        attributes.validate().map_err(|e| bad(&e))?;
+        Ok(Planned {
+            path: base.join(rows.need(row, record, "path")?),
+            subject: rows.subject(row, rows.need(row, record, "subject")?)?,
+            attributes,
+        })
+    };
+    rows.records.iter().enumerate().map(plan).collect()
+}
+
+fn folders(root: &Path) -> Result<Vec<Planned>, IngestError> {
+    let mut planned = Vec::new();
+    for entry in walkdir::WalkDir::new(root).sort_by_file_name().follow_links(false) {
+        let entry = entry.map_err(|error| IngestError::Read {
+            path: error.path().unwrap_or(root).to_path_buf(),
+            source: error.into(),
+        })?;
+        if !entry.file_type().is_file() || !looks_like_an_image(entry.path()) {
+            continue;
+        }
+        let Some(subject) = subject_of(root, entry.path()) else { continue };
+        planned.push(Planned {
+            path: entry.into_path(),
+            subject,
+            attributes: HandAttributes::default(),
+        });
+    }
+    Ok(planned)
+}
+
+fn looks_like_an_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png" | "webp"))
+}
+
+/// The folder's name, unless the file lies at the root or is named `<id>_<n>`, as in HD.
+fn subject_of(root: &Path, path: &Path) -> Option<SubjectId> {
+    let stem = path.file_stem()?.to_str()?;
+    let numbered = stem.split_once('_').filter(|(id, n)| {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        digits(id) && digits(n)
+    });
+    let folder = path.parent().filter(|folder| *folder != root).and_then(Path::file_name);
+    let name = match (numbered, folder) {
+        (Some((id, _)), _) => id,
+        (None, Some(folder)) => folder.to_str()?,
+        (None, None) => return None,
+    };
+    SubjectId::new(name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            File::create(path).unwrap();
+        }
+        dir
+    }
+
+    fn text(dir: &Path, name: &str, content: &str) -> PathBuf {
+        let path = dir.join(name);
+        File::create(&path).unwrap().write_all(content.as_bytes()).unwrap();
+        path
+    }
+
+    fn subjects(planned: &[Planned]) -> Vec<&str> {
+        planned.iter().map(|p| p.subject.as_str()).collect()
+    }
+
+    #[test]
+    fn a_folder_for_each_subject_and_files_of_hd_are_understood() {
+        let dir = tree(&[
+            "ann/1.jpg",
+            "ann/2.PNG",
+            "bob/x.webp",
+            "bob/notes.txt",
+            "1-501/0007_3.jpg",
+            "loose.jpg",
+        ]);
+        let planned = plan(dir.path()).unwrap();
+        assert_eq!(subjects(&planned), ["0007", "ann", "ann", "bob"]);
+    }
+
+    #[test]
+    fn hand_info_is_read_with_its_trailing_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let header =
+            "id,age,gender,skinColor,accessories,nailPolish,aspectOfHand,imageName,irregularities";
+        let row = "\"0000003 \",27,\"male\",\"fair\",1,0,\"dorsal right\",\"Hand_1.jpg\",0";
+        text(dir.path(), "HandInfo.csv", &format!("{header}\n{row}\n"));
+        let planned = plan(dir.path()).unwrap();
+        assert_eq!(subjects(&planned), ["0000003"]);
+        assert_eq!(planned[0].path, dir.path().join("Hands/Hand_1.jpg"));
+        let attributes = &planned[0].attributes;
+        assert_eq!((attributes.aspect, attributes.side), (Some(Aspect::Dorsal), Some(Side::Right)));
+        assert_eq!(attributes.accessories, Some(true));
+        assert_eq!(attributes.extra["skin_color"], "fair");
+    }
+
+    #[test]
+    fn a_manifest_names_paths_subjects_and_attributes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = text(
+            dir.path(),
+            "m.csv",
+            "subject,path,side,site\nann,a/1.jpg,left,north\nbob,2.jpg,,\n",
+        );
+        let planned = plan(&file).unwrap();
+        assert_eq!(subjects(&planned), ["ann", "bob"]);
+        assert_eq!(planned[0].path, dir.path().join("a/1.jpg"));
+        assert_eq!(planned[0].attributes.side, Some(Side::Left));
+        assert_eq!(planned[0].attributes.extra["site"], "north");
+        assert_eq!(planned[1].attributes, HandAttributes::default());
+    }
+
+    #[test]
+    fn a_bad_row_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file =
+            text(dir.path(), "m.csv", "path,subject,side\n1.jpg,ann,left\n2.jpg,bob,middle\n");
+        let message = plan(&file).unwrap_err().to_string();
+        assert!(message.contains("row 3") && message.contains("middle"), "{message}");
+    }
+
+    #[test]
+    fn an_empty_folder_is_an_error_that_says_what_was_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(plan(dir.path()), Err(IngestError::Nothing(_))));
+        assert!(matches!(plan(&dir.path().join("absent")), Err(IngestError::Read { .. })));
+    }
+}

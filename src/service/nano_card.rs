@@ -1,0 +1,382 @@
+//! Figures of a model on hands it never saw: generated people, and photographs where there are some.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Aspect, Embedding, Side};
+use crate::evaluation::{RankFigures, one_a_label, rank_figures};
+use crate::image::{DecodeLimits, ImageError, Picture, decode};
+use crate::model::{Embedder, ModelError};
+use crate::synth::{HANDS, SynthSpec};
+
+/// Names the population that the card's figures are taken on. Training and validation draw their people
+/// from populations of other names.
+pub const CARD_SEED: u64 = 0xca4d;
+/// Side of the generated pictures, pixels: larger than the model's input, as what callers send.
+const PICTURE: u32 = 224;
+/// Pictures prepared at a time; bounds the memory.
+const CHUNK: usize = 64;
+/// Draws of gallery and query that a figure is the mean of.
+const DRAWS: u64 = 10;
+
+/// Why no figures could be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum CardError {
+    /// The model refused a picture or a prompt.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A picture was refused.
+    #[error("cannot use {path}", path = path.display())]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ImageError,
+    },
+    /// A generated picture was refused.
+    #[error("a generated picture was refused")]
+    Generated(#[source] ImageError),
+    /// A file could not be read.
+    #[error("cannot read {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A label file that is not laid out as 11k Hands.
+    #[error("{path} is not laid out as 11k Hands", path = path.display())]
+    Labels {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: csv::Error,
+    },
+    /// A label that 11k Hands does not have.
+    #[error("{path} says `{value}`, which is not a label of 11k Hands", path = path.display())]
+    Label {
+        /// The file.
+        path: PathBuf,
+        /// The label.
+        value: String,
+    },
+}
+
+/// What is true of a scored picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Label {
+    /// The person, as a number.
+    pub subject: u32,
+    /// Surface shown.
+    pub aspect: Aspect,
+    /// Hand shown.
+    pub side: Side,
+    /// Whether jewellery is worn.
+    pub accessories: bool,
+}
+
+/// Identification within one aspect and side: one picture of each subject enrolled, the rest asked
+/// about; mean of ten draws. Shares, not percentages.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct HandFigures {
+    /// Surface.
+    pub aspect: Aspect,
+    /// Hand.
+    pub side: Side,
+    /// Subjects in the gallery.
+    pub subjects: usize,
+    /// Pictures asked about in a draw.
+    pub probes: usize,
+    /// Share of probes whose first candidate is right.
+    pub rank1: f64,
+    /// Mean average precision, standard.
+    pub map: f64,
+}
+
+/// Figures on people that training never saw. Shares, not percentages.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Figures {
+    /// People.
+    pub subjects: usize,
+    /// Pictures.
+    pub images: usize,
+    /// Mean of the four kinds of hand.
+    pub rank1: f64,
+    /// Mean of the four kinds of hand.
+    pub map: f64,
+    /// Share of pictures whose most similar of four prompts names their aspect and side.
+    pub aspect_side: f64,
+    /// Share of pictures whose more similar of two prompts says rightly whether accessories are worn.
+    pub accessories: f64,
+    /// Share of pictures that wear none: what always saying so would score.
+    pub without_accessories: f64,
+    /// Each kind of hand.
+    pub hands: [HandFigures; HANDS.len()],
+}
+
+/// The prompt for one kind of hand that the figures are taken with.
+#[must_use]
+pub fn hand_prompt(aspect: Aspect, side: Side) -> String {
+    format!("a photo of a {aspect} {side} hand")
+}
+
+/// The prompts for accessories, without and with.
+pub const ACCESSORY_PROMPTS: [&str; 2] =
+    ["a photo of a hand without accessories", "a photo of a hand with accessories"];
+
+/// Scores a model on `subjects` generated people, `images` pictures of each of their four hands, drawn at
+/// 224 px and preprocessed like any upload.
+///
+/// # Errors
+/// [`CardError`].
+pub fn score_generated(
+    embedder: &Embedder,
+    subjects: u64,
+    images: u64,
+) -> Result<Figures, CardError> {
+    let spec = SynthSpec { first: 0, subjects, images, seed: CARD_SEED, size: PICTURE };
+    let (mut labels, mut embeddings) = (Vec::new(), Vec::new());
+    for start in (0..spec.len()).step_by(CHUNK) {
+        let end = (start + CHUNK).min(spec.len());
+        let drawn: Vec<(Label, Vec<f32>)> = (start..end)
+            .into_par_iter()
+            .map(|index| {
+                let sample = spec.sample(index);
+                let drawn = sample.render(spec.size);
+                let picture = Picture::from_rgb(drawn.width, drawn.height, drawn.rgb)?;
+                let label = Label {
+                    subject: sample.subject as u32,
+                    aspect: sample.shot.aspect,
+                    side: sample.shot.side,
+                    accessories: sample.shot.accessories(),
+                };
+                Ok((label, embedder.preprocessing().apply(&picture)))
+            })
+            .collect::<Result<_, ImageError>>()
+            .map_err(CardError::Generated)?;
+        let (chunk, pixels): (Vec<Label>, Vec<Vec<f32>>) = drawn.into_iter().unzip();
+        labels.extend(chunk);
+        embeddings.extend(embed(embedder, &pixels)?);
+    }
+    score(embedder, &labels, &embeddings)
+}
+
+/// A row of `HandInfo.csv`, as far as it matters.
+#[derive(Deserialize)]
+struct Row {
+    id: String,
+    accessories: String,
+    #[serde(rename = "aspectOfHand")]
+    hand: String,
+    #[serde(rename = "imageName")]
+    name: String,
+}
+
+/// Scores a model on photographs laid out as 11k Hands (`HandInfo.csv` and `Hands/`), by that data's
+/// protocol: pictures without accessories only when `bare`, all otherwise.
+///
+/// # Errors
+/// [`CardError`].
+pub fn score_photographs(
+    embedder: &Embedder,
+    folder: &Path,
+    bare: bool,
+) -> Result<Figures, CardError> {
+    let path = folder.join("HandInfo.csv");
+    let labels_error = |source| CardError::Labels { path: path.clone(), source };
+    let mut reader = csv::Reader::from_path(&path).map_err(labels_error)?;
+    let rows: Vec<Row> =
+        reader.deserialize().collect::<Result<_, csv::Error>>().map_err(labels_error)?;
+    let mut listed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let label = row.label(&path)?;
+        if !(bare && label.accessories) {
+            listed.push((label, folder.join("Hands").join(&row.name)));
+        }
+    }
+    let (mut labels, mut embeddings) = (Vec::new(), Vec::new());
+    for chunk in listed.chunks(CHUNK) {
+        let pixels: Vec<Vec<f32>> = chunk
+            .par_iter()
+            .map(|(_, path)| {
+                let bytes = std::fs::read(path)
+                    .map_err(|source| CardError::Read { path: path.clone(), source })?;
+                let picture = decode(&bytes, &DecodeLimits::default())
+                    .map_err(|source| CardError::Picture { path: path.clone(), source })?;
+                Ok(embedder.preprocessing().apply(&picture))
+            })
+            .collect::<Result<_, CardError>>()?;
+        labels.extend(chunk.iter().map(|(label, _)| *label));
+        embeddings.extend(embed(embedder, &pixels)?);
+    }
+    score(embedder, &labels, &embeddings)
+}
+
+impl Row {
+    fn label(&self, path: &Path) -> Result<Label, CardError> {
+        let refuse = |value: &str| CardError::Label { path: path.to_owned(), value: value.into() };
+        let (aspect, side) = self.hand.trim().split_once(' ').ok_or_else(|| refuse(&self.hand))?;
+        Ok(Label {
+            // Ids are numbers, one of them with a trailing space.
+            subject: self.id.trim().parse().map_err(|_| refuse(&self.id))?,
+            aspect: aspect.parse().map_err(|_| refuse(&self.hand))?,
+            side: side.trim().parse().map_err(|_| refuse(&self.hand))?,
+            accessories: match self.accessories.trim() {
+                "0" => false,
+                "1" => true,
+                other => return Err(refuse(other)),
+            },
+        })
+    }
+}
+
+/// Embeds preprocessed pictures; one that is refused is an error.
+pub(super) fn embed(
+    embedder: &Embedder,
+    pixels: &[Vec<f32>],
+) -> Result<Vec<Embedding>, ModelError> {
+    embedder.embed_pixels(pixels)?.into_iter().collect()
+}
+
+/// Works out the figures from the embeddings of labelled pictures.
+pub(super) fn score(
+    embedder: &Embedder,
+    labels: &[Label],
+    embeddings: &[Embedding],
+) -> Result<Figures, CardError> {
+    let prompts = |texts: &[String]| -> Result<Vec<Embedding>, ModelError> {
+        embedder.embed_texts(texts)?.into_iter().collect()
+    };
+    let kinds = prompts(&HANDS.map(|(aspect, side)| hand_prompt(aspect, side)))?;
+    let worn = prompts(&ACCESSORY_PROMPTS.map(str::to_owned))?;
+    Ok(figures(labels, embeddings, &kinds, &worn))
+}
+
+fn figures(
+    labels: &[Label],
+    embeddings: &[Embedding],
+    kinds: &[Embedding],
+    worn: &[Embedding],
+) -> Figures {
+    let both = || labels.iter().zip(embeddings);
+    let share = |count: usize| count as f64 / labels.len().max(1) as f64;
+    let hands = HANDS.map(|kind| identification(labels, embeddings, kind));
+    let mean = |of: fn(&HandFigures) -> f64| hands.iter().map(of).sum::<f64>() / hands.len() as f64;
+    Figures {
+        subjects: labels.iter().map(|l| (l.subject, ())).collect::<BTreeMap<_, _>>().len(),
+        images: labels.len(),
+        rank1: mean(|f| f.rank1),
+        map: mean(|f| f.map),
+        aspect_side: share(
+            both().filter(|(l, e)| HANDS[nearest(e, kinds)] == (l.aspect, l.side)).count(),
+        ),
+        accessories: share(
+            both().filter(|(l, e)| (nearest(e, worn) == 1) == l.accessories).count(),
+        ),
+        without_accessories: share(labels.iter().filter(|l| !l.accessories).count()),
+        hands,
+    }
+}
+
+fn identification(
+    labels: &[Label],
+    embeddings: &[Embedding],
+    (aspect, side): (Aspect, Side),
+) -> HandFigures {
+    let members: Vec<usize> = (0..labels.len())
+        .filter(|i| (labels[*i].aspect, labels[*i].side) == (aspect, side))
+        .collect();
+    let subjects: Vec<u32> = members.iter().map(|i| labels[*i].subject).collect();
+    let pick = |of: &[usize]| -> Vec<(&[f32], u32)> {
+        of.iter().map(|i| (embeddings[members[*i]].as_slice(), subjects[*i])).collect()
+    };
+    let mut enrolled = 0;
+    let draws: Vec<RankFigures> = (0..DRAWS)
+        .map(|seed| {
+            let draw = one_a_label(&subjects, seed);
+            enrolled = draw.gallery.len();
+            rank_figures(&pick(&draw.query), &pick(&draw.gallery))
+        })
+        .collect();
+    let mean = |of: fn(&RankFigures) -> f64| draws.iter().map(of).sum::<f64>() / DRAWS as f64;
+    HandFigures {
+        aspect,
+        side,
+        subjects: enrolled,
+        probes: draws.first().map_or(0, |draw| draw.probes),
+        rank1: mean(|f| f.rank1),
+        map: mean(|f| f.map),
+    }
+}
+
+/// Index of the most similar candidate; the first of equals.
+fn nearest(embedding: &Embedding, candidates: &[Embedding]) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (index, candidate) in candidates.iter().enumerate() {
+        let pairs = embedding.as_slice().iter().zip(candidate.as_slice());
+        let similarity: f32 = pairs.map(|(a, b)| a * b).sum();
+        if similarity > best.1 {
+            best = (index, similarity);
+        }
+    }
+    best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(values: &[f32]) -> Embedding {
+        Embedding::from_raw(values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn figures_equal_those_worked_by_hand() {
+        let label = |subject, accessories| Label {
+            subject,
+            aspect: Aspect::Palmar,
+            side: Side::Left,
+            accessories,
+        };
+        // Two subjects whose pictures lie together: whatever is enrolled, Rank-1 is 1.
+        let labels = [label(7, false), label(7, true), label(9, false), label(9, false)];
+        let embeddings =
+            [[1.0, 0.0, 0.1], [1.0, 0.1, 0.1], [0.0, 1.0, 0.1], [0.1, 1.0, -0.1]].map(|e| unit(&e));
+        // Prompts in the order of HANDS: palmar left is the last.
+        let kinds = [[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0], [-1.0, -1.0, 0.0], [1.0, 1.0, 1.0]];
+        // "With accessories" lies along y: of the four only the first picture is told rightly.
+        let worn = [unit(&[1.0, 0.0, 0.0]), unit(&[0.0, 1.0, 0.0])];
+        let got = figures(&labels, &embeddings, &kinds.map(|k| unit(&k)), &worn);
+        assert_eq!((got.subjects, got.images), (2, 4));
+        assert_eq!((got.hands[3].rank1, got.hands[3].map), (1.0, 1.0));
+        assert_eq!((got.hands[3].subjects, got.hands[3].probes), (2, 2));
+        assert_eq!((got.hands[0].subjects, got.hands[0].rank1), (0, 0.0));
+        assert_eq!(got.rank1, 0.25, "mean of the four, three of them empty");
+        assert_eq!(got.aspect_side, 1.0);
+        assert_eq!(got.accessories, 0.25);
+        assert_eq!(got.without_accessories, 0.75);
+    }
+
+    #[test]
+    fn labels_are_those_of_11k_hands() {
+        let row = |id: &str, hand: &str, accessories: &str| Row {
+            id: id.into(),
+            accessories: accessories.into(),
+            hand: hand.into(),
+            name: "Hand_0000002.jpg".into(),
+        };
+        let path = Path::new("HandInfo.csv");
+        let label = row("0000042 ", "palmar left", "1").label(path).unwrap();
+        let want =
+            Label { subject: 42, aspect: Aspect::Palmar, side: Side::Left, accessories: true };
+        assert_eq!(label, want);
+        for bad in
+            [row("x", "palmar left", "0"), row("1", "palmar", "0"), row("1", "palmar left", "2")]
+        {
+            assert!(matches!(bad.label(path), Err(CardError::Label { .. })));
+        }
+    }
+}

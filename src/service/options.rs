@@ -1,0 +1,73 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which model serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelChoice {
+    /// The one inside the binary.
+    Nano,
+    /// A Hugging Face style directory.
+    Directory(PathBuf),
+}
+
+impl ModelChoice {
+    /// `nano`, or the path of a directory.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        if name == "nano" { Self::Nano } else { Self::Directory(PathBuf::from(name)) }
+    }
+}
+
+/// Where the master key comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// A file, made with mode 0600 at the first start.
+    File(PathBuf),
+    /// 64 hexadecimal digits.
+    Hex(String),
+}
+
+/// Everything that [`Service::open`](super::Service::open) needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceOptions {
+    /// Folder of the store.
+    pub data_dir: PathBuf,
+    /// The key that seals it.
+    pub master_key: KeySource,
+    /// The model.
+    pub model: ModelChoice,
+    /// `auto`, `cpu` or `cuda:N`.
+    pub device: String,
+    /// Largest image file, in bytes.
+    pub max_image_bytes: usize,
+    /// Images decoded at a time.
+    pub decoders: usize,
+    /// Images that may wait for a decoder; one more is refused.
+    pub decode_queue: usize,
+    /// Embeddings computed together, at most.
+    pub max_batch: usize,
+    /// How long the first request of a batch waits for others.
+    pub max_wait: Duration,
+    /// Embeddings that may wait; one more is refused.
+    pub queue: usize,
+}
+
+impl ServiceOptions {
+    /// The defaults for a data directory.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
+        Self {
+            master_key: KeySource::File(data_dir.join("master.key")),
+            data_dir,
+            model: ModelChoice::Nano,
+            device: "auto".to_owned(),
+            max_image_bytes: 32 * 1024 * 1024,
+            decoders: std::thread::available_parallelism().map_or(2, usize::from),
+            decode_queue: 128,
+            max_batch: 16,
+            max_wait: Duration::from_micros(500),
+            queue: 256,
+        }
+    }
+}
