@@ -7,12 +7,15 @@
     reason = "a test that cannot go on says so by failing"
 )]
 
+mod checkpoint;
 mod api;
 mod cli;
 mod crash;
 mod gallery;
+mod hub;
 mod images;
 mod layers;
+mod model;
 mod preprocessing;
 mod real_photos;
 mod support;
