@@ -44,7 +44,7 @@ impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
             seed: 20_261_123,
-            steps: 2600,
+            steps: 2000,
             hands: 48,
             kinds: 2,
             images_a_hand: 2,
