@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     telemetry::start_log(&log.filter, log.json);
     match cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if cli::reader_left(&*error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", cli::chain(&*error));
             ExitCode::FAILURE

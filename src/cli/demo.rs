@@ -34,7 +34,8 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new() -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("handclip-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
+        // Not `create_dir_all`: a folder that another user put there is no place for a store's key.
+        std::fs::create_dir(&path)?;
         Ok(Self(path))
     }
 }
@@ -48,7 +49,7 @@ impl Drop for Scratch {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let scratch = Scratch::new()?;
-    println!("Drawing the hands of {} people who do not exist …", args.subjects);
+    say!("Drawing the hands of {} people who do not exist …", args.subjects)?;
     let hands = scratch.0.join("hands");
     let bar = output::bar(0, "drawing");
     let drawing = Drawing { subjects: args.subjects, images: 3, seed: args.seed, size: 224 };
@@ -115,7 +116,7 @@ impl Tour {
     }
 
     fn go(&self, planned: &[Planned], folder: &Path) -> Result<(), Failure> {
-        println!("Server at {}", self.url);
+        say!("Server at {}", self.url)?;
         self.post("/v1/galleries", &json!({"id": "demo", "description": "generated hands"}))?;
 
         // The first two pictures of every hand are enrolled, the third is kept as a probe.
@@ -138,13 +139,9 @@ impl Tour {
                 return Err(format!("a picture was refused: {}", answer["results"]).into());
             }
         }
-        println!(
-            "\nEnrolled {} pictures in {:.1} s.",
-            enrol.len(),
-            started.elapsed().as_secs_f64()
-        );
+        say!("\nEnrolled {} pictures in {:.1} s.", enrol.len(), started.elapsed().as_secs_f64())?;
 
-        println!("\nIdentify: whose hand is it? (pictures that were not enrolled)");
+        say!("\nIdentify: whose hand is it? (pictures that were not enrolled)")?;
         let (mut right, mut total_ms) = (0, 0.0);
         for (i, probe) in probes.iter().enumerate() {
             let filter = json!({"aspect": probe.attributes.aspect, "side": probe.attributes.side});
@@ -157,37 +154,37 @@ impl Tour {
             right += usize::from(hit);
             total_ms += answer["timings"]["total_us"].as_f64().unwrap_or(0.0) / 1000.0;
             if i % 12 == 0 {
-                println!(
+                say!(
                     "  {} is {}: similarity {:.3} {}",
                     probe.subject,
                     first["subject"].as_str().unwrap_or("nobody"),
                     first["similarity"].as_f64().unwrap_or(0.0),
                     if hit { "(right)" } else { "(wrong)" },
-                );
+                )?;
             }
         }
-        println!(
+        say!(
             "  right for {right} of {} at rank 1, {:.1} ms each",
             probes.len(),
             total_ms / probes.len() as f64
-        );
+        )?;
 
-        println!("\nVerify: is it them?");
+        say!("\nVerify: is it them?")?;
         let other = planned.last().map(|sample| sample.subject.clone());
         for claim in [Some(probes[0].subject.clone()), other].into_iter().flatten() {
             let answer = self.post(
                 "/v1/galleries/demo:verify",
                 &json!({"subject": claim, "image": image(probes[0])?}),
             )?;
-            println!(
+            say!(
                 "  a hand of {} against {claim}: similarity {:.3}",
                 probes[0].subject,
                 answer["similarity"].as_f64().unwrap_or(0.0)
-            );
+            )?;
         }
-        println!("  (no decision is given: thresholds come from a calibration, or from you)");
+        say!("  (no decision is given: thresholds come from a calibration, or from you)")?;
 
-        println!("\nSearch by words:");
+        say!("\nSearch by words:")?;
         for prompt in [
             "a dorsal right hand with a ring",
             "the palm of a left hand",
@@ -195,7 +192,7 @@ impl Tour {
         ] {
             let answer =
                 self.post("/v1/galleries/demo:search", &json!({"prompt": prompt, "limit": 3}))?;
-            println!("  \"{prompt}\"");
+            say!("  \"{prompt}\"")?;
             for hit in answer["hits"].as_array().into_iter().flatten() {
                 let a = &hit["attributes"];
                 let worn = if a["accessories"] == true {
@@ -203,35 +200,34 @@ impl Tour {
                 } else {
                     "without accessories"
                 };
-                println!(
+                say!(
                     "    {:.3}  {}  {} {} {worn}",
                     hit["similarity"].as_f64().unwrap_or(0.0),
                     hit["subject"].as_str().unwrap_or(""),
                     a["aspect"].as_str().unwrap_or(""),
                     a["side"].as_str().unwrap_or(""),
-                );
+                )?;
             }
         }
-        self.what_next(probes[0], folder);
-        Ok(())
+        self.what_next(probes[0], folder)
     }
 
-    fn what_next(&self, probe: &Planned, folder: &Path) {
-        println!("\nOpen next:");
-        println!("  {}/docs/         try every request in a browser", self.url);
-        println!("  {}/openapi.json  the contract", self.url);
-        println!("  {}/metrics       what is measured", self.url);
-        println!("  {}  the pictures", folder.join("hands/Hands").display());
-        println!("\nOr paste:");
+    fn what_next(&self, probe: &Planned, folder: &Path) -> Result<(), Failure> {
+        say!("\nOpen next:")?;
+        say!("  {}/docs/         try every request in a browser", self.url)?;
+        say!("  {}/openapi.json  the contract", self.url)?;
+        say!("  {}/metrics       what is measured", self.url)?;
+        say!("  {}  the pictures", folder.join("hands/Hands").display())?;
+        say!("\nOr paste:")?;
         let image = probe.path.display();
-        println!(
+        say!(
             "  curl -s -H 'content-type: image/jpeg' --data-binary @{image} '{}/v1/galleries/demo:identify?limit=3'",
             self.url
-        );
-        println!(
+        )?;
+        say!(
             "  curl -s -H 'content-type: application/json' -d '{{\"prompt\":\"a palmar left hand\"}}' {}/v1/galleries/demo:search",
             self.url
-        );
-        println!("\nCtrl-C stops the server and removes its data.");
+        )?;
+        say!("\nCtrl-C stops the server and removes its data.")
     }
 }

@@ -32,8 +32,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         }
         let first: Vec<String> =
             line.embedding.iter().take(4).map(|v| format!("{v:+.4}")).collect();
-        println!("{}: {} dimensions, {} …", line.input, line.dim, first.join(" "));
-        Ok(())
+        say!("{}: {} dimensions, {} …", line.input, line.dim, first.join(" "))
     };
     let mut failed = 0;
     for path in &args.images {

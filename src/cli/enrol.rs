@@ -6,7 +6,8 @@ use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::{Aspect, GalleryId, HandAttributes, SampleId, Side, SubjectId};
 use crate::service::{Enrolment, NewGallery, Planned, Service, ServiceError, plan};
 
-use super::{Failure, offline, output};
+use super::offline::{self, Absent};
+use super::{Failure, output};
 
 /// Images read into memory and enrolled together.
 const BATCH: usize = 32;
@@ -77,30 +78,34 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         }
         None => (plan(&args.path)?, None),
     };
-    let summary = offline::with_service(&args.store, &args.model, async |service| {
+    let absent = if args.create { Absent::Make } else { Absent::Refuse };
+    let summary = offline::with_service(absent, &args.store, &args.model, async |service| {
         if args.create {
             create(&service, args).await?;
         }
         enrol_all(&service, &args.gallery, planned, sample).await
     })?;
-    if args.json {
-        output::json(&summary)?;
+    // Shown or not, what failed decides the exit code.
+    let shown = if args.json {
+        output::json(&summary)
     } else {
-        println!(
+        say!(
             "enrolled {}, already enrolled {}, failed {}",
             summary.enrolled,
             summary.already_enrolled,
             summary.failed.len()
-        );
-    }
+        )
+    };
     for FileError { path, error } in &summary.failed {
         eprintln!("error: {}: {error}", path.display());
     }
-    if summary.failed.is_empty() {
-        return Ok(());
-    }
+    let failed = match summary.failed.len() {
+        0 => return shown,
+        1 => "1 file".to_owned(),
+        n => format!("{n} files"),
+    };
     let advice = "the others are enrolled; mend the files and run the same command again";
-    Err(format!("{} files could not be enrolled: {advice}", summary.failed.len()).into())
+    Err(format!("{failed} could not be enrolled: {advice}").into())
 }
 
 async fn create(service: &Service, args: &Args) -> Result<(), Failure> {

@@ -4,7 +4,8 @@ use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::{GalleryId, SubjectId};
 use crate::service::{GalleryView, NewGallery};
 
-use super::{Failure, offline, output};
+use super::offline::{self, Absent};
+use super::{Failure, output};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -67,7 +68,16 @@ enum Action {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    offline::with_service(&args.store, &args.model, async |service| match &args.action {
+    let absent = match args.action {
+        Action::Create { .. } => Absent::Make,
+        Action::List
+        | Action::Show { .. }
+        | Action::Audit { .. }
+        | Action::Compact { .. }
+        | Action::Erase { .. }
+        | Action::Delete { .. } => Absent::Refuse,
+    };
+    offline::with_service(absent, &args.store, &args.model, async |service| match &args.action {
         Action::Create { gallery, retain_images, description } => {
             let new = NewGallery {
                 id: gallery.clone(),
@@ -80,9 +90,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Action::Show { gallery } => show(args.json, &[service.gallery(gallery)?]),
         Action::Audit { gallery } => {
             let audit = service.audit_gallery(gallery).await?;
-            output::json(&audit)?;
+            let shown = output::json(&audit);
             if audit.found == audit.samples {
-                return Ok(());
+                return shown;
             }
             Err(format!("{} samples do not find themselves", audit.missed.len()).into())
         }
@@ -98,16 +108,16 @@ fn show(json: bool, galleries: &[GalleryView]) -> Result<(), Failure> {
     if json {
         return output::json(&galleries);
     }
-    println!("gallery               subjects   samples  index  description");
+    say!("gallery               subjects   samples  index  description")?;
     for g in galleries {
-        println!(
+        say!(
             "{:<20}  {:>8}  {:>8}  {:<5}  {}",
             g.id.as_str(),
             g.subjects,
             g.samples,
             g.index.kind,
             g.description
-        );
+        )?;
     }
     Ok(())
 }

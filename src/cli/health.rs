@@ -14,6 +14,5 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let url = format!("http://{}/readyz", args.server.listen);
     let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(4))).build();
     let mut response = ureq::Agent::from(agent).get(&url).call()?;
-    println!("{}", response.body_mut().read_to_string()?);
-    Ok(())
+    say!("{}", response.body_mut().read_to_string()?)
 }

@@ -4,7 +4,8 @@ use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::{Aspect, AttributeFilter, GalleryId, Side};
 use crate::service::{Combine, Identify};
 
-use super::{Failure, offline, output};
+use super::offline::{self, Absent};
+use super::{Failure, output};
 
 /// Which samples are looked at.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -39,15 +40,15 @@ pub(super) struct Args {
     /// The probe
     image: PathBuf,
     /// Most candidates
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = super::count)]
     limit: usize,
     #[command(flatten)]
     filter: FilterArgs,
     /// Compare with the mean of a subject's so many most similar samples instead of the best one
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = super::count)]
     mean_of: Option<usize>,
     /// Cosine similarity for a decision, -1 to 1
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = super::similarity)]
     threshold: Option<f32>,
     /// Print JSON
     #[arg(long)]
@@ -62,21 +63,22 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         combine: args.mean_of.map_or(Combine::Best, Combine::MeanOf),
         threshold: args.threshold,
     };
-    let answer = offline::with_service(&args.store, &args.model, async |service| {
-        Ok(service.identify(&args.gallery, ask).await?)
-    })?;
+    let answer =
+        offline::with_service(Absent::Refuse, &args.store, &args.model, async |service| {
+            Ok(service.identify(&args.gallery, ask).await?)
+        })?;
     if args.json {
         return output::json(&answer);
     }
-    println!("rank  similarity  subject");
+    say!("rank  similarity  subject")?;
     for candidate in &answer.candidates {
-        println!("{:>4}  {:>10.4}  {}", candidate.rank, candidate.similarity, candidate.subject);
+        say!("{:>4}  {:>10.4}  {}", candidate.rank, candidate.similarity, candidate.subject)?;
     }
     match answer.decision {
-        Some(decision) => println!("decision: {}", serde_json::to_string(&decision)?),
+        Some(decision) => say!("decision: {decision}"),
         None => {
-            eprintln!("no decision: the gallery is not calibrated and no --threshold was given")
+            eprintln!("no decision: the gallery is not calibrated and no --threshold was given");
+            Ok(())
         }
     }
-    Ok(())
 }

@@ -1,6 +1,10 @@
 //! The command line: one file a command. Results go to standard output, everything else to standard
 //! error. Exit codes: 0 done, 1 failed, 2 wrong use.
-#![expect(clippy::print_stdout, reason = "results go to standard output")]
+
+/// A line on standard output. Not `println!`: that panics where the reader has left (`… | head`).
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::output::line(format_args!($($text)*)) };
+}
 
 mod demo;
 mod embed;
@@ -19,6 +23,8 @@ mod synth;
 mod verify;
 
 use clap::{Parser, Subcommand};
+
+use crate::service::MAX_RESULTS;
 
 /// What a command fails with.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -89,6 +95,37 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Openapi => openapi::run(),
         Command::Health(args) => health::run(&args),
     }
+}
+
+/// Whether it failed only because whoever reads the output has seen enough, as `head` has.
+#[must_use]
+pub fn reader_left(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<output::ReaderLeft>().is_some()
+}
+
+/// For clap: how many results are wanted. Wrong use is told apart from failure by the exit code.
+fn count(text: &str) -> Result<usize, String> {
+    let count: usize = text.parse().map_err(|_| "not a number".to_owned())?;
+    let all = 1..=MAX_RESULTS;
+    if all.contains(&count) { Ok(count) } else { Err(format!("1 to {MAX_RESULTS} is taken")) }
+}
+
+/// For clap: a cosine similarity.
+fn similarity(text: &str) -> Result<f32, String> {
+    within(text, -1.0, 1.0)
+}
+
+/// For clap: a share of the whole.
+fn weight(text: &str) -> Result<f32, String> {
+    within(text, 0.0, 1.0)
+}
+
+fn within(text: &str, least: f32, most: f32) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(format!("{least} to {most} is taken"))
 }
 
 /// An error and its causes in one line.

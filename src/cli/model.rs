@@ -54,31 +54,33 @@ fn inspect(model: &str, json: bool) -> Result<(), Failure> {
         output::json(&report)?;
     } else {
         let (vision, text) = (&report.config.vision, &report.config.text);
-        println!(
+        say!(
             "{} ({} names), {} dimensions",
-            report.kind, report.layout, report.config.projection_dim
-        );
-        println!(
+            report.kind,
+            report.layout,
+            report.config.projection_dim
+        )?;
+        say!(
             "image tower: {} px in patches of {}, {} layers of width {}, {} parameters",
             vision.image_size,
             vision.patch_size,
             vision.num_hidden_layers,
             vision.hidden_size,
             report.parameters.vision,
-        );
-        println!(
+        )?;
+        say!(
             "text tower: {} tokens of {} known, {} layers of width {}, {} parameters",
             text.max_position_embeddings,
             text.vocab_size,
             text.num_hidden_layers,
             text.hidden_size,
             report.parameters.text,
-        );
+        )?;
         for file in &report.files {
-            println!("{:>12}  {}  {}", file.bytes, file.sha256, file.name);
+            say!("{:>12}  {}  {}", file.bytes, file.sha256, file.name)?;
         }
         if let Some(fingerprint) = &report.fingerprint {
-            println!("fingerprint {fingerprint}");
+            say!("fingerprint {fingerprint}")?;
         }
     }
     if report.problems.is_empty() {

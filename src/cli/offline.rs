@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::Path;
 
 use crate::config::{ModelArgs, StoreArgs};
+use crate::service::tools::has_store;
 use crate::service::{KeySource, ModelChoice, Service, ServiceOptions};
 
 use super::Failure;
@@ -20,8 +21,18 @@ pub(super) fn options(store: &StoreArgs, model: &ModelArgs) -> ServiceOptions {
     options
 }
 
+/// What to do where there is no store yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absent {
+    /// Make one.
+    Make,
+    /// Say so: a mistyped folder is not to be filled with an empty store and a new key.
+    Refuse,
+}
+
 /// Opens the store, does the work, closes the store.
 pub(super) fn with_service<T, F>(
+    absent: Absent,
     store: &StoreArgs,
     model: &ModelArgs,
     work: impl FnOnce(Service) -> F,
@@ -29,6 +40,11 @@ pub(super) fn with_service<T, F>(
 where
     F: Future<Output = Result<T, Failure>>,
 {
+    if absent == Absent::Refuse && !has_store(&store.data_dir) {
+        let dir = store.data_dir.display();
+        let advice = "name another with --data-dir, or make one with `handclip enrol --create`";
+        return Err(format!("there is no store in {dir}: {advice}").into());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let service = Service::open(&options(store, model))?;
     for notice in service.notices() {

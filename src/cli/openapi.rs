@@ -1,6 +1,5 @@
 use super::Failure;
 
 pub(super) fn run() -> Result<(), Failure> {
-    print!("{}", crate::http::openapi_json());
-    Ok(())
+    say!("{}", crate::http::openapi_json().trim_end())
 }

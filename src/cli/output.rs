@@ -1,5 +1,7 @@
 //! Progress for people, tables for people, JSON for machines.
 
+use std::fmt;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,14 +22,26 @@ pub(super) fn bar(total: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
+/// Whoever read standard output closed it.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the output any more")]
+pub(super) struct ReaderLeft;
+
+/// Writes a line to standard output.
+pub(super) fn line(text: fmt::Arguments<'_>) -> Result<(), Failure> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ReaderLeft.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    say!("{}", serde_json::to_string_pretty(value)?)
 }
 
 pub(super) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string(value)?);
-    Ok(())
+    say!("{}", serde_json::to_string(value)?)
 }
 
 /// One line about a hit.

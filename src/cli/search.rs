@@ -5,7 +5,8 @@ use crate::domain::GalleryId;
 use crate::service::Search;
 
 use super::identify::FilterArgs;
-use super::{Failure, offline, output};
+use super::offline::{self, Absent};
+use super::{Failure, output};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,12 +24,12 @@ pub(super) struct Args {
     #[arg(long)]
     image: Option<PathBuf>,
     /// Weight of the image where both are given, 0 to 1
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = super::weight)]
     image_weight: f32,
     #[command(flatten)]
     filter: FilterArgs,
     /// Most hits
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = super::count)]
     limit: usize,
     /// Print JSON
     #[arg(long)]
@@ -44,15 +45,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         filter: args.filter.filter(),
         limit: args.limit,
     };
-    let answer = offline::with_service(&args.store, &args.model, async |service| {
-        Ok(service.search(&args.gallery, ask).await?)
-    })?;
+    let answer =
+        offline::with_service(Absent::Refuse, &args.store, &args.model, async |service| {
+            Ok(service.search(&args.gallery, ask).await?)
+        })?;
     if args.json {
         return output::json(&answer);
     }
-    println!("rank  cosine  subject               attributes");
+    say!("rank  cosine  subject               attributes")?;
     for (i, hit) in answer.hits.iter().enumerate() {
-        println!("{}", output::hit_line(i + 1, hit));
+        say!("{}", output::hit_line(i + 1, hit))?;
     }
     Ok(())
 }

@@ -37,11 +37,5 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         return output::json(&summary);
     }
-    println!(
-        "{} pictures of {} people in {}",
-        summary.images,
-        summary.subjects,
-        summary.out.display()
-    );
-    Ok(())
+    say!("{} pictures of {} people in {}", summary.images, summary.subjects, summary.out.display())
 }

@@ -4,7 +4,8 @@ use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::{GalleryId, SubjectId};
 use crate::service::Verify;
 
-use super::{Failure, offline, output};
+use super::offline::{self, Absent};
+use super::{Failure, output};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,7 +22,7 @@ pub(super) struct Args {
     /// The probe
     image: PathBuf,
     /// Cosine similarity for a decision, -1 to 1
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = super::similarity)]
     threshold: Option<f32>,
     /// Print JSON
     #[arg(long)]
@@ -34,18 +35,19 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         image: offline::read_image(&args.image)?,
         threshold: args.threshold,
     };
-    let answer = offline::with_service(&args.store, &args.model, async |service| {
-        Ok(service.verify(&args.gallery, ask).await?)
-    })?;
+    let answer =
+        offline::with_service(Absent::Refuse, &args.store, &args.model, async |service| {
+            Ok(service.verify(&args.gallery, ask).await?)
+        })?;
     if args.json {
         return output::json(&answer);
     }
-    println!("similarity to {}: {:.4}", answer.subject, answer.similarity);
+    say!("similarity to {}: {:.4}", answer.subject, answer.similarity)?;
     match answer.decision {
-        Some(decision) => println!("decision: {}", serde_json::to_string(&decision)?),
+        Some(decision) => say!("decision: {decision}"),
         None => {
-            eprintln!("no decision: the gallery is not calibrated and no --threshold was given")
+            eprintln!("no decision: the gallery is not calibrated and no --threshold was given");
+            Ok(())
         }
     }
-    Ok(())
 }

@@ -1,5 +1,8 @@
 use std::time::Instant;
 
+use futures_util::StreamExt as _;
+use sha2::{Digest as _, Sha256};
+
 use crate::domain::GalleryId;
 use crate::gallery::{Gallery, MAX_BATCH, NewSample};
 
@@ -9,8 +12,16 @@ use super::eyes::micros;
 use super::views::{EnrolledView, Enrolment, Timings};
 use super::{Service, blocking};
 
-/// An enrolment whose image was seen: what to store, with its quality and what it took.
-struct Prepared {
+/// An enrolment before it is stored.
+enum Prepared {
+    /// Its image was seen.
+    New(Box<New>),
+    /// The same file is enrolled for the same subject.
+    Known(EnrolledView),
+}
+
+/// What to store, and what it took.
+struct New {
     sample: NewSample,
     timings: Timings,
     started: Instant,
@@ -30,8 +41,11 @@ impl Service {
         let live = self.0.live.load_full();
         let gallery = self.0.galleries.get(id)?;
         live.check(&gallery)?;
-        let prepared = self.prepare(&live, &gallery, new).await?;
-        let mut answers = store(&live, id, gallery, vec![prepared]).await?;
+        let new = match self.prepare(&live, &gallery, new).await? {
+            Prepared::New(new) => vec![*new],
+            Prepared::Known(view) => return Ok(view),
+        };
+        let mut answers = store(&live, id, gallery, new).await?;
         answers
             .pop()
             .unwrap_or_else(|| Err(ServiceError::Internal("nothing was enrolled".to_owned())))
@@ -56,21 +70,19 @@ impl Service {
         live.check(&gallery)?;
         let mut answers: Vec<Option<Result<EnrolledView, ServiceError>>> = Vec::new();
         let mut ready = Vec::new();
-        // So many at a time fill the decoders and the model's batches, and no queue.
-        for chunk in chunks(new, 32) {
-            let seen = futures_util::future::join_all(
-                chunk.into_iter().map(|item| self.prepare(&live, &gallery, item)),
-            );
-            for prepared in seen.await {
-                match prepared {
-                    Ok(prepared) => {
-                        answers.push(None);
-                        ready.push(prepared);
-                    }
-                    Err(error) => answers.push(Some(Err(error))),
+        let under_way = new.into_iter().map(|item| self.prepare(&live, &gallery, item));
+        let mut prepared = futures_util::stream::iter(under_way).buffered(self.0.eyes.width());
+        while let Some(prepared) = prepared.next().await {
+            match prepared {
+                Ok(Prepared::New(new)) => {
+                    answers.push(None);
+                    ready.push(*new);
                 }
+                Ok(Prepared::Known(view)) => answers.push(Some(Ok(view))),
+                Err(error) => answers.push(Some(Err(error))),
             }
         }
+        drop(prepared);
         let mut stored = store(&live, id, gallery, ready).await?.into_iter();
         Ok(answers
             .into_iter()
@@ -91,7 +103,28 @@ impl Service {
         let started = Instant::now();
         new.attributes.validate()?;
         let mut timings = Timings::default();
-        let seen = self.0.eyes.see(live, new.image, &mut timings).await?;
+        let file = new.image;
+        let (file, content_hash) = blocking(move || {
+            let content_hash: [u8; 32] = Sha256::digest(&file).into();
+            Ok((file, content_hash))
+        })
+        .await?;
+        // Before anything is decoded, so that an enrolment that was cut off is soon where it was.
+        let known = gallery.has_content(&new.subject, &content_hash);
+        if let Some(record) = known.and_then(|name| gallery.sample(&new.subject, &name).ok()) {
+            timings.total_us = micros(started);
+            return Ok(Prepared::Known(EnrolledView {
+                gallery: gallery.id().clone(),
+                subject: record.subject,
+                sample: record.sample,
+                created: false,
+                quality: record.quality,
+                generation: live.generation,
+                fingerprint: live.fingerprint(),
+                timings,
+            }));
+        }
+        let seen = self.0.eyes.see(live, file, &mut timings).await?;
         let sample = NewSample {
             subject: new.subject,
             sample: new.sample,
@@ -100,10 +133,10 @@ impl Service {
             embedding: seen.embedding,
             generation: live.generation,
             fingerprint: live.fingerprint(),
-            content_hash: seen.content_hash,
+            content_hash,
             image: gallery.info().retain_images.then_some(seen.file),
         };
-        Ok(Prepared { sample, timings, started })
+        Ok(Prepared::New(Box::new(New { sample, timings, started })))
     }
 }
 
@@ -111,12 +144,15 @@ async fn store(
     live: &Deployment,
     id: &GalleryId,
     gallery: std::sync::Arc<Gallery>,
-    prepared: Vec<Prepared>,
+    new: Vec<New>,
 ) -> Result<Vec<Result<EnrolledView, ServiceError>>, ServiceError> {
     let writing = Instant::now();
-    let mut about = Vec::with_capacity(prepared.len());
-    let mut samples = Vec::with_capacity(prepared.len());
-    for item in prepared {
+    if new.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut about = Vec::with_capacity(new.len());
+    let mut samples = Vec::with_capacity(new.len());
+    for item in new {
         about.push((item.sample.quality, item.timings, item.started));
         samples.push(item.sample);
     }
@@ -137,12 +173,4 @@ async fn store(
         })
     });
     Ok(answer.collect())
-}
-
-fn chunks<T>(items: Vec<T>, size: usize) -> impl Iterator<Item = Vec<T>> {
-    let mut items = items.into_iter();
-    std::iter::from_fn(move || {
-        let chunk: Vec<T> = items.by_ref().take(size).collect();
-        (!chunk.is_empty()).then_some(chunk)
-    })
 }

@@ -2,7 +2,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::domain::Embedding;
@@ -21,13 +20,13 @@ pub(super) struct Eyes {
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
+    width: usize,
 }
 
 /// What was seen in a file.
 pub(super) struct Seen {
     pub(super) embedding: Embedding,
     pub(super) quality: f32,
-    pub(super) content_hash: [u8; 32],
     /// The file itself, for retention.
     pub(super) file: Vec<u8>,
 }
@@ -42,6 +41,8 @@ impl Eyes {
             permits: Arc::new(Semaphore::new(options.decoders.max(1))),
             waiting: AtomicUsize::new(0),
             queue: options.decode_queue,
+            // So many fill the decoders and the model's batches.
+            width: options.decode_queue.min(options.queue).clamp(1, 32),
         }
     }
 
@@ -59,20 +60,24 @@ impl Eyes {
         };
         let (limits, preprocessing) =
             (self.limits, live.batcher.embedder().preprocessing().clone());
-        let (file, content_hash, quality, pixels) = blocking(move || {
+        let (file, quality, pixels) = blocking(move || {
             let _permit = permit;
-            let content_hash: [u8; 32] = Sha256::digest(&file).into();
             let picture = decode(&file, &limits)?;
             let quality = gate(&picture, &QualityLimits::default())?;
             let pixels = preprocessing.apply(&picture);
-            Ok((file, content_hash, quality.score, pixels))
+            Ok((file, quality.score, pixels))
         })
         .await?;
         timings.decode_us += micros(started);
         let started = Instant::now();
         let embedding = live.batcher.image(pixels).await?;
         timings.embed_us += micros(started);
-        Ok(Seen { embedding, quality, content_hash, file })
+        Ok(Seen { embedding, quality, file })
+    }
+
+    /// Images that one caller may have under way without being told that the queue is full.
+    pub(super) fn width(&self) -> usize {
+        self.width
     }
 
     fn queue_up(&self) -> Result<Place<'_>, ServiceError> {

@@ -45,6 +45,17 @@ pub enum IngestError {
         /// What is wrong with it.
         problem: String,
     },
+    /// An image where a folder or a manifest was expected.
+    #[error("{path} is one image: say whose hand it shows (--subject)", path = .0.display())]
+    SingleImage(PathBuf),
+    /// An image that cannot be told whose it is.
+    #[error("cannot tell whose hand {path} shows: {problem}", path = path.display())]
+    NoSubject {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// Nothing that looks like images of subjects.
     #[error("found no images under {path}: expected HandInfo.csv with Hands/, files named <id>_<n>.jpg, or a folder for each subject", path = .0.display())]
     Nothing(PathBuf),
@@ -57,7 +68,9 @@ pub enum IngestError {
 /// # Errors
 /// [`IngestError`].
 pub fn plan(root: &Path) -> Result<Vec<Planned>, IngestError> {
-    let planned = if root.is_file() {
+    let planned = if root.is_file() && looks_like_an_image(root) {
+        return Err(IngestError::SingleImage(root.to_path_buf()));
+    } else if root.is_file() {
         manifest(root)?
     } else if root.join("HandInfo.csv").is_file() {
         hands11k(root)?
@@ -194,12 +207,13 @@ fn folders(root: &Path) -> Result<Vec<Planned>, IngestError> {
         if !entry.file_type().is_file() || !looks_like_an_image(entry.path()) {
             continue;
         }
-        let Some(subject) = subject_of(root, entry.path()) else { continue };
-        planned.push(Planned {
-            path: entry.into_path(),
-            subject,
-            attributes: HandAttributes::default(),
-        });
+        // Leaving an image out in silence would be worse than stopping at it.
+        let path = entry.into_path();
+        let subject = match subject_of(root, &path) {
+            Ok(subject) => subject,
+            Err(problem) => return Err(IngestError::NoSubject { path, problem }),
+        };
+        planned.push(Planned { path, subject, attributes: HandAttributes::default() });
     }
     Ok(planned)
 }
@@ -209,20 +223,33 @@ fn looks_like_an_image(path: &Path) -> bool {
     matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png" | "webp"))
 }
 
-/// The folder's name, unless the file lies at the root or is named `<id>_<n>`, as in HD.
-fn subject_of(root: &Path, path: &Path) -> Option<SubjectId> {
-    let stem = path.file_stem()?.to_str()?;
-    let numbered = stem.split_once('_').filter(|(id, n)| {
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        digits(id) && digits(n)
-    });
+/// The folder's name; in a folder of many people, as HD has them, the number before the `_`.
+fn subject_of(root: &Path, path: &Path) -> Result<SubjectId, String> {
     let folder = path.parent().filter(|folder| *folder != root).and_then(Path::file_name);
-    let name = match (numbered, folder) {
-        (Some((id, _)), _) => id,
-        (None, Some(folder)) => folder.to_str()?,
-        (None, None) => return None,
+    let folder = folder.map(|name| name.to_string_lossy());
+    let name = match folder {
+        Some(folder) if !is_of_many(&folder) => folder.into_owned(),
+        Some(_) | None => number_before(path).ok_or_else(|| {
+            "name it <id>_<n>, or put it into a folder of the subject's name".to_owned()
+        })?,
     };
-    SubjectId::new(name).ok()
+    SubjectId::new(name).map_err(|error| error.to_string())
+}
+
+/// `1-501`, `502-712`, `Original Images`: folders of HD. The name of a file in any other folder says
+/// nothing of whose it is: cameras name theirs `20240131_120000.jpg`.
+fn is_of_many(folder: &str) -> bool {
+    let range = folder.split_once('-').is_some_and(|(a, b)| is_number(a) && is_number(b));
+    range || matches!(folder, "Original Images" | "Original_Images")
+}
+
+fn number_before(path: &Path) -> Option<String> {
+    let (id, n) = path.file_stem()?.to_str()?.split_once('_')?;
+    (is_number(id) && is_number(n)).then(|| id.to_owned())
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -257,13 +284,36 @@ mod tests {
         let dir = tree(&[
             "ann/1.jpg",
             "ann/2.PNG",
+            "ann/20240131_120000.jpg",
             "bob/x.webp",
             "bob/notes.txt",
+            "train/0012/0012_1.jpg",
             "1-501/0007_3.jpg",
-            "loose.jpg",
+            "Original Images/0008_1.jpg",
+            "0009_2.jpg",
         ]);
         let planned = plan(dir.path()).unwrap();
-        assert_eq!(subjects(&planned), ["0007", "ann", "ann", "bob"]);
+        assert_eq!(
+            subjects(&planned),
+            ["0009", "0007", "0008", "ann", "ann", "ann", "bob", "0012"],
+            "in the order of their paths"
+        );
+    }
+
+    #[test]
+    fn no_image_is_left_out_in_silence() {
+        for (file, problem) in [
+            ("loose.jpg", "<id>_<n>"),
+            ("Ann Smith/1.jpg", "not a subject id"),
+            ("1-501/x.jpg", "_<n>"),
+        ] {
+            let dir = tree(&["bob/1.jpg", file]);
+            let message = plan(dir.path()).unwrap_err().to_string();
+            assert!(message.contains(file) && message.contains(problem), "{message}");
+        }
+        let dir = tree(&["one.JPG"]);
+        let message = plan(&dir.path().join("one.JPG")).unwrap_err().to_string();
+        assert!(message.contains("--subject"), "{message}");
     }
 
     #[test]

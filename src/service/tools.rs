@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::domain::Fingerprint;
 use crate::image::{DecodeLimits, decode};
 use crate::model::{Embedder, ModelManifest, ModelReport, inspect, inspect_nano, pull};
+use crate::storage::Store;
 use crate::synth::{SynthError, SynthSpec, SynthSummary, write_dataset};
 
 use super::error::ServiceError;
@@ -78,6 +79,12 @@ impl OfflineModel {
             fingerprint: self.embedder.fingerprint(),
         })
     }
+}
+
+/// Whether there is a store in a folder, sound or not.
+#[must_use]
+pub fn has_store(dir: &Path) -> bool {
+    Store::exists(dir)
 }
 
 /// Reads a file of at most `max` bytes.

@@ -260,6 +260,16 @@ pub enum Decision {
     Unknown,
 }
 
+impl std::fmt::Display for Decision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Match => "match",
+            Self::NoMatch => "no_match",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 /// How the samples of a subject become one similarity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Combine {

@@ -196,6 +196,12 @@ impl Store {
         })))
     }
 
+    /// Whether there is a store in a directory, sound or not.
+    #[must_use]
+    pub fn exists(dir: &Path) -> bool {
+        dir.join("store.json").exists() || dir.join("sled").exists()
+    }
+
     /// The data directory.
     #[must_use]
     pub fn dir(&self) -> &Path {

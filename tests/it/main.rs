@@ -18,4 +18,5 @@ mod layers;
 mod model;
 mod preprocessing;
 mod real_photos;
+mod service;
 mod support;
