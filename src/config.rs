@@ -124,11 +124,11 @@ pub struct LogConfig {
 }
 
 impl LogConfig {
-    /// From `HANDCLIP_LOG` (default `info`) and `HANDCLIP_LOG_FORMAT` (`text` or `json`).
+    /// From `HANDCLIP_LOG` (else `default`) and `HANDCLIP_LOG_FORMAT` (`text` or `json`).
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
-    pub fn from_env() -> Self {
-        let filter = std::env::var("HANDCLIP_LOG").unwrap_or_else(|_| "info".to_owned());
+    pub fn from_env(default: &str) -> Self {
+        let filter = std::env::var("HANDCLIP_LOG").unwrap_or_else(|_| default.to_owned());
         let json = std::env::var("HANDCLIP_LOG_FORMAT").is_ok_and(|format| format == "json");
         Self { filter, json }
     }

@@ -1,17 +1,36 @@
 //! HandCLIP: a hand-biometric retrieval server with an embedded CLIP model.
+//!
+//! The modules are the rooms of the house, listed here in the order in which a newcomer should read
+//! them. Each says in its first lines what it owns and what it must not know; ARCHITECTURE.md has the
+//! table of who may use whom, which a test enforces.
 
+// The words everybody speaks.
 pub mod domain;
 
-pub mod cli;
-pub mod config;
-pub mod evaluation;
-pub mod gallery;
-pub mod http;
+// From a file to an embedding.
 pub mod image;
-pub mod model;
-pub mod service;
-pub mod storage;
-pub mod synth;
-pub mod telemetry;
 pub mod tensor;
+
+pub mod model;
+
+// From an embedding to the people enrolled.
+pub mod storage;
+
+pub mod gallery;
+
+// Making and judging models.
+pub mod synth;
+
+pub mod evaluation;
+
 pub mod training;
+
+// What a caller can ask for, and how.
+pub mod service;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod http;
+
+pub mod cli;

@@ -11,7 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    let log = config::LogConfig::from_env();
+    let log = config::LogConfig::from_env(cli.default_log());
     telemetry::start_log(&log.filter, log.json);
     match cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,

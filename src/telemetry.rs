@@ -1,5 +1,6 @@
 //! The log and the metrics. Never sees an image, an embedding or a key.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -16,7 +17,10 @@ use tracing_subscriber::EnvFilter;
 /// Starts the log on standard error. A filter that cannot be read becomes `info`.
 pub fn start_log(filter: &str, json: bool) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // A log that was started before (in a test) stays.
     let _ = if json { builder.json().try_init() } else { builder.with_target(false).try_init() };
 }

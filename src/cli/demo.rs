@@ -85,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 drop(handle.stop(true));
             }
         });
-        server.run().await?;
+        server.run(|_| {}).await?;
         service.close().await?;
         tour.recv_timeout(Duration::from_secs(1)).unwrap_or(Ok(()))
     })

@@ -31,6 +31,14 @@ pub struct Cli {
     command: Command,
 }
 
+impl Cli {
+    /// What is logged where `HANDCLIP_LOG` says nothing: a server's requests, else only what is amiss.
+    #[must_use]
+    pub fn default_log(&self) -> &'static str {
+        if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what HandCLIP does, end to end, on generated hands

@@ -60,8 +60,10 @@ fn train(out: &Path, args: &Args) -> Result<(), Failure> {
     options.subjects = args.subjects.unwrap_or(options.subjects);
     options.images = args.images.unwrap_or(options.images);
     let bar = output::bar(options.config.steps as u64, "training");
+    // The bar's own lines are hidden with it where there is no terminal; these belong into a log too.
+    let say = |line: String| bar.suspend(|| eprintln!("{line}"));
     let progress = |event: PretrainProgress| match event {
-        PretrainProgress::Drawing { total } => bar.println(format!("drawing {total} pictures")),
+        PretrainProgress::Drawing { total } => say(format!("drawing {total} pictures")),
         PretrainProgress::Training(step) => {
             bar.set_position(step.step as u64);
             bar.set_message(format!(
@@ -69,7 +71,7 @@ fn train(out: &Path, args: &Args) -> Result<(), Failure> {
                 step.loss, step.images_per_second
             ));
         }
-        PretrainProgress::Validated { step, figures } => bar.println(format!(
+        PretrainProgress::Validated { step, figures } => say(format!(
             "step {step}: rank-1 {:.3}, aspect and side {:.3}, accessories {:.3}",
             figures.rank1, figures.aspect_side, figures.accessories
         )),

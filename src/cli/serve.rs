@@ -32,8 +32,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     actix_web::rt::System::new().block_on(async {
         let server = Server::bind(service.clone(), &args.serve.http, true)?;
-        println!("listening on http://{}", server.address());
-        server.run().await?;
+        server.run(|address| println!("listening on http://{address}")).await?;
         eprintln!("stopped; writing snapshots");
         service.close().await?;
         Ok(())

@@ -97,7 +97,7 @@ impl Gallery {
                     erased_at_ms: now_ms(),
                     data_key,
                 };
-                let mut batch = Batch::default();
+                let mut batch = Batch::of_erasure();
                 batch.put(note_key, to_json("note", &doc)?, Seal::Store);
                 self.store.commit(batch)?;
                 doc
@@ -157,7 +157,7 @@ impl Gallery {
 /// Steps 3 and 4. May be repeated.
 fn finish(store: &Store, gallery: u32, subject: u64, doc: &ErasureDoc) -> Result<(), GalleryError> {
     store.destroy_data_keys(&[doc.data_key])?;
-    let mut batch = Batch::default();
+    let mut batch = Batch::of_erasure();
     for kind in key::OF_SUBJECT {
         let prefix = key::of_subject(kind, gallery, subject);
         store.keys(&prefix)?.into_iter().for_each(|key| batch.remove(key));
@@ -198,12 +198,12 @@ pub(super) fn delete_gallery(
     const STEP: usize = 4096;
     for kind in key::OF_GALLERY {
         for keys in store.keys(&key::in_gallery(kind, gallery))?.chunks(STEP) {
-            let mut batch = Batch::default();
+            let mut batch = Batch::of_erasure();
             keys.iter().for_each(|key| batch.remove(key.clone()));
             store.commit(batch)?;
         }
     }
-    let mut batch = Batch::default();
+    let mut batch = Batch::of_erasure();
     batch.remove(Key::Gallery { gallery }.encode());
     batch.remove(Key::DeletionBegun { gallery }.encode());
     store.commit(batch)?;

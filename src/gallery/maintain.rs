@@ -127,7 +127,8 @@ impl Gallery {
     /// Fills the index from the templates of `rows`, which are in order of enrolment, and from the
     /// saved graph when it still fits.
     pub(super) fn load_index(&self, rows: Vec<RowInfo>) -> Result<(), GalleryError> {
-        let loaded: Result<Vec<(Arc<RowInfo>, Vec<f32>)>, GalleryError> = rows
+        type Row = (Arc<RowInfo>, Vec<f32>);
+        let loaded: Result<Vec<Row>, GalleryError> = rows
             .into_par_iter()
             .map(|row| {
                 let template = self.template(row.subject_number, row.number)?;

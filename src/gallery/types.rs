@@ -21,8 +21,8 @@ pub struct GalleryOptions {
     pub max_samples: usize,
     /// Largest image retained, in bytes.
     pub max_image_bytes: usize,
-    /// Samples up to which every search is an exact scan and no graph is kept. On one core a scan of this
-    /// many takes a few milliseconds, about where the graph begins to pay for its building.
+    /// Samples up to which every search is an exact scan and no graph is kept. A graph of this many
+    /// takes about a minute of processor time to build, which saves a few milliseconds a search.
     pub exact_up_to: usize,
     /// Links of a sample in the graph; twice as many on the lowest layer.
     pub links: usize,

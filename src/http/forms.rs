@@ -76,7 +76,11 @@ impl Form {
             Value::Object(fields) => {
                 Self { fields, images: Vec::new(), _body: None }.decode_base64(images)
             }
-            _ => Err(ApiError::field("samples", "must hold objects")),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => Err(ApiError::field("samples", "must hold objects")),
         }
     }
 

@@ -39,8 +39,12 @@ impl Frame {
         max_requests: usize,
         paths: Vec<(String, Vec<Method>)>,
     ) -> Self {
-        let paths =
-            paths.into_iter().map(|(path, methods)| (ResourceDef::new(path), methods)).collect();
+        let paths = paths
+            .into_iter()
+            .map(|(path, methods)| {
+                (ResourceDef::new(path.replace("{gallery}", "{gallery:[^:/]+}")), methods)
+            })
+            .collect();
         Self(Arc::new(Inner { metrics, in_flight: AtomicUsize::new(0), max_requests, paths }))
     }
 

@@ -61,7 +61,7 @@ pub(super) async fn list(service: web::Data<Service>) -> HttpResponse {
 /// Read a gallery.
 #[utoipa::path(tag = "galleries", params(("gallery" = String, Path, description = "The gallery")),
     responses((status = 200, description = "The gallery", body = GalleryView)))]
-#[get("/v1/galleries/{gallery}")]
+#[get("/v1/galleries/{gallery:[^:/]+}")]
 pub(super) async fn read(
     service: web::Data<Service>,
     path: web::Path<String>,
@@ -72,7 +72,7 @@ pub(super) async fn read(
 /// Delete a gallery with everyone in it.
 #[utoipa::path(tag = "galleries", params(("gallery" = String, Path, description = "The gallery")),
     responses((status = 204, description = "Deleted")))]
-#[delete("/v1/galleries/{gallery}")]
+#[delete("/v1/galleries/{gallery:[^:/]+}")]
 pub(super) async fn delete(
     service: web::Data<Service>,
     path: web::Path<String>,

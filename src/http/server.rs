@@ -100,11 +100,18 @@ impl Server {
         self.server.handle()
     }
 
-    /// Answers until it is stopped.
+    /// Answers until it is stopped. `ready` is called once signals are heeded and requests answered.
     ///
     /// # Errors
     /// [`ServerError::Run`].
-    pub async fn run(self) -> Result<(), ServerError> {
-        self.server.await.map_err(ServerError::Run)
+    pub async fn run(self, ready: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
+        let running = actix_web::rt::spawn(self.server);
+        // The first poll of the server puts the signal handlers in place.
+        tokio::task::yield_now().await;
+        ready(self.address);
+        match running.await {
+            Ok(result) => result.map_err(ServerError::Run),
+            Err(error) => Err(ServerError::Run(std::io::Error::other(error))),
+        }
     }
 }

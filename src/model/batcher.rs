@@ -28,7 +28,37 @@ impl Default for BatchOptions {
     }
 }
 
-type Reply = oneshot::Sender<Result<Embedding, ModelError>>;
+/// The way back to a caller, and its place in the queue's depth.
+struct Reply {
+    sender: oneshot::Sender<Result<Embedding, ModelError>>,
+    place: Place,
+}
+
+impl Reply {
+    fn send(self, answer: Result<Embedding, ModelError>) {
+        // Given up first: who has an answer no longer waits.
+        drop(self.place);
+        // The caller may have left in the meantime.
+        let _ = self.sender.send(answer);
+    }
+}
+
+/// One of those that wait; counted for as long as it lives.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(depth: &Arc<AtomicUsize>) -> Self {
+        depth.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(depth))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 type Answers = Result<Vec<Result<Embedding, ModelError>>, ModelError>;
 
 enum Input {
@@ -114,7 +144,7 @@ impl Queue {
         let capacity = options.queue.max(1);
         let (sender, receiver) = sync_channel(capacity);
         let depth = Arc::new(AtomicUsize::new(0));
-        let worker = Worker { receiver, depth: Arc::clone(&depth), options, compute };
+        let worker = Worker { receiver, options, compute };
         let thread = std::thread::Builder::new()
             .name("model".to_owned())
             .spawn(move || worker.run())
@@ -124,16 +154,12 @@ impl Queue {
 
     async fn ask(&self, input: Input) -> Result<Embedding, ModelError> {
         let (reply, answer) = oneshot::channel();
+        let reply = Reply { sender: reply, place: Place::take(&self.depth) };
         let sender = self.sender.as_ref().ok_or(ModelError::Stopped)?;
-        // Counted first, so that the worker never takes off what is not counted yet.
-        self.depth.fetch_add(1, Ordering::Relaxed);
-        if let Err(refused) = sender.try_send(Request { input, reply }) {
-            self.depth.fetch_sub(1, Ordering::Relaxed);
-            return Err(match refused {
-                TrySendError::Full(_) => ModelError::Busy { queue: self.capacity },
-                TrySendError::Disconnected(_) => ModelError::Stopped,
-            });
-        }
+        sender.try_send(Request { input, reply }).map_err(|refused| match refused {
+            TrySendError::Full(_) => ModelError::Busy { queue: self.capacity },
+            TrySendError::Disconnected(_) => ModelError::Stopped,
+        })?;
         answer.await.unwrap_or(Err(ModelError::Stopped))
     }
 }
@@ -151,7 +177,6 @@ impl Drop for Queue {
 
 struct Worker<F> {
     receiver: Receiver<Request>,
-    depth: Arc<AtomicUsize>,
     options: BatchOptions,
     compute: F,
 }
@@ -159,10 +184,7 @@ struct Worker<F> {
 impl<F: Fn(Inputs<'_>) -> Answers> Worker<F> {
     fn run(self) {
         while let Ok(first) = self.receiver.recv() {
-            let batch = self.gather(first);
-            let taken = batch.len();
-            self.answer(batch);
-            self.depth.fetch_sub(taken, Ordering::Relaxed);
+            self.answer(self.gather(first));
         }
     }
 
@@ -184,7 +206,7 @@ impl<F: Fn(Inputs<'_>) -> Answers> Worker<F> {
         let (mut pixels, mut image_replies) = (Vec::new(), Vec::new());
         let (mut prompts, mut text_replies) = (Vec::new(), Vec::new());
         // Whoever has left gets nothing computed.
-        for Request { input, reply } in batch.into_iter().filter(|r| !r.reply.is_closed()) {
+        for Request { input, reply } in batch.into_iter().filter(|r| !r.reply.sender.is_closed()) {
             match input {
                 Input::Image(image) => {
                     pixels.push(image);
@@ -209,14 +231,13 @@ impl<F: Fn(Inputs<'_>) -> Answers> Worker<F> {
         match answers {
             Ok(answers) => {
                 for (reply, answer) in replies.into_iter().zip(answers) {
-                    // The caller may have left in the meantime.
-                    let _ = reply.send(answer);
+                    reply.send(answer);
                 }
             }
             Err(error) => {
                 let error = shared(error);
                 for reply in replies {
-                    let _ = reply.send(Err(error()));
+                    reply.send(Err(error()));
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Strict reading and writing of weights: nothing is invented, nothing is passed over.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -80,10 +81,13 @@ impl Checkpoint {
                 Ok(parts) => {
                     *self.dtypes.entry(view.dtype().to_string()).or_default() += 1;
                     for (to, values) in parts {
-                        if self.tensors.contains_key(&to) {
-                            self.problems.push(CheckpointError::Duplicate(to));
-                        } else {
-                            self.tensors.insert(to, values);
+                        match self.tensors.entry(to) {
+                            Entry::Occupied(there) => {
+                                self.problems.push(CheckpointError::Duplicate(there.key().clone()));
+                            }
+                            Entry::Vacant(free) => {
+                                free.insert(values);
+                            }
                         }
                     }
                 }

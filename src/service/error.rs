@@ -132,7 +132,17 @@ impl From<ImageError> for ServiceError {
             ImageError::FileTooLarge { .. }
             | ImageError::SideTooLong { .. }
             | ImageError::TooManyPixels { .. } => Self::ImageTooLarge(message),
-            other => Self::Image { code: other.code(), message },
+            other @ (ImageError::Empty
+            | ImageError::Truncated { .. }
+            | ImageError::Corrupt { .. }
+            | ImageError::Animated { .. }
+            | ImageError::TrailingData { .. }
+            | ImageError::TooSmall { .. }
+            | ImageError::Blank { .. }
+            | ImageError::PixelCount { .. }
+            | ImageError::PreprocessingSyntax { .. }
+            | ImageError::PreprocessingValue { .. }
+            | ImageError::Encode { .. }) => Self::Image { code: other.code(), message },
         }
     }
 }
@@ -202,7 +212,21 @@ impl From<ModelError> for ServiceError {
             ModelError::Stopped => Self::Stopping,
             ModelError::EmptyPrompt | ModelError::PromptTooLong { .. } => Self::Prompt(message),
             ModelError::Feature(_) => Self::Image { code: "no_feature", message },
-            _ => Self::Internal(message),
+            ModelError::File { .. }
+            | ModelError::Config { .. }
+            | ModelError::Checkpoint(_)
+            | ModelError::Tokenizer(_)
+            | ModelError::Tokens { .. }
+            | ModelError::PixelCount { .. }
+            | ModelError::Preprocessing(_)
+            | ModelError::ImageSize { .. }
+            | ModelError::Panicked(_)
+            | ModelError::Batch(_)
+            | ModelError::Reference(_)
+            | ModelError::Fetch { .. }
+            | ModelError::Changed { .. }
+            | ModelError::Storage(_)
+            | ModelError::Compute(_) => Self::Internal(message),
         }
     }
 }

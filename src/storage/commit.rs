@@ -17,6 +17,8 @@ pub(super) type Operation = (Vec<u8>, Option<Vec<u8>>);
 /// One caller's batch, and where to answer.
 pub(super) struct Request {
     pub(super) operations: Vec<Operation>,
+    /// Part of an erasure, which a full disk must not hinder.
+    pub(super) erases: bool,
     pub(super) reply: SyncSender<Result<(), StorageError>>,
 }
 
@@ -73,8 +75,10 @@ impl Committer {
     }
 
     fn commit_guarded(&mut self, group: &[Request], bytes: u64) -> Result<(), StorageError> {
-        let removes_only =
-            group.iter().flat_map(|request| &request.operations).all(|(_, value)| value.is_none());
+        let removes = |request: &Request| {
+            request.erases || request.operations.iter().all(|(_, value)| value.is_none())
+        };
+        let removes_only = group.iter().all(removes);
         self.ballast.admit(bytes, removes_only)?;
         catch_unwind(AssertUnwindSafe(|| self.commit(group)))
             .unwrap_or_else(|_| Err(StorageError::damaged(&self.dir, "the log cannot be written")))

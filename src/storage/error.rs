@@ -24,7 +24,7 @@ pub enum StorageError {
     },
     /// What is on disk is not what was acknowledged.
     #[error(
-        "the store at `{}` is damaged: {detail}; nothing was changed, restore a backup with `handclip gallery restore`",
+        "the store at `{}` is damaged: {detail}; nothing was changed, put back a copy of the data directory",
         dir.display()
     )]
     Damaged {
@@ -35,7 +35,7 @@ pub enum StorageError {
     },
     /// Opening took too long, as sled does on some damaged files.
     #[error(
-        "the store at `{}` did not open within {seconds} s and may be damaged: allow more time, or restore a backup with `handclip gallery restore`",
+        "the store at `{}` did not open within {seconds} s and may be damaged: allow more time, or put back a copy of the data directory",
         dir.display()
     )]
     OpenTimeout {

@@ -54,13 +54,24 @@ impl StoreOptions {
     }
 }
 
+/// A key, and what to write there; `None` removes it.
+type Unsealed = (Vec<u8>, Option<(Vec<u8>, Seal)>);
+
 /// Changes that become durable together or not at all.
 #[derive(Debug, Default)]
 pub struct Batch {
-    operations: Vec<(Vec<u8>, Option<(Vec<u8>, Seal)>)>,
+    operations: Vec<Unsealed>,
+    erases: bool,
 }
 
 impl Batch {
+    /// A batch that belongs to an erasure: it is written even when the disk is full, into the space that
+    /// the ballast gives back.
+    #[must_use]
+    pub fn of_erasure() -> Self {
+        Self { operations: Vec::new(), erases: true }
+    }
+
     /// Writes `value` under `key`, sealed under `seal`. Keys start with a byte of 1 or above; from
     /// 0x80 on they are bulk, which is authenticated when read and not checked at open.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>, seal: Seal) {
@@ -197,6 +208,7 @@ impl Store {
     /// [`StorageError::Full`] with nothing written, [`StorageError::TooLarge`],
     /// [`StorageError::KeyDestroyed`] for a seal that is gone, [`StorageError::Stopped`] after a close or failure.
     pub fn commit(&self, batch: Batch) -> Result<(), StorageError> {
+        let erases = batch.erases;
         let operations = self.seal(batch)?;
         if operations.is_empty() {
             return Ok(());
@@ -204,7 +216,10 @@ impl Store {
         let requests = self.0.committer.lock().as_ref().map(|(requests, _)| requests.clone());
         let stopped = || StorageError::Stopped { reason: "it is closed".to_owned() };
         let (reply, outcome) = sync_channel(1);
-        requests.ok_or_else(stopped)?.send(Request { operations, reply }).map_err(|_| stopped())?;
+        requests
+            .ok_or_else(stopped)?
+            .send(Request { operations, erases, reply })
+            .map_err(|_| stopped())?;
         outcome.recv().map_err(|_| stopped())?
     }
 
@@ -350,16 +365,37 @@ fn open_and_check(
         .cache_capacity(CACHE_BYTES)
         // The committer flushes; a timer would only add half-written states.
         .flush_every_ms(None);
-    let db = match config.open() {
+    let db = match open_log(&config) {
         Err(error) if is_full(&error) => {
             ballast.release();
-            config.open()
+            open_log(&config)
         }
         other => other,
     }
     .map_err(|error| from_sled(dir, error))?;
     let manifest = check(dir, &db, codec, &slots, marked)?;
     Ok(Opened { db, slots, manifest, mark })
+}
+
+/// Opens sled's file. Its threads may hold sled's own lock a little longer than the store that was
+/// closed in this process; no other process can, because it would need `lock` first.
+fn open_log(config: &sled::Config) -> Result<sled::Db, sled::Error> {
+    const WAIT: Duration = Duration::from_millis(20);
+    const TRIES: usize = 250;
+    let held = |error: &sled::Error| match error {
+        sled::Error::Io(error) => error.to_string().contains("could not acquire lock"),
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Corruption { .. } => false,
+    };
+    for _ in 0..TRIES {
+        match config.open() {
+            Err(error) if held(&error) => std::thread::sleep(WAIT),
+            other => return other,
+        }
+    }
+    config.open()
 }
 
 /// Compares what the log holds with its manifest, and the manifest with the mark beside it.

@@ -73,7 +73,7 @@ impl Activation {
                 Self::Gelu => vectorised(
                     #[inline(always)]
                     || {
-                        const DENSITY: f32 = 0.398_942_28;
+                        const DENSITY: f32 = 0.398_942_3;
                         triples.for_each(|(dx, (x, g))| {
                             *dx = g * (normal_cdf(*x) + x * DENSITY * exp(-0.5 * x * x));
                         });

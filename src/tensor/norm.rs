@@ -15,10 +15,8 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
         return xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op);
     }
     // Half precision cannot hold the squares.
-    let wide = match xs.dtype() {
-        DType::F16 | DType::BF16 => DType::F32,
-        other => other,
-    };
+    let half = matches!(xs.dtype(), DType::F16 | DType::BF16);
+    let wide = if half { DType::F32 } else { xs.dtype() };
     let x = xs.to_dtype(wide)?;
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;

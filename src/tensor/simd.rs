@@ -42,7 +42,7 @@ pub(super) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
 pub(super) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, so that the reduced argument keeps its low bits.
-    const LN_2_HI: f32 = 0.693_359_375;
+    const LN_2_HI: f32 = 0.693_359_4;
     const LN_2_LO: f32 = -2.121_944_4e-4;
     // Adding it leaves the nearest integer in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;

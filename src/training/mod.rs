@@ -28,4 +28,4 @@ pub use optimizer::{AdamW, AdamWConfig};
 pub use prompts::{Claim, Facts, Feature, Prompts, Question};
 pub use sampler::{BatchShape, PkSampler};
 pub use schedule::WarmupCosine;
-pub use trainer::{Inputs, Outcome, Progress, Validate, pretrain};
+pub use trainer::{Encode, Inputs, Outcome, Progress, Validate, pretrain};

@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn a_prompt_is_true_of_what_it_describes_and_says_what_it_claims() {
         let rng = &mut ChaCha8Rng::seed_from_u64(1);
-        for facts in all_facts().cycle().take(5000) {
+        for facts in all_facts().collect::<Vec<_>>().into_iter().cycle().take(5000) {
             let (text, claim) = Prompts::describe(&facts, rng);
             assert!(claim.holds(&facts), "{text} of {facts:?}");
             let mentions_left = text.contains("left");

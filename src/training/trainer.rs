@@ -56,13 +56,16 @@ pub struct Outcome {
     pub images: usize,
 }
 
+/// Turns prompts into token ids.
+pub type Encode<'a> = dyn Fn(&[String]) -> Result<Vec<Vec<u32>>, ModelError> + Sync + 'a;
+
 /// What a run reads.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
     /// Shape of the model.
     pub model: &'a ClipConfig,
     /// Turns prompts into token ids with begin and end, not padded.
-    pub encode: &'a (dyn Fn(&[String]) -> Result<Vec<Vec<u32>>, ModelError> + Sync),
+    pub encode: &'a Encode<'a>,
     /// Normalisation of pixels; the pictures have the model's size or more.
     pub preprocessing: &'a Preprocessing,
     /// The pictures.

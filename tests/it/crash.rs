@@ -300,3 +300,75 @@ fn a_damaged_log_is_refused_or_served_right() {
     println!("{refused} of 20 damaged logs refused, {served} served right");
     assert!(refused > 0, "no damage was noticed");
 }
+
+fn log_of(dir: &Path) -> sled::Db {
+    let config = sled::Config::new().path(dir.join("sled")).segment_size(2 * 1024 * 1024);
+    (0..250)
+        .find_map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            config.open().ok()
+        })
+        .unwrap()
+}
+
+/// What sled itself does not notice: a log that is in order, and not the one that was acknowledged.
+#[test]
+fn a_log_that_lost_regained_or_forgot_records_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    let galleries = open(&whole, &GalleryOptions::default());
+    let gallery = galleries.create(spec("main", DIM)).unwrap();
+    for number in 0..20 {
+        gallery.enrol(new_sample(number, number / 2, template(number))).unwrap();
+    }
+    galleries.close().unwrap();
+    drop((galleries, gallery));
+    let older = dir.path().join("older");
+    copy(&whole, &older);
+    let log = log_of(&whole);
+    let (key, value) = log.scan_prefix([4]).next().unwrap().unwrap();
+    drop(log);
+    let galleries = open(&whole, &GalleryOptions::default());
+    let gallery = main_gallery(&galleries);
+    gallery.remove_sample(&subject(0), &sample_id(0)).unwrap();
+    let expected = format!("held {} {:?}", gallery.info().samples, held(&gallery));
+    galleries.close().unwrap();
+    drop((galleries, gallery));
+    assert_eq!(outcome(whole.clone()), expected);
+
+    let tampered = |name: &str, change: &dyn Fn(&sled::Db)| {
+        let copied = dir.path().join(name);
+        copy(&whole, &copied);
+        let log = log_of(&copied);
+        change(&log);
+        log.flush().unwrap();
+        drop(log);
+        outcome(copied)
+    };
+    assert_eq!(tampered("untouched", &|_| {}), expected);
+    let regained = tampered("regained", &|log| drop(log.insert(&key, &value).unwrap()));
+    assert!(regained.contains("holds 50 records, its manifest says 49"), "{regained}");
+    let lost = tampered("lost", &|log| {
+        let (key, _) = log.scan_prefix([3]).next_back().unwrap().unwrap();
+        log.remove(key).unwrap();
+    });
+    assert!(lost.contains("holds 48 records, its manifest says 49"), "{lost}");
+    let swapped = tampered("swapped", &|log| {
+        let mut templates = log.scan_prefix([4]);
+        let (first, second) =
+            (templates.next().unwrap().unwrap(), templates.next().unwrap().unwrap());
+        log.insert(first.0, second.1).unwrap();
+    });
+    assert!(swapped.contains("damaged"), "{swapped}");
+    // The whole log of a moment ago: consistent in itself, and what was removed would be back.
+    let rolled_back = dir.path().join("rolled-back");
+    copy(&whole, &rolled_back);
+    std::fs::remove_dir_all(rolled_back.join("sled")).unwrap();
+    copy(&older.join("sled"), &rolled_back.join("sled"));
+    let rolled_back = outcome(rolled_back);
+    assert!(rolled_back.contains("the log ends at commit"), "{rolled_back}");
+    let gone = dir.path().join("gone");
+    copy(&whole, &gone);
+    std::fs::remove_dir_all(gone.join("sled")).unwrap();
+    assert!(outcome(gone).contains("the log ends at commit 0"));
+}

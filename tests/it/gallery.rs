@@ -185,20 +185,30 @@ fn recall(gallery: &Gallery, centres: &[Vec<f32>], filter: &AttributeFilter, pro
 }
 
 /// The exact scan against sums of products written out here, independent of the index.
-fn check_scan(gallery: &Gallery, templates: &BTreeMap<SampleId, Embedding>, probe: &Embedding) {
-    let mut oracle: Vec<(f64, &SampleId)> = templates
-        .iter()
-        .map(|(id, t)| {
+#[test]
+fn a_scan_gives_the_largest_cosines_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_galleries, gallery) = create(dir.path(), &GalleryOptions::default(), 37);
+    let mut rng = rng();
+    let templates: Vec<Embedding> = (0..500).map(|_| near(&[0.1; 37], 1.0, &mut rng)).collect();
+    for (n, template) in templates.iter().enumerate() {
+        gallery.enrol(new_sample(n, n / 2, template.clone())).unwrap();
+    }
+    for _ in 0..20 {
+        let probe = near(&[0.1; 37], 1.0, &mut rng);
+        let cosine = |t: &Embedding| -> f64 {
             let pairs = t.as_slice().iter().zip(probe.as_slice());
-            (pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum(), id)
-        })
-        .collect();
-    oracle.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let exact = SearchParams { exact: true, ..params(10) };
-    let hits = gallery.search_samples(probe, &exact).unwrap();
-    for (hit, (similarity, id)) in hits.iter().zip(&oracle) {
-        assert!((f64::from(hit.similarity.get()) - similarity).abs() < 1e-5);
-        assert_eq!(&hit.sample, *id);
+            pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        let mut oracle: Vec<(f64, usize)> =
+            templates.iter().enumerate().map(|(n, t)| (cosine(t), n)).collect();
+        oracle.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let hits = gallery.search_samples(&probe, &params(10)).unwrap();
+        assert_eq!(hits.len(), 10);
+        for (hit, (similarity, n)) in hits.iter().zip(&oracle) {
+            assert!((f64::from(hit.similarity.get()) - similarity).abs() < 1e-5);
+            assert_eq!((&hit.sample, &hit.subject), (&sample_id(*n), &subject(n / 2)));
+        }
     }
 }
 
@@ -348,8 +358,8 @@ fn a_restart_answers_the_same_from_a_saved_a_damaged_and_a_missing_graph() {
     let centres = populate(&gallery, 300, 4, 32);
     gallery.compact().unwrap();
     let mut rng = rng();
-    for n in 0..20 {
-        let template = near(&centres[n], 0.7, &mut rng);
+    for (n, centre) in centres.iter().enumerate().take(20) {
+        let template = near(centre, 0.7, &mut rng);
         gallery.enrol(new_sample(90_000 + n, n, template)).unwrap();
     }
     gallery.remove_sample(&subject(30), &sample_id(121)).unwrap();
@@ -468,6 +478,7 @@ fn a_second_process_a_wrong_key_and_a_full_disk_are_named() {
     assert!(!dir.path().join("ballast").exists(), "the ballast is released");
     assert_eq!(gallery.info().samples, 1, "what was refused changed nothing");
     gallery.remove_sample(&subject(1), &sample_id(1)).unwrap();
+    assert_eq!(gallery.erase_subject(&subject(1)).unwrap().samples, 0);
     drop((galleries, gallery));
     let galleries = open(dir.path(), &GalleryOptions::default());
     let gallery = galleries.get(&GalleryId::new("main").unwrap()).unwrap();

@@ -1,8 +1,21 @@
 //! Integration tests: one binary, a module per promise.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test that cannot go on says so by failing"
+)]
 
+mod checkpoint;
+mod api;
+mod cli;
 mod crash;
 mod gallery;
+mod hub;
 mod images;
 mod layers;
+mod model;
 mod preprocessing;
+mod real_photos;
 mod support;

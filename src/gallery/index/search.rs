@@ -117,7 +117,7 @@ impl<'a> Probe<'a> {
         // Fewer than asked for, or a tie that reaches beyond what the walk saw: samples that were
         // enrolled earlier may be missing.
         let last = hits.get(wanted.checked_sub(1)?)?;
-        let worst = hits.iter().filter(|hit| (hit.row as usize) < segment.len()).next_back()?;
+        let worst = hits.iter().rfind(|hit| (hit.row as usize) < segment.len())?;
         if from_graph < width || worst.similarity == last.similarity {
             return None;
         }

@@ -42,7 +42,8 @@ fn blank_and_nearly_blank_pictures_are_refused() {
 #[test]
 fn figures_follow_what_they_name() {
     let stripes = |period: u32| {
-        let row = (0..256u32).flat_map(|x| [if x / period % 2 == 0 { 60 } else { 200 }; 3]);
+        let row =
+            (0..256u32).flat_map(|x| [if (x / period).is_multiple_of(2) { 60 } else { 200 }; 3]);
         Picture::from_rgb(256, 256, row.collect::<Vec<u8>>().repeat(256)).unwrap()
     };
     let (fine, coarse) = (assess(&stripes(2)), assess(&stripes(64)));

@@ -1,9 +1,11 @@
 //! What several tests need: where the shared photos lie, where golden files lie.
 
+pub(crate) mod app;
+
 use std::path::{Path, PathBuf};
 
 /// The folder of shared research data, or `None` (with a printed line) where it is missing.
-pub fn shared_data(test: &str) -> Option<PathBuf> {
+pub(crate) fn shared_data(test: &str) -> Option<PathBuf> {
     let root = std::env::var_os("HANDCLIP_SHARED").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
         PathBuf::from,
@@ -16,6 +18,6 @@ pub fn shared_data(test: &str) -> Option<PathBuf> {
 }
 
 /// A committed golden file.
-pub fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
