@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use actix_web::{HttpRequest, web};
+use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -41,11 +42,11 @@ impl BodyLimits {
     }
 
     /// Largest body that holds `images` images, base64 counted.
-    pub(super) fn with_images(&self, images: usize) -> usize {
+    fn with_images(&self, images: usize) -> usize {
         (self.max_image / 3 * 4 * images + MAX_SMALL_BODY).min(self.budget_mib * MIB / 2)
     }
 
-    pub(super) async fn read(
+    async fn read(
         &self,
         request: &HttpRequest,
         mut payload: web::Payload,
@@ -88,29 +89,55 @@ impl BodyLimits {
     }
 }
 
-/// The essence of the content type, lower case, without parameters.
-pub(super) fn content_type(request: &HttpRequest) -> String {
-    let text =
-        request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    text.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+/// A request whose body is yet to be read.
+pub(super) struct Incoming {
+    request: HttpRequest,
+    payload: web::Payload,
+    limits: web::Data<BodyLimits>,
 }
 
-/// A small JSON body.
-pub(super) async fn json<T: DeserializeOwned>(
-    limits: &BodyLimits,
-    request: &HttpRequest,
-    payload: web::Payload,
-) -> Result<T, ApiError> {
-    if content_type(request) != "application/json" {
-        let detail = "send `content-type: application/json`";
-        return Err(ApiError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            detail,
-        ));
+impl FromRequest for Incoming {
+    type Error = actix_web::Error;
+    type Future = std::future::Ready<Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let limits = request.app_data::<web::Data<BodyLimits>>().cloned();
+        let internal = || super::error::from_status(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = web::Payload::from_request(request, payload).into_inner();
+        std::future::ready(body.and_then(|payload| {
+            let limits = limits.ok_or_else(internal)?;
+            Ok(Self { request: request.clone(), payload, limits })
+        }))
     }
-    let body = limits.read(request, payload, MAX_SMALL_BODY).await?;
-    parse(&body.bytes)
+}
+
+impl Incoming {
+    pub(super) fn request(&self) -> &HttpRequest {
+        &self.request
+    }
+
+    /// The essence of the content type, lower case, without parameters.
+    pub(super) fn content_type(&self) -> String {
+        let header = self.request.headers().get(CONTENT_TYPE);
+        let text = header.and_then(|value| value.to_str().ok()).unwrap_or("");
+        text.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+    }
+
+    /// The body, which may hold `images` images.
+    pub(super) async fn body(self, images: usize) -> Result<Body, ApiError> {
+        let max = self.limits.with_images(images);
+        self.limits.read(&self.request, self.payload, max).await
+    }
+
+    /// A JSON body, which may hold `images` images.
+    pub(super) async fn json<T: DeserializeOwned>(self, images: usize) -> Result<T, ApiError> {
+        if self.content_type() != "application/json" {
+            let detail = "send `content-type: application/json`";
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(ApiError::new(status, "unsupported_media_type", detail));
+        }
+        parse(&self.body(images).await?.bytes)
+    }
 }
 
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {

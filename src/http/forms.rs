@@ -4,15 +4,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, web};
 use serde_json::{Map, Value};
 
 use crate::domain::{Aspect, AttributeFilter, HandAttributes, Side};
 use crate::service::Combine;
 
 use super::error::ApiError;
-use super::extract::{Body, BodyLimits, content_type, parse, query};
+use super::extract::{Body, Incoming, parse, query};
 use super::multipart;
 
 /// Fields and images of a request. Every field is taken out once; what is left at the end is unknown.
@@ -25,18 +25,13 @@ pub(super) struct Form {
 
 impl Form {
     /// Reads a request whose images are the fields `images`, the first of which a raw body is.
-    pub(super) async fn read(
-        limits: &BodyLimits,
-        request: &HttpRequest,
-        payload: web::Payload,
-        images: &[&str],
-    ) -> Result<Self, ApiError> {
-        let kind = content_type(request);
-        let mut body =
-            limits.read(request, payload, limits.with_images(images.len().max(1))).await?;
+    pub(super) async fn read(incoming: Incoming, images: &[&str]) -> Result<Self, ApiError> {
+        let kind = incoming.content_type();
+        let request = incoming.request().clone();
+        let mut body = incoming.body(images.len().max(1)).await?;
         match kind.as_str() {
             "application/json" => {
-                if let Some(name) = query(request)?.into_keys().next() {
+                if let Some(name) = query(&request)?.into_keys().next() {
                     return Err(ApiError::field(
                         &name,
                         "is not a query parameter beside a JSON body",
@@ -49,8 +44,8 @@ impl Form {
             "multipart/form-data" => {
                 let bytes = std::mem::take(&mut body.bytes);
                 let mut form =
-                    Self { fields: text_fields(request)?, images: Vec::new(), _body: Some(body) };
-                for (name, content) in multipart::parts(request, bytes).await? {
+                    Self { fields: text_fields(&request)?, images: Vec::new(), _body: Some(body) };
+                for (name, content) in multipart::parts(&request, bytes).await? {
                     form.add_part(name, content, images)?;
                 }
                 Ok(form)
@@ -59,7 +54,7 @@ impl Form {
                 if !images.is_empty() =>
             {
                 let bytes = std::mem::take(&mut body.bytes);
-                let fields = text_fields(request)?;
+                let fields = text_fields(&request)?;
                 Ok(Self { fields, images: vec![(images[0].to_owned(), bytes)], _body: Some(body) })
             }
             _ => Err(ApiError::new(

@@ -1,5 +1,5 @@
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use actix_web::{HttpResponse, delete, get, post, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -7,7 +7,7 @@ use crate::domain::GalleryId;
 use crate::service::{GalleryView, NewGallery, Service};
 
 use super::error::ApiError;
-use super::extract::{BodyLimits, json};
+use super::extract::Incoming;
 
 /// A gallery to be made.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -39,12 +39,9 @@ pub(super) struct GalleryList {
 #[post("/v1/galleries")]
 pub(super) async fn create(
     service: web::Data<Service>,
-    limits: web::Data<BodyLimits>,
-    request: HttpRequest,
-    payload: web::Payload,
+    incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let NewGalleryRequest { id, retain_images, description } =
-        json(&limits, &request, payload).await?;
+    let NewGalleryRequest { id, retain_images, description } = incoming.json(0).await?;
     let new = NewGallery { id: GalleryId::new(id)?, retain_images, description };
     let view = service.create_gallery(new).await?;
     let location = format!("/v1/galleries/{}", view.id);

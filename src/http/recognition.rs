@@ -1,4 +1,4 @@
-use actix_web::{HttpRequest, HttpResponse, post, web};
+use actix_web::{HttpResponse, post, web};
 use utoipa::ToSchema;
 
 use crate::domain::{GalleryId, SubjectId};
@@ -9,7 +9,7 @@ use crate::service::{
 
 use super::document::{ImageFile, RecognitionFields};
 use super::error::ApiError;
-use super::extract::BodyLimits;
+use super::extract::Incoming;
 use super::forms::Form;
 
 /// Results given where the caller names no limit.
@@ -94,13 +94,11 @@ pub(super) struct EmbeddingRequest {
 #[post("/v1/galleries/{gallery}:identify")]
 pub(super) async fn identify(
     service: web::Data<Service>,
-    limits: web::Data<BodyLimits>,
     path: web::Path<String>,
-    request: HttpRequest,
-    payload: web::Payload,
+    incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let gallery = GalleryId::new(path.into_inner())?;
-    let mut form = Form::read(&limits, &request, payload, &["image"]).await?;
+    let mut form = Form::read(incoming, &["image"]).await?;
     let ask = Identify {
         limit: form.count("limit", DEFAULT_LIMIT)?,
         filter: form.filter()?,
@@ -122,13 +120,11 @@ pub(super) async fn identify(
 #[post("/v1/galleries/{gallery}:verify")]
 pub(super) async fn verify(
     service: web::Data<Service>,
-    limits: web::Data<BodyLimits>,
     path: web::Path<String>,
-    request: HttpRequest,
-    payload: web::Payload,
+    incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let gallery = GalleryId::new(path.into_inner())?;
-    let mut form = Form::read(&limits, &request, payload, &["image"]).await?;
+    let mut form = Form::read(incoming, &["image"]).await?;
     let subject = form.text("subject")?.ok_or_else(|| ApiError::field("subject", "is needed"))?;
     let ask = Verify {
         subject: SubjectId::new(subject)?,
@@ -148,13 +144,11 @@ pub(super) async fn verify(
 #[post("/v1/galleries/{gallery}:search")]
 pub(super) async fn search(
     service: web::Data<Service>,
-    limits: web::Data<BodyLimits>,
     path: web::Path<String>,
-    request: HttpRequest,
-    payload: web::Payload,
+    incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let gallery = GalleryId::new(path.into_inner())?;
-    let mut form = Form::read(&limits, &request, payload, &["image"]).await?;
+    let mut form = Form::read(incoming, &["image"]).await?;
     let ask = Search {
         prompt: form.text("prompt")?,
         image: form.optional_image("image"),
@@ -173,11 +167,9 @@ pub(super) async fn search(
 #[post("/v1/compare")]
 pub(super) async fn compare(
     service: web::Data<Service>,
-    limits: web::Data<BodyLimits>,
-    request: HttpRequest,
-    payload: web::Payload,
+    incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let mut form = Form::read(&limits, &request, payload, &["image_a", "image_b"]).await?;
+    let mut form = Form::read(incoming, &["image_a", "image_b"]).await?;
     let threshold = form.threshold()?;
     let (a, b) = (form.image("image_a")?, form.image("image_b")?);
     form.finish()?;
@@ -191,11 +183,9 @@ pub(super) async fn compare(
 #[post("/v1/embeddings")]
 pub(super) async fn embeddings(
     service: web::Data<Service>,
-    limits: web::Data<BodyLimits>,
-    request: HttpRequest,
-    payload: web::Payload,
+    incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let mut form = Form::read(&limits, &request, payload, &["image"]).await?;
+    let mut form = Form::read(incoming, &["image"]).await?;
     let (image, text) = (form.optional_image("image"), form.text("text")?);
     form.finish()?;
     let view = match (image, text) {

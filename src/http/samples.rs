@@ -1,5 +1,5 @@
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use actix_web::{HttpResponse, delete, get, post, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -9,7 +9,7 @@ use crate::service::{AttributesSchema, EnrolledView, Enrolment, SampleView, Serv
 
 use super::document::{ImageFields, ImageFile};
 use super::error::{ApiError, Problem};
-use super::extract::{BodyLimits, parse};
+use super::extract::Incoming;
 use super::forms::Form;
 
 /// Images a batch may hold.
@@ -91,14 +91,12 @@ struct Batch {
 #[post("/v1/galleries/{gallery}/subjects/{subject}/samples")]
 pub(super) async fn enrol(
     service: web::Data<Service>,
-    limits: web::Data<BodyLimits>,
     path: web::Path<(String, String)>,
-    request: HttpRequest,
-    payload: web::Payload,
+    incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let (gallery, subject) = path.into_inner();
     let (gallery, subject) = (GalleryId::new(gallery)?, SubjectId::new(subject)?);
-    let mut form = Form::read(&limits, &request, payload, &["image"]).await?;
+    let mut form = Form::read(incoming, &["image"]).await?;
     let new = enrolment(&mut form, subject)?;
     let view = service.enrol(&gallery, new).await?;
     if !view.created {
@@ -126,22 +124,11 @@ fn enrolment(form: &mut Form, subject: SubjectId) -> Result<Enrolment, ApiError>
 #[post("/v1/galleries/{gallery}/samples:batch")]
 pub(super) async fn enrol_batch(
     service: web::Data<Service>,
-    limits: web::Data<BodyLimits>,
     path: web::Path<String>,
-    request: HttpRequest,
-    payload: web::Payload,
+    incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let gallery = GalleryId::new(path.into_inner())?;
-    if super::extract::content_type(&request) != "application/json" {
-        let status = actix_web::http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Err(ApiError::new(
-            status,
-            "unsupported_media_type",
-            "send `content-type: application/json`",
-        ));
-    }
-    let body = limits.read(&request, payload, limits.with_images(MAX_BATCH)).await?;
-    let Batch { samples } = parse(&body.bytes)?;
+    let Batch { samples } = incoming.json(MAX_BATCH).await?;
     if samples.is_empty() || samples.len() > MAX_BATCH {
         return Err(ApiError::field(
             "samples",

@@ -246,20 +246,23 @@ pub fn pretrain_nano(
 
 /// Draws a set in parallel.
 fn draw(spec: &SynthSpec) -> LabelledPixels {
-    let rendered: Vec<(Vec<u8>, Facts)> = (0..spec.len())
+    let rendered: Vec<(Vec<u8>, Facts, Vec<f32>)> = (0..spec.len())
         .into_par_iter()
         .map(|index| {
             let sample = spec.sample(index);
-            (sample.render(spec.size).rgb, facts(&sample))
+            let traits = sample.person.traits(sample.shot.aspect, sample.shot.side);
+            (sample.render(spec.size).rgb, facts(&sample), traits)
         })
         .collect();
     let images = spec.images.max(1) as usize;
     let mut data = LabelledPixels { size: spec.size as usize, ..LabelledPixels::default() };
-    for (index, (pixels, facts)) in rendered.into_iter().enumerate() {
+    for (index, (pixels, facts, traits)) in rendered.into_iter().enumerate() {
         data.pixels.extend_from_slice(&pixels);
         data.hands.push((index / images) as u32);
         data.facts.push(facts);
+        data.traits.extend(traits);
     }
+    data.standardise_traits();
     data
 }
 

@@ -199,6 +199,36 @@ impl Person {
         }
     }
 
+    /// Numbers that describe one hand of the person, in a fixed order and in units of their own; not a
+    /// number where the aspect does not show it. What telling people apart can be learnt from.
+    #[must_use]
+    pub fn traits(&self, aspect: Aspect, side: Side) -> Vec<f32> {
+        let dorsal = aspect == Aspect::Dorsal;
+        let shown = |on: bool, value: f32| if on { value } else { f32::NAN };
+        let skin = if dorsal { self.skin } else { self.palm_skin };
+        let (palm, thumb, nail) = (&self.palm, &self.thumb, &self.nail);
+        let mut traits: Vec<f32> = skin.iter().map(|c| c.max(1e-3).ln()).collect();
+        traits.extend([palm.width, palm.height, palm.wrist, palm.slope]);
+        for finger in &self.fingers {
+            traits.extend([finger.length, finger.radius, finger.taper, finger.curve]);
+        }
+        traits.extend([thumb.length, thumb.radius, thumb.taper, thumb.angle, thumb.root]);
+        traits.extend([nail.length, nail.width, nail.edge].map(|v| shown(dorsal, v)));
+        traits.extend([self.knuckle_strength, self.knuckle_tint].map(|v| shown(dorsal, v)));
+        traits.extend([self.vein_strength, self.freckles].map(|v| shown(dorsal, v)));
+        traits.push(shown(!dorsal, self.crease_strength));
+        // Heart, head and life line: ends and two places between.
+        let marks = self.marks(aspect, side);
+        for line in 0..3 {
+            let points = marks.lines.get(line).map_or(&[][..], |line| &line.points);
+            for place in [0, 5, 9, 14] {
+                let point = points.get(place).copied().unwrap_or(pt(0.0, 0.0));
+                traits.extend([point.x, point.y].map(|v| shown(!dorsal, v)));
+            }
+        }
+        traits
+    }
+
     pub(super) fn marks(&self, aspect: Aspect, side: Side) -> Marks {
         let (seed, index) = self.key;
         let r = &mut Stream::new(&[seed, index, 2, aspect as u64, side as u64]);

@@ -3,7 +3,7 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 /// Random changes to a training picture. There is no horizontal flip: it would turn a left hand into
-/// a right one. Colour changes are slight, because skin tone tells people apart.
+/// a right one. All changes are slight, because proportions and skin tone tell people apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Augment {
     /// Side of the result, pixels.
@@ -30,13 +30,13 @@ impl Augment {
     pub fn standard(size: usize) -> Self {
         Self {
             size,
-            rotation: 0.12,
-            scale: 0.10,
-            stretch: 0.10,
-            shift: 0.06,
-            light: 0.08,
-            color: 0.025,
-            erase: 0.2,
+            rotation: 0.06,
+            scale: 0.04,
+            stretch: 0.02,
+            shift: 0.04,
+            light: 0.03,
+            color: 0.01,
+            erase: 0.05,
         }
     }
 

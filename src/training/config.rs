@@ -32,6 +32,8 @@ pub struct PretrainConfig {
     pub identity_weight: f64,
     /// Weight of the image-text loss.
     pub text_weight: f64,
+    /// Weight of the error in predicting traits, where pictures have them.
+    pub trait_weight: f64,
     /// Temperature of the identity loss: cosines are divided by it.
     pub temperature: f64,
     /// Decay of the moving average of the weights, a step.
@@ -44,7 +46,7 @@ impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
             seed: 20_261_123,
-            steps: 2000,
+            steps: 1800,
             hands: 48,
             kinds: 2,
             images_a_hand: 2,
@@ -55,6 +57,7 @@ impl Default for PretrainConfig {
             clip_norm: 1.0,
             identity_weight: 1.0,
             text_weight: 1.0,
+            trait_weight: 2.0,
             temperature: 0.1,
             average_decay: 0.997,
             validate_every: 200,

@@ -62,6 +62,19 @@ pub fn contradiction_info_nce(
     spread_cross_entropy(&images.matmul(&texts.t()?)?.broadcast_mul(scale)?, matches)
 }
 
+/// Mean squared error of predicted traits where they are known.
+/// predicted: [batch, traits]; known: as many values, not a number where unknown.
+///
+/// # Errors
+/// What candle reports.
+pub fn trait_error(predicted: &Tensor, known: &[f32]) -> Result<Tensor> {
+    let weights: Vec<f32> = known.iter().map(|v| f32::from(u8::from(v.is_finite()))).collect();
+    let count = weights.iter().sum::<f32>().max(1.0);
+    let values: Vec<f32> = known.iter().map(|v| if v.is_finite() { *v } else { 0.0 }).collect();
+    let of = |values| Tensor::from_vec(values, predicted.shape(), predicted.device());
+    ((predicted - of(values)?)? * of(weights)?)?.sqr()?.sum_all()? / f64::from(count)
+}
+
 /// Cross-entropy of each row of logits with a target spread evenly over the row's matches; a row
 /// without a match has nothing to be drawn to and is left out.
 fn spread_cross_entropy(logits: &Tensor, matches: &Tensor) -> Result<Tensor> {
@@ -116,6 +129,14 @@ mod tests {
     }
 
     #[test]
+    fn unknown_traits_cost_nothing() {
+        let predicted = Tensor::new(&[[1.0_f32, 5.0], [0.0, 2.0]], &Device::Cpu).unwrap();
+        // Squares 1, 4 and 1 over three known ones.
+        let loss = scalar(&trait_error(&predicted, &[2.0, f32::NAN, 2.0, 1.0]).unwrap());
+        assert!((loss - 2.0).abs() < 1e-6, "{loss}");
+    }
+
+    #[test]
     fn contradicting_prompts_give_the_cross_entropy_over_them() {
         let x = Tensor::new(&[[1.0_f32, 0.0], [0.6, 0.8]], &Device::Cpu).unwrap();
         let t = Tensor::eye(2, DType::F32, &Device::Cpu).unwrap();
@@ -150,10 +171,11 @@ mod tests {
             Tensor::new(&[[1.0_f32, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]], &Device::Cpu)
                 .unwrap();
         let scale = Tensor::new(2.0_f32, &Device::Cpu).unwrap();
-        let losses: [&dyn Fn(&Tensor) -> Tensor; 2] =
-            [&|x| sup_con(x, &[0, 1, 1, 0], 0.5).unwrap(), &|x| {
-                matching_info_nce(x, &other, &matches, &scale).unwrap()
-            }];
+        let losses: [&dyn Fn(&Tensor) -> Tensor; 3] = [
+            &|x| sup_con(x, &[0, 1, 1, 0], 0.5).unwrap(),
+            &|x| matching_info_nce(x, &other, &matches, &scale).unwrap(),
+            &|x| contradiction_info_nce(x, &other, &matches, &scale).unwrap(),
+        ];
         for loss in losses {
             let var = Var::from_tensor(&x).unwrap();
             let grads = loss(var.as_tensor()).backward().unwrap();

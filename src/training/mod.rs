@@ -23,7 +23,7 @@ pub use config::PretrainConfig;
 pub use dataset::LabelledPixels;
 pub use error::TrainingError;
 pub use log::{Epoch, RunLog};
-pub use loss::{contradiction_info_nce, matching_info_nce, sup_con};
+pub use loss::{contradiction_info_nce, matching_info_nce, sup_con, trait_error};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use prompts::{Claim, Facts, Feature, Prompts, Question};
 pub use sampler::{BatchShape, PkSampler};

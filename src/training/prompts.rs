@@ -1,5 +1,5 @@
-use rand::Rng as _;
 use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::domain::{Aspect, Side};
@@ -161,6 +161,38 @@ pub enum Question {
     KindAndWorn(Feature),
 }
 
+impl Question {
+    /// What each answer claims, and ways to say what it claims beyond aspect and side.
+    fn answers(self) -> Vec<(Claim, &'static [&'static str])> {
+        let aspects = [Aspect::Dorsal, Aspect::Palmar];
+        let kinds = aspects.map(|aspect| {
+            [Side::Left, Side::Right].map(|side| Claim {
+                aspect: Some(aspect),
+                side: Some(side),
+                ..Claim::default()
+            })
+        });
+        let worn = |feature: Feature| {
+            let (with, without) = feature.words();
+            [(feature.claim(true), with), (feature.claim(false), without)]
+        };
+        let bare: &[&str] = &[""];
+        match self {
+            Self::Kind => kinds.concat().into_iter().map(|claim| (claim, bare)).collect(),
+            Self::Aspect => kinds.map(|[kind, _]| (Claim { side: None, ..kind }, bare)).to_vec(),
+            Self::Side => kinds[0].map(|kind| (Claim { aspect: None, ..kind }, bare)).to_vec(),
+            Self::Worn(feature) => worn(feature).to_vec(),
+            Self::KindAndWorn(feature) => kinds
+                .concat()
+                .into_iter()
+                .flat_map(|Claim { aspect, side, .. }| {
+                    worn(feature).map(|(claim, words)| (Claim { aspect, side, ..claim }, words))
+                })
+                .collect(),
+        }
+    }
+}
+
 /// Writes prompts about pictures, with the claims they make.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Prompts;
@@ -194,49 +226,20 @@ impl Prompts {
     }
 
     /// Prompts that contradict each other, so that exactly one is true of any picture: a question with
-    /// its answers, each in words of its own.
+    /// its answers, all in the same words but for the answer.
     #[must_use]
     pub fn contradicting(question: Question, rng: &mut ChaCha8Rng) -> Vec<(String, Claim)> {
-        let aspects = [Some(Aspect::Dorsal), Some(Aspect::Palmar)];
-        let sides = [Some(Side::Left), Some(Side::Right)];
-        let plain = |aspect, side| Claim { aspect, side, ..Claim::default() };
-        match question {
-            Question::Kind => aspects
-                .iter()
-                .flat_map(|aspect| sides.iter().map(move |side| plain(*aspect, *side)))
-                .map(|claim| (Self::say(claim, "", rng), claim))
-                .collect(),
-            Question::Aspect => aspects
-                .iter()
-                .map(|aspect| (Self::say(plain(*aspect, None), "", rng), plain(*aspect, None)))
-                .collect(),
-            Question::Side => sides
-                .iter()
-                .map(|side| (Self::say(plain(None, *side), "", rng), plain(None, *side)))
-                .collect(),
-            Question::Worn(feature) => {
-                let (with, without) = feature.words();
-                [(true, with), (false, without)]
-                    .into_iter()
-                    .map(|(worn, words)| {
-                        let claim = feature.claim(worn);
-                        let words = words.choose(rng).copied().unwrap_or("");
-                        (Self::say(claim, words, rng), claim)
-                    })
-                    .collect()
-            }
-            Question::KindAndWorn(feature) => Self::contradicting(Question::Kind, rng)
-                .into_iter()
-                .flat_map(|(text, kind)| {
-                    let (with, without) = feature.words();
-                    [(true, with), (false, without)].map(|(worn, words)| {
-                        let words = words.choose(rng).copied().unwrap_or("");
-                        let Claim { aspect, side, .. } = kind;
-                        (format!("{text}{words}"), Claim { aspect, side, ..feature.claim(worn) })
-                    })
-                })
-                .collect(),
-        }
+        let wording: u64 = rng.random();
+        question
+            .answers()
+            .into_iter()
+            .map(|(claim, words)| {
+                // The same stream for each answer makes the same choices of words.
+                let rng = &mut ChaCha8Rng::seed_from_u64(wording);
+                let extra = words.choose(rng).copied().unwrap_or("");
+                (Self::say(claim, extra, rng), claim)
+            })
+            .collect()
     }
 
     fn say(claim: Claim, extra: &str, rng: &mut ChaCha8Rng) -> String {
@@ -357,11 +360,9 @@ impl Prompts {
 mod tests {
     use std::collections::BTreeSet;
 
-    use rand::SeedableRng as _;
-
     use super::*;
 
-    fn all_facts() -> impl Iterator<Item = Facts> {
+    fn all_facts() -> impl Iterator<Item = Facts> + Clone {
         (0..128_u32).map(|bits| Facts {
             aspect: if bits & 1 == 0 { Aspect::Dorsal } else { Aspect::Palmar },
             side: if bits & 2 == 0 { Side::Left } else { Side::Right },

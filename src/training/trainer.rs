@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ use super::dataset::LabelledPixels;
 use super::error::TrainingError;
 use super::init::spatial_start;
 use super::log::Epoch;
-use super::loss::{contradiction_info_nce, matching_info_nce, sup_con};
+use super::loss::{contradiction_info_nce, matching_info_nce, sup_con, trait_error};
 use super::optimizer::{AdamW, AdamWConfig};
 use super::prompts::{Claim, Facts, Feature, Prompts, Question};
 use super::sampler::PkSampler;
@@ -93,12 +93,15 @@ pub fn pretrain(
     let parameters = Parameters::init(inputs.model, config.seed, device)?;
     spatial_start(&parameters, inputs.model, config.seed)?;
     let clip = Clip::new(inputs.model, &parameters)?;
+    let guess = TraitHead::new(inputs.data.trait_count(), inputs.model.projection_dim, device)?;
+    let mut trained = parameters.vars();
+    trained.extend(guess.vars());
     let optimizer_config = AdamWConfig {
         weight_decay: config.weight_decay,
         clip_norm: config.clip_norm,
         ..AdamWConfig::default()
     };
-    let mut optimizer = AdamW::new(&parameters.vars(), optimizer_config);
+    let mut optimizer = AdamW::new(&trained, optimizer_config);
     let schedule =
         WarmupCosine { peak: config.learning_rate, warmup: config.warmup, steps: config.steps };
     let pictures: Vec<(u32, usize)> = inputs
@@ -126,7 +129,11 @@ pub fn pretrain(
         let identity = sup_con(&images, &batch.labels, config.temperature)?;
         let scale = clip.logit_scale().exp()?.minimum(f64::from(MAX_LOGIT_SCALE))?;
         let text = batch.text_loss(&images, &texts, &scale)?;
-        let loss = ((&identity * config.identity_weight)? + (&text * config.text_weight)?)?;
+        let mut loss = ((&identity * config.identity_weight)? + (&text * config.text_weight)?)?;
+        if !batch.traits.is_empty() {
+            let error = trait_error(&guess.forward(&images)?, &batch.traits)?;
+            loss = (loss + (error * config.trait_weight)?)?;
+        }
         let value = loss.to_scalar::<f32>()?;
         let rate = schedule.at(step);
         if !value.is_finite() {
@@ -179,11 +186,40 @@ fn check(config: &PretrainConfig) -> Result<(), TrainingError> {
     positive("learning_rate", config.learning_rate > 0.0, config.learning_rate.to_string())
 }
 
+/// Predicts what describes a hand from its embedding. It shows the image tower what to look at long
+/// before telling people apart does, and is thrown away after training.
+struct TraitHead {
+    weight: Var,
+    bias: Var,
+}
+
+impl TraitHead {
+    fn new(traits: usize, dim: usize, device: &Device) -> Result<Self, TrainingError> {
+        let zeros = |shape: &[usize]| Var::zeros(shape, DType::F32, device);
+        Ok(Self { weight: zeros(&[traits.max(1), dim])?, bias: zeros(&[traits.max(1)])? })
+    }
+
+    fn vars(&self) -> [(String, Var); 2] {
+        [
+            ("traits.scale".to_owned(), self.weight.clone()),
+            ("traits.bias".to_owned(), self.bias.clone()),
+        ]
+    }
+
+    /// embeddings: [batch, dim], unit rows; the result is [batch, traits].
+    fn forward(&self, embeddings: &Tensor) -> candle_core::Result<Tensor> {
+        let size = (embeddings.dim(1)? as f64).sqrt();
+        ((embeddings * size)?.matmul(&self.weight.t()?)?).broadcast_add(&self.bias)
+    }
+}
+
 struct Batch {
     /// `[batch, 3, size, size]`
     pixels: Tensor,
     /// The hand of each picture.
     labels: Vec<u32>,
+    /// `[batch, traits]`, not a number where unknown.
+    traits: Vec<f32>,
     /// `[prompts, tokens]`
     tokens: Tensor,
     /// `[batch, prompts]`, 1 where a prompt is true of a picture.
@@ -234,6 +270,7 @@ impl Batch {
         Ok(Self {
             pixels,
             labels,
+            traits: indices.iter().flat_map(|i| data.traits_of(*i)).copied().collect(),
             tokens: padded(&(inputs.encode)(&texts)?, device)?,
             matches: Tensor::from_vec(matches, (n, claims.len()), device)?.to_dtype(DType::F32)?,
             described,

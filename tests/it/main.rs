@@ -7,8 +7,8 @@
     reason = "a test that cannot go on says so by failing"
 )]
 
-mod checkpoint;
 mod api;
+mod checkpoint;
 mod cli;
 mod crash;
 mod gallery;

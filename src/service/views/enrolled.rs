@@ -1,0 +1,226 @@
+//! Galleries, subjects and samples.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::{Fingerprint, GalleryId, Generation, HandAttributes, SampleId, SubjectId};
+use crate::gallery::{GalleryInfo, SampleRecord};
+
+use super::Timings;
+
+/// A gallery to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewGallery {
+    /// Its name.
+    pub id: GalleryId,
+    /// Whether the images are kept (sealed), so that a later model can embed them again.
+    pub retain_images: bool,
+    /// Words for people.
+    pub description: String,
+}
+
+/// A gallery.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct GalleryView {
+    /// Its name.
+    #[schema(value_type = String, example = "staff")]
+    pub id: GalleryId,
+    /// Words for people.
+    pub description: String,
+    /// Whether enrolled images are kept, sealed.
+    pub retain_images: bool,
+    /// Enrolled people.
+    pub subjects: usize,
+    /// Enrolled images.
+    pub samples: usize,
+    /// Dimensions of an embedding.
+    pub dim: usize,
+    /// Which deployment's space the templates live in.
+    #[schema(value_type = u64)]
+    pub generation: Generation,
+    /// The model that made the templates.
+    #[schema(value_type = String)]
+    pub fingerprint: Fingerprint,
+    /// When it was made, milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// How it is searched.
+    pub index: IndexView,
+}
+
+/// How a gallery is searched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct IndexView {
+    /// `exact` or `hnsw`.
+    pub kind: String,
+    /// Samples in the frozen segment.
+    pub segment: usize,
+    /// Samples enrolled since, scanned exactly.
+    pub tail: usize,
+    /// Removed samples still in the segment, never found.
+    pub removed: usize,
+}
+
+impl From<GalleryInfo> for GalleryView {
+    fn from(info: GalleryInfo) -> Self {
+        Self {
+            id: info.id,
+            description: info.description,
+            retain_images: info.retain_images,
+            subjects: info.subjects,
+            samples: info.samples,
+            dim: info.dim,
+            generation: info.generation,
+            fingerprint: info.fingerprint,
+            created_at_ms: info.created_at_ms,
+            index: IndexView {
+                kind: info.index.kind.to_owned(),
+                segment: info.index.segment,
+                tail: info.index.tail,
+                removed: info.index.removed,
+            },
+        }
+    }
+}
+
+/// An image to be enrolled.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    /// Whose hand it shows.
+    pub subject: SubjectId,
+    /// Its name; made up when left out.
+    pub sample: Option<SampleId>,
+    /// What is known of it.
+    pub attributes: HandAttributes,
+    /// The file.
+    pub image: Vec<u8>,
+}
+
+/// An enrolled image.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct EnrolledView {
+    /// The gallery.
+    #[schema(value_type = String)]
+    pub gallery: GalleryId,
+    /// Whose hand it shows.
+    #[schema(value_type = String)]
+    pub subject: SubjectId,
+    /// Its name.
+    #[schema(value_type = String)]
+    pub sample: SampleId,
+    /// False when the same file was enrolled for this subject before: nothing was added.
+    pub created: bool,
+    /// Quality of the image, 0 to 1.
+    pub quality: f32,
+    /// Which deployment's space the template lives in.
+    #[schema(value_type = u64)]
+    pub generation: Generation,
+    /// The model that made the template.
+    #[schema(value_type = String)]
+    pub fingerprint: Fingerprint,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// An enrolled image as it is kept. The template itself is never given.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct SampleView {
+    /// Whose hand it shows.
+    #[schema(value_type = String)]
+    pub subject: SubjectId,
+    /// Its name.
+    #[schema(value_type = String)]
+    pub sample: SampleId,
+    /// What is known of it.
+    #[schema(value_type = AttributesSchema)]
+    pub attributes: HandAttributes,
+    /// Quality of the image, 0 to 1.
+    pub quality: f32,
+    /// SHA-256 of the file, in hexadecimal.
+    pub content_sha256: String,
+    /// When it was enrolled, milliseconds since 1970.
+    pub created_at_ms: u64,
+    /// Whether the image is kept.
+    pub has_image: bool,
+}
+
+impl From<SampleRecord> for SampleView {
+    fn from(record: SampleRecord) -> Self {
+        Self {
+            subject: record.subject,
+            sample: record.sample,
+            attributes: record.attributes,
+            quality: record.quality,
+            content_sha256: record.content_hash.iter().map(|b| format!("{b:02x}")).collect(),
+            created_at_ms: record.created_at_ms,
+            has_image: record.has_image,
+        }
+    }
+}
+
+/// An enrolled person.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct SubjectView {
+    /// The gallery.
+    #[schema(value_type = String)]
+    pub gallery: GalleryId,
+    /// The subject.
+    #[schema(value_type = String)]
+    pub subject: SubjectId,
+    /// Their images.
+    pub samples: Vec<SampleView>,
+}
+
+/// An enrolled person in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SubjectSummaryView {
+    /// The subject.
+    #[schema(value_type = String)]
+    pub subject: SubjectId,
+    /// How many images of them are enrolled.
+    pub samples: usize,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SubjectPage {
+    /// The subjects, by id.
+    pub subjects: Vec<SubjectSummaryView>,
+    /// Give this as `page_token` for the next page; left out on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
+}
+
+/// Proof that a subject was erased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErasureView {
+    /// The receipt's number.
+    pub receipt: String,
+    /// The gallery.
+    #[schema(value_type = String)]
+    pub gallery: GalleryId,
+    /// The subject that was erased.
+    #[schema(value_type = String)]
+    pub subject: SubjectId,
+    /// Images erased.
+    pub samples: usize,
+    /// When, milliseconds since 1970.
+    pub erased_at_ms: u64,
+    /// Keyed digest over all of the above, in hexadecimal.
+    pub signature: String,
+}
+
+/// Attributes of a sample, as the schema shows them.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = Attributes)]
+pub struct AttributesSchema {
+    /// `dorsal` (back of the hand) or `palmar`.
+    #[schema(example = "dorsal", pattern = "^(dorsal|palmar)$")]
+    pub aspect: Option<String>,
+    /// `left` or `right`, the person's own.
+    #[schema(example = "right", pattern = "^(left|right)$")]
+    pub side: Option<String>,
+    /// Whether jewellery or another accessory is worn.
+    pub accessories: Option<bool>,
+    /// Free-form, at most 32 of at most 256 bytes.
+    pub extra: Option<std::collections::BTreeMap<String, String>>,
+}

@@ -1,0 +1,10 @@
+//! What the service takes and gives. Everything given is `Serialize` and has a schema, so that the
+//! REST API and `--json` print the same.
+
+mod enrolled;
+mod recognition;
+mod system;
+
+pub use enrolled::*;
+pub use recognition::*;
+pub use system::*;
