@@ -93,9 +93,16 @@ pub fn pretrain(
     let parameters = Parameters::init(inputs.model, config.seed, device)?;
     spatial_start(&parameters, inputs.model, config.seed)?;
     let clip = Clip::new(inputs.model, &parameters)?;
-    let guess = TraitHead::new(inputs.data.trait_count(), inputs.model.projection_dim, device)?;
+    let guess = TraitHead::new(
+        inputs.data.trait_count(),
+        inputs.model.projection_dim,
+        config.seed,
+        device,
+    )?;
     let mut trained = parameters.vars();
     trained.extend(guess.vars());
+    let anchors = Anchors::new(inputs.model.projection_dim, config.seed, device)?;
+    trained.push(("anchors.scale".to_owned(), anchors.directions.clone()));
     let optimizer_config = AdamWConfig {
         weight_decay: config.weight_decay,
         clip_norm: config.clip_norm,
@@ -130,6 +137,7 @@ pub fn pretrain(
         let scale = clip.logit_scale().exp()?.minimum(f64::from(MAX_LOGIT_SCALE))?;
         let text = batch.text_loss(&images, &texts, &scale)?;
         let mut loss = ((&identity * config.identity_weight)? + (&text * config.text_weight)?)?;
+        loss = (loss + (anchors.loss(&images, &batch.facts, &scale)? * config.text_weight)?)?;
         if !batch.traits.is_empty() {
             let error = trait_error(&guess.forward(&images)?, &batch.traits)?;
             loss = (loss + (error * config.trait_weight)?)?;
@@ -194,9 +202,13 @@ struct TraitHead {
 }
 
 impl TraitHead {
-    fn new(traits: usize, dim: usize, device: &Device) -> Result<Self, TrainingError> {
-        let zeros = |shape: &[usize]| Var::zeros(shape, DType::F32, device);
-        Ok(Self { weight: zeros(&[traits.max(1), dim])?, bias: zeros(&[traits.max(1)])? })
+    /// Weights start at random: from zero, neither they nor the tower would get a gradient for what the
+    /// tower does not see yet.
+    fn new(traits: usize, dim: usize, seed: u64, device: &Device) -> Result<Self, TrainingError> {
+        let traits = traits.max(1);
+        let bound = 0.5 * (3.0 / dim as f32).sqrt();
+        let weight = uniform(&[traits, dim], bound, seed ^ 0x7a17, device)?;
+        Ok(Self { weight, bias: Var::zeros(traits, DType::F32, device)? })
     }
 
     fn vars(&self) -> [(String, Var); 2] {
@@ -213,11 +225,73 @@ impl TraitHead {
     }
 }
 
+fn uniform(shape: &[usize], bound: f32, seed: u64, device: &Device) -> Result<Var, TrainingError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let values: Vec<f32> =
+        (0..shape.iter().product()).map(|_| rng.random_range(-bound..bound)).collect();
+    Ok(Var::from_tensor(&Tensor::from_vec(values, shape, device)?)?)
+}
+
+/// A learned direction for each answer to each question, in the place of prompts: the text tower starts
+/// with nearly one direction for all prompts and the image tower with one for all hands, and while neither
+/// tells sides apart neither gets a gradient to. Thrown away after training.
+struct Anchors {
+    directions: Var,
+    sets: Vec<(Vec<Claim>, f64)>,
+}
+
+impl Anchors {
+    fn new(dim: usize, seed: u64, device: &Device) -> Result<Self, TrainingError> {
+        let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+        let mut claims = |question| -> Vec<Claim> {
+            Prompts::contradicting(question, rng).into_iter().map(|(_, claim)| claim).collect()
+        };
+        let mut sets = vec![(claims(Question::Kind), 1.0)];
+        for feature in Feature::ALL {
+            let weight = if feature == Feature::Accessories { 1.0 } else { 0.3 };
+            sets.push((claims(Question::Worn(feature)), weight));
+        }
+        let count = sets.iter().map(|(claims, _)| claims.len()).sum();
+        Ok(Self { directions: uniform(&[count, dim], 1.0, seed ^ 0xa2c4, device)?, sets })
+    }
+
+    fn loss(
+        &self,
+        images: &Tensor,
+        facts: &[Facts],
+        scale: &Tensor,
+    ) -> Result<Tensor, TrainingError> {
+        let directions = normalise(self.directions.as_tensor())?;
+        let mut loss = Tensor::new(0.0_f32, images.device())?;
+        let mut start = 0;
+        for (claims, weight) in &self.sets {
+            let matches = matches(facts, claims, images.device())?;
+            let set = directions.narrow(0, start, claims.len())?;
+            let part = contradiction_info_nce(images, &set, &matches, scale)?;
+            loss = (loss + (part * *weight)?)?;
+            start += claims.len();
+        }
+        Ok(loss)
+    }
+}
+
+/// `[facts, claims]`, 1 where a claim is true.
+fn matches(facts: &[Facts], claims: &[Claim], device: &Device) -> candle_core::Result<Tensor> {
+    let holds = |facts: &Facts, claim: &Claim| f32::from(u8::from(claim.holds(facts)));
+    let values: Vec<f32> = facts
+        .iter()
+        .flat_map(|facts| claims.iter().map(move |claim| holds(facts, claim)))
+        .collect();
+    Tensor::from_vec(values, (facts.len(), claims.len()), device)
+}
+
 struct Batch {
     /// `[batch, 3, size, size]`
     pixels: Tensor,
     /// The hand of each picture.
     labels: Vec<u32>,
+    /// What is true of each picture.
+    facts: Vec<Facts>,
     /// `[batch, traits]`, not a number where unknown.
     traits: Vec<f32>,
     /// `[prompts, tokens]`
@@ -261,20 +335,15 @@ impl Batch {
             texts.push(text);
             claims.push(claim);
         }
-        let matches: Vec<f32> = facts
-            .iter()
-            .flat_map(|facts| {
-                claims.iter().map(move |claim| f32::from(u8::from(claim.holds(facts))))
-            })
-            .collect();
         Ok(Self {
             pixels,
             labels,
             traits: indices.iter().flat_map(|i| data.traits_of(*i)).copied().collect(),
             tokens: padded(&(inputs.encode)(&texts)?, device)?,
-            matches: Tensor::from_vec(matches, (n, claims.len()), device)?.to_dtype(DType::F32)?,
+            matches: matches(&facts, &claims, device)?,
             described,
             sets: sizes,
+            facts,
         })
     }
 
