@@ -1,6 +1,6 @@
 //! The REST API: translate, call the service, translate back. Holds no rule of its own.
 //!
-//! [`routes`] is the whole API on one page; [`error`] the one table from errors to the wire.
+//! `routes` is the whole API on one page; `error` the one table from errors to the wire.
 
 mod document;
 mod error;

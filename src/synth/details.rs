@@ -48,7 +48,7 @@ impl Scene<'_> {
     fn veins(&self, layers: &mut Layers) {
         for line in &self.marks.lines {
             let ink = Ink {
-                dark: 0.13 * line.depth,
+                dark: 0.18 * line.depth,
                 relief: 0.012 * line.depth,
                 tint: -0.55 * line.depth,
             };
@@ -64,7 +64,7 @@ impl Scene<'_> {
     fn palm_lines(&self, layers: &mut Layers) {
         for line in &self.marks.lines {
             let ink = Ink {
-                dark: 0.52 * line.depth,
+                dark: 0.60 * line.depth,
                 relief: -0.016 * line.depth,
                 tint: 0.35 * line.depth,
             };

@@ -146,7 +146,7 @@ impl Figure {
             sin,
             scale: shot.pose.scale,
             centre: pt(0.5 + shot.pose.shift[0], 0.5 + shot.pose.shift[1]),
-            middle: pt(-0.04, 0.78),
+            middle: pt(-0.04, 0.84),
         }
     }
 

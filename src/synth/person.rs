@@ -126,9 +126,9 @@ impl Person {
         };
         let mut skin =
             [along(0.16, 0.50, 0.84), along(0.085, 0.29, 0.62), along(0.055, 0.17, 0.50)];
-        skin[0] *= 1.0 + 0.035 * warm;
-        skin[1] *= 1.0 - 0.045 * warm - 0.03 * rich;
-        skin[2] *= 1.0 - 0.02 * warm - 0.13 * rich;
+        skin[0] *= 1.0 + 0.045 * warm;
+        skin[1] *= 1.0 - 0.055 * warm - 0.035 * rich;
+        skin[2] *= 1.0 - 0.025 * warm - 0.16 * rich;
         let palm_light = 0.30 + 0.08 * r.normal();
         let pink = [0.80, 0.46, 0.37];
         let palm_pink = (0.28 + 0.13 * r.normal()).clamp(0.0, 0.6);
@@ -139,21 +139,21 @@ impl Person {
         let nail_warm = r.normal();
         let nail_tint = [1.10 + 0.05 * nail_warm, 0.98 - 0.06 * nail_warm, 1.02];
 
-        let width = (if male { 0.90 } else { 0.82 }) * (1.0 + 0.085 * r.normal());
+        let width = (if male { 0.90 } else { 0.82 }) * (1.0 + 0.10 * r.normal());
         let palm = PalmShape {
             width,
             height: 1.0 + 0.06 * r.normal(),
             wrist: width * (0.66 + 0.045 * r.normal()),
             slope: 0.15 + 0.035 * r.normal(),
         };
-        let long = 1.0 + 0.075 * r.normal();
+        let long = 1.0 + 0.08 * r.normal();
         let thick = (1.0 + 0.10 * r.normal()) * if male { 1.05 } else { 0.95 };
         let taper = 0.76 + 0.07 * r.normal();
         let waist = Stream::new(&[seed, index, 4]).range(0.03, 0.14);
         let base = [(0.76, 0.106), (0.86, 0.108), (0.80, 0.102), (0.62, 0.090)];
         let fingers = base.map(|(length, radius)| FingerShape {
-            length: length * long * (1.0 + 0.055 * r.normal()),
-            radius: radius * thick * (1.0 + 0.045 * r.normal()),
+            length: length * long * (1.0 + 0.08 * r.normal()),
+            radius: radius * thick * (1.0 + 0.06 * r.normal()),
             taper: (taper + 0.02 * r.normal()).clamp(0.5, 0.98),
             phalanges: [0.44 + 0.02 * r.normal(), 0.30 + 0.015 * r.normal()],
             curve: 0.035 * r.normal(),
@@ -192,8 +192,8 @@ impl Person {
             nail,
             knuckle_strength: 0.30 + r.range(0.0, 0.5) + age as f32 * 0.003,
             knuckle_tint: r.range(0.0, 0.35),
-            vein_strength: r.range(0.0, 1.0) * if male { 1.0 } else { 0.75 },
-            crease_strength: r.range(0.45, 1.0),
+            vein_strength: r.range(0.15, 1.15) * if male { 1.0 } else { 0.75 },
+            crease_strength: r.range(0.6, 1.15),
             freckles: if r.chance(0.25) { r.range(0.3, 1.0) } else { 0.0 },
             mottle: r.range(0.2, 1.0),
         }
@@ -238,7 +238,7 @@ impl Person {
         };
         let spots = match aspect {
             Aspect::Dorsal => 2 + r.below(5),
-            Aspect::Palmar => r.below(3),
+            Aspect::Palmar => 1 + r.below(4),
         };
         let moles = (0..spots)
             .map(|_| Mole {
@@ -246,8 +246,8 @@ impl Person {
                     r.range(-0.45, 0.45) * self.palm.width,
                     r.range(0.08, 0.92) * self.palm.height,
                 ),
-                radius: r.range(0.012, 0.030),
-                depth: r.range(0.35, 0.75),
+                radius: r.range(0.016, 0.038),
+                depth: r.range(0.4, 0.8),
             })
             .collect();
         let wrinkles =
@@ -265,10 +265,10 @@ impl Person {
             // heart: from the little finger's edge up towards index or middle
             (
                 [
-                    jitter(0.47, 0.70, 0.03),
-                    jitter(0.2, 0.64, 0.05),
-                    jitter(-0.05, 0.68, 0.06),
-                    jitter(-0.20, 0.86, 0.07),
+                    jitter(0.47, 0.70, 0.05),
+                    jitter(0.2, 0.64, 0.07),
+                    jitter(-0.05, 0.68, 0.08),
+                    jitter(-0.20, 0.86, 0.10),
                 ],
                 0.024,
                 1.0,
@@ -277,9 +277,9 @@ impl Person {
             (
                 [
                     jitter(-0.46, 0.66, 0.03),
-                    jitter(-0.2, 0.62, 0.05),
-                    jitter(0.1, 0.52, 0.06),
-                    jitter(0.34, 0.42, 0.08),
+                    jitter(-0.2, 0.62, 0.07),
+                    jitter(0.1, 0.52, 0.08),
+                    jitter(0.34, 0.42, 0.10),
                 ],
                 0.022,
                 0.9,
@@ -288,9 +288,9 @@ impl Person {
             (
                 [
                     jitter(-0.46, 0.67, 0.03),
-                    jitter(-0.12, 0.60, 0.05),
-                    jitter(-0.05, 0.28, 0.06),
-                    jitter(-0.14, 0.02, 0.05),
+                    jitter(-0.12, 0.60, 0.06),
+                    jitter(-0.05, 0.28, 0.08),
+                    jitter(-0.14, 0.02, 0.07),
                 ],
                 0.024,
                 1.0,

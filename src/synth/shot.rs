@@ -106,7 +106,7 @@ impl Shot {
                     rings.push(Ring {
                         finger,
                         at: r.range(0.42, 0.56),
-                        height: r.range(0.036, 0.062),
+                        height: r.range(0.050, 0.085),
                         metal: metal(r),
                         stone,
                     });
@@ -132,18 +132,18 @@ impl Shot {
         let loose = r.chance(0.12);
         let pose = Pose {
             spread: 0.03 + r.range(0.0, 0.16),
-            bend: std::array::from_fn(|_| 1.0 - 0.055 * r.normal().abs()),
+            bend: std::array::from_fn(|_| 1.0 - 0.03 * r.normal().abs()),
             sway: std::array::from_fn(|_| 0.03 * r.normal()),
             thumb_open: 0.12 * r.normal(),
             rotation: if loose { r.range(-0.55, 0.55) } else { 0.11 * r.normal() },
-            scale: 0.385 * (1.0 + 0.05 * r.normal()),
-            shift: [0.035 * r.normal(), 0.03 * r.normal()],
+            scale: 0.43 * (1.0 + 0.04 * r.normal()),
+            shift: [0.025 * r.normal(), 0.02 * r.normal()],
         };
         let turn = r.range(0.0, std::f32::consts::TAU);
         let (sin, cos) = sin_cos(turn);
         let slant = r.range(0.25, 0.75);
-        let bright = 1.0 + 0.055 * r.normal();
-        let warm = 0.03 * r.normal();
+        let bright = 1.0 + 0.04 * r.normal();
+        let warm = 0.02 * r.normal();
         let light = Light {
             direction: unit([cos * slant, sin.abs() * slant + 0.15, 1.0]),
             ambient: r.range(0.42, 0.62),

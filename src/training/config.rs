@@ -22,6 +22,10 @@ pub struct PretrainConfig {
     pub prompts: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// Peak length of Muon's steps, which the matrices inside the towers' blocks take.
+    pub matrix_rate: f64,
+    /// What the learning rate of parameters that are thrown away after training is multiplied by.
+    pub heads_rate: f64,
     /// Steps of linear warm-up.
     pub warmup: usize,
     /// Decoupled weight decay, not applied to biases, norms and embeddings.
@@ -46,12 +50,14 @@ impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
             seed: 20_261_123,
-            steps: 1800,
+            steps: 4200,
             hands: 48,
             kinds: 2,
             images_a_hand: 2,
             prompts: 24,
             learning_rate: 1.5e-3,
+            matrix_rate: 0.02,
+            heads_rate: 5.0,
             warmup: 120,
             weight_decay: 0.05,
             clip_norm: 1.0,
@@ -60,7 +66,7 @@ impl Default for PretrainConfig {
             trait_weight: 2.0,
             temperature: 0.1,
             average_decay: 0.997,
-            validate_every: 200,
+            validate_every: 300,
         }
     }
 }

@@ -9,11 +9,15 @@ use super::error::TrainingError;
 /// Root mean square of a position embedding, about that of an embedded patch. CLIP starts it at 0.02,
 /// where it takes long to learn left from right.
 const POSITION_SCALE: f32 = 0.5;
+/// Brings the slowest cosines of normalised pictures to about the size of the positions.
+const PATCH_SCALE: f32 = 0.29;
+/// Share of the patch patterns that are in luminance; the rest is in two colour differences.
+const LUMINANCE: f32 = 0.7;
 /// How strongly a block starts by taking away what its attention found.
 const VALUE_SCALE: f32 = 0.4;
 
-/// Gives the image tower a start from which it learns where things are within few pictures: positions
-/// that are waves over the grid (as in Beyer et al., 2022), queries equal to keys, and values undone by
+/// Gives the image tower a start from which it learns where things are within few pictures: patches
+/// described by their slowest cosines (what a picture's patches differ in most), positions that are waves over the grid (as in Beyer et al., 2022), queries equal to keys, and values undone by
 /// the output (the pattern that trained towers share: Trockman and Kolter, 2023). Only initial values
 /// differ from CLIP's; the model stays one.
 ///
@@ -35,6 +39,9 @@ pub(super) fn spatial_start(
     };
     let set =
         |var: &Var, values: Vec<f32>| var.set(&Tensor::from_vec(values, var.dims(), var.device())?);
+
+    let patches = var("vision_model.embeddings.patch_embedding.weight")?;
+    set(patches, patch_patterns(width, vision.patch_size, seed))?;
 
     let positions = var("vision_model.embeddings.position_embedding.weight")?;
     // The first row is the class token's: it has no place, and stays as drawn.
@@ -58,6 +65,67 @@ pub(super) fn spatial_start(
         set(var(&format!("{at}.out_proj.weight"))?, undone)?;
     }
     Ok(())
+}
+
+/// The slowest two-dimensional cosines of a patch in luminance and colour differences, turned at random so
+/// that none of the tower's dimensions is special: `[width, 3, patch, patch]`.
+fn patch_patterns(width: usize, patch: usize, seed: u64) -> Vec<f32> {
+    let half = 0.5_f32.sqrt();
+    let third = (1.0_f32 / 3.0).sqrt();
+    let sixth = (1.0_f32 / 6.0).sqrt();
+    let axes = [[third; 3], [half, 0.0, -half], [-sixth, 2.0 * sixth, -sixth]];
+    let mut waves: Vec<(usize, usize)> =
+        (0..patch * patch).map(|i| (i / patch, i % patch)).collect();
+    waves.sort_by_key(|(u, v)| (u * u + v * v, *u));
+    let bright = ((width as f32 * LUMINANCE) as usize).min(waves.len());
+    let counts = [bright, (width - bright).div_ceil(2), (width - bright) / 2];
+    let wave = |u: usize, at: usize| {
+        let size = if u == 0 { 1.0 } else { 2.0 } / patch as f32;
+        let turn = std::f32::consts::PI * (at as f32 + 0.5) * u as f32 / patch as f32;
+        size.sqrt() * turn.cos()
+    };
+    let mut patterns: Vec<Vec<f32>> = Vec::with_capacity(width);
+    for (axis, count) in axes.iter().zip(counts) {
+        for &(u, v) in waves.iter().cycle().take(count) {
+            let mut pattern = Vec::with_capacity(3 * patch * patch);
+            for part in axis {
+                for y in 0..patch {
+                    pattern.extend((0..patch).map(|x| part * wave(u, y) * wave(v, x)));
+                }
+            }
+            patterns.push(pattern);
+        }
+    }
+    let mut out = Vec::with_capacity(width * 3 * patch * patch);
+    for row in orthogonal(width, &mut ChaCha8Rng::seed_from_u64(seed ^ 0xdc7)) {
+        let mut mixed = vec![0.0; 3 * patch * patch];
+        for (weight, pattern) in row.iter().zip(&patterns) {
+            mixed.iter_mut().zip(pattern).for_each(|(m, p)| *m += weight * p * PATCH_SCALE);
+        }
+        out.extend(mixed);
+    }
+    out
+}
+
+/// A random turn: rows of length 1 that stand upright on each other (Gram and Schmidt).
+fn orthogonal(size: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f32>> {
+    let mut rows: Vec<Vec<f32>> = Vec::with_capacity(size);
+    while rows.len() < size {
+        let mut row: Vec<f32> = (0..size).map(|_| normal(rng)).collect();
+        // Twice, because rounding leaves a remainder after the first.
+        for _ in 0..2 {
+            for other in &rows {
+                let along: f32 = row.iter().zip(other).map(|(a, b)| a * b).sum();
+                row.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
+            }
+        }
+        let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+        if length > 1e-3 {
+            row.iter_mut().for_each(|v| *v /= length);
+            rows.push(row);
+        }
+    }
+    rows
 }
 
 /// Sines and cosines of both coordinates, `[grid * grid, width]`, from half a wave over the picture to one
@@ -101,6 +169,20 @@ mod tests {
             for b in &rows[..i] {
                 let apart: f32 = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum();
                 assert!(apart > 1.0, "{apart}");
+            }
+        }
+    }
+
+    #[test]
+    fn patch_patterns_are_all_different_and_equally_long() {
+        let rows: Vec<Vec<f32>> =
+            patch_patterns(48, 8, 3).chunks_exact(3 * 64).map(<[f32]>::to_vec).collect();
+        assert_eq!(rows.len(), 48);
+        for (i, a) in rows.iter().enumerate() {
+            for (j, b) in rows.iter().enumerate() {
+                let along: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                let want = if i == j { PATCH_SCALE * PATCH_SCALE } else { 0.0 };
+                assert!((along - want).abs() < 1e-4 * PATCH_SCALE, "{i} {j}: {along}");
             }
         }
     }

@@ -3,7 +3,7 @@ use candle_nn::ops::log_softmax;
 
 /// Supervised contrastive loss (Khosla et al., 2020): every picture is drawn to the others of its hand
 /// and away from the rest of the batch. A picture that is the only one of its hand is left out.
-/// embeddings: [batch, dim], unit rows; labels: [batch], the hand of each; cosines are divided by
+/// embeddings: `[batch, dim]`, unit rows; labels: `[batch]`, the hand of each; cosines are divided by
 /// `temperature`.
 ///
 /// # Errors
@@ -31,7 +31,7 @@ pub fn sup_con(embeddings: &Tensor, labels: &[u32], temperature: f64) -> Result<
 
 /// Image-text InfoNCE where several prompts may be true of a picture and several pictures of a prompt:
 /// each side's target is spread evenly over its matches (with one match a row this is CLIP's loss).
-/// images: [batch, dim] and texts: [prompts, dim], unit rows; matches: [batch, prompts] of 0 and 1;
+/// images: `[batch, dim]` and texts: `[prompts, dim]`, unit rows; matches: `[batch, prompts]` of 0 and 1;
 /// scale: scalar, the factor on the cosines.
 ///
 /// # Errors
@@ -63,7 +63,7 @@ pub fn contradiction_info_nce(
 }
 
 /// Mean squared error of predicted traits where they are known.
-/// predicted: [batch, traits]; known: as many values, not a number where unknown.
+/// predicted: `[batch, traits]`; known: as many values, not a number where unknown.
 ///
 /// # Errors
 /// What candle reports.

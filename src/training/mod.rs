@@ -2,13 +2,16 @@
 //! Knows nothing of where pictures come from, of galleries or of the server.
 
 mod augment;
+mod batch;
 mod bpe;
 mod config;
 mod dataset;
 mod error;
+mod heads;
 mod init;
 mod log;
 mod loss;
+mod muon;
 mod optimizer;
 mod prompts;
 mod sampler;

@@ -3,6 +3,7 @@ use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
 
 use super::error::TrainingError;
+use super::muon::Muon;
 
 /// Settings of [`AdamW`] that stay the same over a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,11 +18,24 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// Largest global norm of the gradients.
     pub clip_norm: f64,
+    /// With it, matrices inside the towers' blocks take Muon's steps, this many times the rate long;
+    /// without it, AdamW's like all others.
+    pub muon: Option<f64>,
+    /// What the rate of parameters outside the model (`heads.*`) is multiplied by.
+    pub heads: f64,
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.05, clip_norm: 1.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-8,
+            weight_decay: 0.05,
+            clip_norm: 1.0,
+            muon: None,
+            heads: 1.0,
+        }
     }
 }
 
@@ -39,27 +53,34 @@ pub struct AdamW {
 struct Slot {
     var: Var,
     decays: bool,
-    mean: Vec<f32>,
-    square: Vec<f32>,
+    head: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Adam { mean: Vec<f32>, square: Vec<f32> },
+    Muon(Muon),
 }
 
 impl AdamW {
     /// `parameters`: name and variable, f32.
-    #[must_use]
-    pub fn new(parameters: &[(String, Var)], config: AdamWConfig) -> Self {
-        let slots = parameters
-            .iter()
-            .map(|(name, var)| {
-                let n = var.elem_count();
-                Slot {
-                    var: var.clone(),
-                    decays: decays(name),
-                    mean: vec![0.0; n],
-                    square: vec![0.0; n],
-                }
-            })
-            .collect();
-        Self { config, slots, step: 0 }
+    ///
+    /// # Errors
+    /// What candle reports.
+    pub fn new(parameters: &[(String, Var)], config: AdamWConfig) -> Result<Self, TrainingError> {
+        let slot = |(name, var): &(String, Var)| -> candle_core::Result<Slot> {
+            let n = var.elem_count();
+            let state = if config.muon.is_some() && Muon::moves(name, var) {
+                State::Muon(Muon::new(var)?)
+            } else {
+                State::Adam { mean: vec![0.0; n], square: vec![0.0; n] }
+            };
+            let head = name.starts_with("heads.");
+            Ok(Slot { var: var.clone(), decays: decays(name), head, state })
+        };
+        let slots = parameters.iter().map(slot).collect::<candle_core::Result<_>>()?;
+        Ok(Self { config, slots, step: 0 })
     }
 
     /// One step at `rate`. Parameters without a gradient stay as they are. Gives the norm of the
@@ -68,12 +89,13 @@ impl AdamW {
     /// # Errors
     /// What candle reports.
     pub fn step(&mut self, grads: &GradStore, rate: f64) -> Result<f64, TrainingError> {
-        let grads = self
-            .slots
+        let grads: Vec<Option<&Tensor>> =
+            self.slots.iter().map(|slot| grads.get(&slot.var)).collect();
+        let flats = grads
             .iter()
-            .map(|slot| grads.get(&slot.var).map(flat).transpose())
+            .map(|grad| grad.map(flat).transpose())
             .collect::<Result<Vec<Option<Vec<f32>>>, _>>()?;
-        let square: f64 = grads
+        let square: f64 = flats
             .par_iter()
             .flatten()
             .map(|g| g.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>())
@@ -86,17 +108,24 @@ impl AdamW {
         let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
         let power = i32::try_from(self.step).unwrap_or(i32::MAX);
         let (c1, c2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
-        let (rate1, root2) = ((rate / c1) as f32, (1.0 / c2.sqrt()) as f32);
         let (b1, b2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
-        let scale = scale as f32;
-        for (slot, grad) in self.slots.iter_mut().zip(grads) {
-            let Some(grad) = grad else { continue };
-            let keep = if slot.decays { (1.0 - rate * weight_decay) as f32 } else { 1.0 };
+        let root2 = (1.0 / c2.sqrt()) as f32;
+        for ((slot, grad), flat_grad) in self.slots.iter_mut().zip(grads).zip(flats) {
+            let (Some(grad), Some(flat_grad)) = (grad, flat_grad) else { continue };
+            let decay = if slot.decays { weight_decay } else { 0.0 };
+            let (mean, square) = match &mut slot.state {
+                State::Muon(muon) => {
+                    let rate = rate * self.config.muon.unwrap_or(1.0);
+                    muon.step(&slot.var, grad, scale, rate, decay)?;
+                    continue;
+                }
+                State::Adam { mean, square } => (mean, square),
+            };
+            let rate = if slot.head { rate * self.config.heads } else { rate };
+            let (rate1, keep) = ((rate / c1) as f32, (1.0 - rate * decay) as f32);
             let mut values = flat(slot.var.as_tensor())?;
-            for (((w, g), m), v) in
-                values.iter_mut().zip(&grad).zip(&mut slot.mean).zip(&mut slot.square)
-            {
-                let g = g * scale;
+            for (((w, g), m), v) in values.iter_mut().zip(&flat_grad).zip(mean).zip(square) {
+                let g = g * scale as f32;
                 *m = b1 * *m + (1.0 - b1) * g;
                 *v = b2 * *v + (1.0 - b2) * g * g;
                 *w = *w * keep - rate1 * *m / (v.sqrt() * root2 + eps);
@@ -135,7 +164,7 @@ mod tests {
         // Gradient of sum(w^2)/2 is w. Step 1 of Adam moves by the rate, whatever the gradient.
         let w = var(&[0.5, -0.25]);
         let config = AdamWConfig { weight_decay: 0.1, beta2: 0.999, ..AdamWConfig::default() };
-        let mut adam = AdamW::new(&[("layer.weight".into(), w.clone())], config);
+        let mut adam = AdamW::new(&[("layer.weight".into(), w.clone())], config).unwrap();
         let step = |adam: &mut AdamW| {
             let loss = (w.as_tensor().sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
             adam.step(&loss.backward().unwrap(), 0.1).unwrap()
@@ -158,7 +187,7 @@ mod tests {
         let run = |scale: f64| {
             let w = var(&[3.0, 4.0]);
             let config = AdamWConfig { eps: 1.0, ..AdamWConfig::default() };
-            let mut adam = AdamW::new(&[("bias".into(), w.clone())], config);
+            let mut adam = AdamW::new(&[("bias".into(), w.clone())], config).unwrap();
             let loss = (w.as_tensor().sum_all().unwrap() * scale).unwrap();
             adam.step(&loss.backward().unwrap(), 0.1).unwrap();
             w.as_tensor().to_vec1::<f32>().unwrap()
@@ -189,7 +218,7 @@ mod tests {
     fn a_parameter_without_a_gradient_stays() {
         let (used, unused) = (var(&[1.0]), var(&[1.0]));
         let parameters = [("a".to_owned(), used.clone()), ("b".to_owned(), unused.clone())];
-        let mut adam = AdamW::new(&parameters, AdamWConfig::default());
+        let mut adam = AdamW::new(&parameters, AdamWConfig::default()).unwrap();
         adam.step(&used.as_tensor().sum_all().unwrap().backward().unwrap(), 0.1).unwrap();
         assert_ne!(used.as_tensor().to_vec1::<f32>().unwrap(), [1.0]);
         assert_eq!(unused.as_tensor().to_vec1::<f32>().unwrap(), [1.0]);
