@@ -129,15 +129,15 @@ impl Shot {
             stripes: r.chance(0.3).then(|| color(r)),
             hem: if wrist.is_some() { -0.26 } else { -r.range(0.02, 0.22) },
         });
-        let loose = r.chance(0.12);
+        let loose = r.chance(0.06);
         let pose = Pose {
-            spread: 0.03 + r.range(0.0, 0.16),
-            bend: std::array::from_fn(|_| 1.0 - 0.03 * r.normal().abs()),
-            sway: std::array::from_fn(|_| 0.03 * r.normal()),
-            thumb_open: 0.12 * r.normal(),
-            rotation: if loose { r.range(-0.55, 0.55) } else { 0.11 * r.normal() },
-            scale: 0.43 * (1.0 + 0.04 * r.normal()),
-            shift: [0.025 * r.normal(), 0.02 * r.normal()],
+            spread: 0.05 + r.range(0.0, 0.09),
+            bend: std::array::from_fn(|_| 1.0 - 0.02 * r.normal().abs()),
+            sway: std::array::from_fn(|_| 0.018 * r.normal()),
+            thumb_open: 0.06 * r.normal(),
+            rotation: if loose { r.range(-0.4, 0.4) } else { 0.05 * r.normal() },
+            scale: 0.43 * (1.0 + 0.025 * r.normal()),
+            shift: [0.014 * r.normal(), 0.012 * r.normal()],
         };
         let turn = r.range(0.0, std::f32::consts::TAU);
         let (sin, cos) = sin_cos(turn);

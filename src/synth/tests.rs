@@ -124,7 +124,7 @@ fn pictures_are_the_same_on_every_platform() {
     let mut hash = Sha256::new();
     SPEC.samples().for_each(|sample| hash.update(sample.render(64).rgb));
     let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, "fb6c67010b91bbb28990afdabece0e8278f4c8869f48070395a1b341776806fb");
+    assert_eq!(hex, "2c99a2ca2feb2d526fbf89aa1ccd3097d17798f36cabe7e4cbd0fb6878d1d6c9");
 }
 
 #[test]

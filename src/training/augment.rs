@@ -30,10 +30,10 @@ impl Augment {
     pub fn standard(size: usize) -> Self {
         Self {
             size,
-            rotation: 0.06,
-            scale: 0.04,
-            stretch: 0.02,
-            shift: 0.04,
+            rotation: 0.03,
+            scale: 0.02,
+            stretch: 0.01,
+            shift: 0.02,
             light: 0.03,
             color: 0.01,
             erase: 0.05,

@@ -64,15 +64,18 @@ fn orthogonalised(matrix: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
+    use rand::{Rng as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
 
     use super::*;
 
     fn matrix(rows: usize, columns: usize) -> Tensor {
-        let values = (0..rows * columns).map(|i| (i as f32 * 12.9898).sin() * 3.7).collect();
+        let rng = &mut ChaCha8Rng::seed_from_u64(7);
+        let values = (0..rows * columns).map(|_| rng.random_range(-3.0_f32..3.0)).collect();
         Tensor::from_vec::<_, f32>(values, (rows, columns), &Device::Cpu).unwrap()
     }
 
-    /// Lengths of images of unit vectors lie between the least and the greatest singular value.
+    /// The mean of the squared singular values is the trace of the matrix by its transpose.
     #[test]
     fn all_directions_become_about_equally_long() {
         for (rows, columns) in [(8, 24), (24, 8), (16, 16)] {

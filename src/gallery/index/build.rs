@@ -34,6 +34,9 @@ const LAYERS: usize = 16;
 const SERIAL: usize = 256;
 /// Nodes inserted between two looks at whether to stop.
 const STEP: usize = 2_000;
+/// Candidates that a node's links are chosen from: of a thousand neighbours of neighbours the far ones
+/// only cost time.
+const CONSIDERED: usize = 160;
 /// Rounds of linking in what cannot be reached or found.
 const ROUNDS: usize = 4;
 
@@ -200,6 +203,10 @@ impl Refiner<'_> {
         seen.dedup();
         let near = |other: u32| Near { similarity: self.similarity(node, other), node: other };
         let mut ranked: Vec<Near> = seen.into_iter().map(near).collect();
+        if ranked.len() > CONSIDERED {
+            ranked.select_nth_unstable_by(CONSIDERED - 1, |a, b| b.cmp(a));
+            ranked.truncate(CONSIDERED);
+        }
         ranked.sort_unstable_by(|a, b| b.cmp(a));
         ranked
     }
