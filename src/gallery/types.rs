@@ -43,7 +43,7 @@ impl Default for GalleryOptions {
             max_image_bytes: 32 * 1024 * 1024,
             exact_up_to: 20_000,
             links: 16,
-            build_width: 200,
+            build_width: 100,
             search_width: 64,
             background: true,
         }

@@ -95,7 +95,7 @@ pub(crate) fn params(limit: usize) -> SearchParams {
     }
 }
 
-fn filters() -> Vec<AttributeFilter> {
+pub(crate) fn filters() -> Vec<AttributeFilter> {
     let open = AttributeFilter::default();
     vec![
         open.clone(),
@@ -106,7 +106,11 @@ fn filters() -> Vec<AttributeFilter> {
     ]
 }
 
-fn create(dir: &Path, options: &GalleryOptions, dim: usize) -> (Galleries, Arc<Gallery>) {
+pub(crate) fn create(
+    dir: &Path,
+    options: &GalleryOptions,
+    dim: usize,
+) -> (Galleries, Arc<Gallery>) {
     let galleries = open(dir, options);
     let gallery = galleries.create(spec("main", dim)).unwrap();
     (galleries, gallery)

@@ -18,5 +18,6 @@ mod layers;
 mod model;
 mod preprocessing;
 mod real_photos;
+mod scan;
 mod service;
 mod support;

@@ -37,16 +37,36 @@ const STEP: usize = 2_000;
 /// Candidates that a node's links are chosen from: of a thousand neighbours of neighbours the far ones
 /// only cost time.
 const CONSIDERED: usize = 160;
+/// Links that lead to a node which could not be reached or found.
+const LINKED_BACK: usize = 4;
 /// Rounds of linking in what cannot be reached or found.
 const ROUNDS: usize = 4;
 
-struct Cosine(Kernel);
+/// Compares templates in code: a quarter of the bytes, and links are chosen again by the templates
+/// themselves.
+struct CodedCosine(Kernel);
 
-impl Distance<f32> for Cosine {
-    fn eval(&self, a: &[f32], b: &[f32]) -> f32 {
-        // Rounding may push it below zero, which hnsw_rs does not survive.
-        (1.0 - self.0.dot(a, b)).max(0.0)
+impl Distance<i8> for CodedCosine {
+    fn eval(&self, a: &[i8], b: &[i8]) -> f32 {
+        match (a.split_last_chunk(), b.split_last_chunk()) {
+            (Some((a, a_scale)), Some((b, b_scale))) => {
+                let dot = self.0.dot_codes(a, b) as f32 * unpacked(a_scale) * unpacked(b_scale);
+                // Rounding may push it below zero, which hnsw_rs does not survive.
+                (1.0 - dot).max(0.0)
+            }
+            (None, _) | (_, None) => 1.0,
+        }
     }
+}
+
+/// hnsw_rs hands a distance nothing but two slices, so a code carries its scale behind it.
+fn packed((code, scale): &(Vec<i8>, f32)) -> Vec<i8> {
+    let scale = scale.to_le_bytes().map(u8::cast_signed);
+    code.iter().copied().chain(scale).collect()
+}
+
+fn unpacked(scale: &[i8; 4]) -> f32 {
+    f32::from_le_bytes(scale.map(i8::cast_unsigned))
 }
 
 /// Builds a graph over every row, none of which may be removed.
@@ -108,11 +128,14 @@ fn insert_all(
 ) -> Option<Segment> {
     let BuildOptions { links, build_width, .. } = options;
     let nodes = rows.len();
-    let mut graph: Hnsw<'_, f32, Cosine> =
-        Hnsw::new(links, nodes, LAYERS, build_width, Cosine(kernel));
+    let coded: Vec<(Vec<i8>, f32)> =
+        (0..nodes).into_par_iter().map(|row| encode(rows.vector(row as u32))).collect();
+    let packed: Vec<Vec<i8>> = coded.par_iter().map(packed).collect();
+    let mut graph: Hnsw<'_, i8, CodedCosine> =
+        Hnsw::new(links, nodes, LAYERS, build_width, CodedCosine(kernel));
     graph.set_keeping_pruned(true);
-    let items: Vec<(&[f32], usize)> =
-        (0..nodes).map(|row| (rows.vector(row as u32), row)).collect();
+    let items: Vec<(&[i8], usize)> =
+        packed.iter().enumerate().map(|(row, code)| (code.as_slice(), row)).collect();
     let (first, rest) = items.split_at(SERIAL.min(nodes));
     first.iter().for_each(|item| graph.insert_slice(*item));
     for step in rest.chunks(STEP) {
@@ -121,17 +144,15 @@ fn insert_all(
         }
         graph.parallel_insert_slice(&step.to_vec());
     }
-    Some(flatten(&graph, rows, links))
+    Some(flatten(&graph, &coded, links))
 }
 
 /// Copies hnsw_rs's linked points into arrays.
-fn flatten(graph: &Hnsw<'_, f32, Cosine>, rows: &Rows, links: usize) -> Segment {
-    let nodes = rows.len();
-    let coded: Vec<(Vec<i8>, f32)> =
-        (0..nodes).into_par_iter().map(|row| encode(rows.vector(row as u32))).collect();
+fn flatten(graph: &Hnsw<'_, i8, CodedCosine>, coded: &[(Vec<i8>, f32)], links: usize) -> Segment {
+    let nodes = coded.len();
     let width = 2 * links;
     let mut segment = Segment {
-        dim: rows.dim,
+        dim: coded.first().map_or(0, |(code, _)| code.len()),
         codes: coded.iter().flat_map(|(code, _)| code).copied().collect(),
         scales: coded.iter().map(|(_, scale)| *scale).collect(),
         width,
@@ -197,16 +218,23 @@ impl Refiner<'_> {
         kept
     }
 
-    fn ranked(&self, node: u32, others: impl Iterator<Item = u32>) -> Vec<Near> {
+    /// The closest of `others`, best first: the far ones are told apart by their codes.
+    fn ranked(&self, segment: &Segment, node: u32, others: impl Iterator<Item = u32>) -> Vec<Near> {
         let mut seen: Vec<u32> = others.filter(|other| *other != node).collect();
         seen.sort_unstable();
         seen.dedup();
+        if seen.len() > CONSIDERED {
+            let code = segment.code(node);
+            let rough = |other: u32| Near {
+                similarity: segment.similarity(self.kernel, code, other),
+                node: other,
+            };
+            let mut rough: Vec<Near> = seen.into_iter().map(rough).collect();
+            rough.select_nth_unstable_by(CONSIDERED - 1, |a, b| b.cmp(a));
+            seen = rough[..CONSIDERED].iter().map(|near| near.node).collect();
+        }
         let near = |other: u32| Near { similarity: self.similarity(node, other), node: other };
         let mut ranked: Vec<Near> = seen.into_iter().map(near).collect();
-        if ranked.len() > CONSIDERED {
-            ranked.select_nth_unstable_by(CONSIDERED - 1, |a, b| b.cmp(a));
-            ranked.truncate(CONSIDERED);
-        }
         ranked.sort_unstable_by(|a, b| b.cmp(a));
         ranked
     }
@@ -221,7 +249,7 @@ impl Refiner<'_> {
             .into_par_iter()
             .map(|node| {
                 let hops = segment.links(node).flat_map(|link| segment.links(link));
-                let ranked = self.ranked(node, segment.links(node).chain(hops));
+                let ranked = self.ranked(segment, node, segment.links(node).chain(hops));
                 self.select(&ranked, half)
             })
             .collect();
@@ -235,7 +263,7 @@ impl Refiner<'_> {
                 let own = &chosen[node as usize];
                 let old = segment.links(node);
                 let all = own.iter().chain(&back[node as usize]).copied().chain(old);
-                self.select(&self.ranked(node, all), width)
+                self.select(&self.ranked(segment, node, all), width)
             })
             .collect();
         for (node, links) in (0_u32..).zip(merged) {
@@ -243,17 +271,17 @@ impl Refiner<'_> {
         }
     }
 
-    /// Gives each of `nodes` links from the nodes closest to it, and to them.
+    /// Gives each of `nodes` links to the nodes closest to it, and links from where a walk that looks for
+    /// it ends.
     fn link_in(&self, segment: &mut Segment, nodes: &[u32], width: usize) {
         for node in nodes {
             let found = segment.walk(self.kernel, self.rows.vector(*node), width, |n| n != *node);
-            let found = found.unwrap_or_default();
-            let ranked = self.ranked(*node, found.into_iter().chain(segment.links(*node)));
-            let own = self.select(&ranked, segment.width);
-            let closest: Vec<u32> = ranked.iter().take(4).map(|near| near.node).collect();
+            let found = self.ranked(segment, *node, found.unwrap_or_default().into_iter());
+            let all = found.iter().map(|near| near.node).chain(segment.links(*node));
+            let own = self.select(&self.ranked(segment, *node, all), segment.width);
             segment.set_links(*node, own.into_iter());
-            for other in closest {
-                segment.link_back(other, *node);
+            for near in found.iter().take(LINKED_BACK) {
+                segment.link_back(near.node, *node);
             }
         }
     }

@@ -5,6 +5,7 @@ mod build;
 mod kernel;
 mod persist;
 mod rows;
+mod scan;
 mod search;
 mod segment;
 

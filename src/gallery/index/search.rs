@@ -3,6 +3,8 @@
 //! Two sources of samples: an exact scan of everything admitted, and a walk of the graph with an exact
 //! scan of the tail. Both hand out the closest samples with exact similarities; only how complete they are
 //! differs, and everything here that needs more than a walk gave asks again, wider, and at last scans.
+//! A filtered search scans: what is closest among the admitted lies far from the probe wherever the filter
+//! hides the probe's own cluster, and there a walk is at its worst.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -12,8 +14,9 @@ use rayon::prelude::*;
 use crate::domain::{AttributeFilter, Similarity};
 use crate::gallery::types::{Aggregate, SearchParams, SelfRetrieval};
 
-use super::rows::{Admission, Rows};
-use super::{Snapshot, kernel::Kernel};
+use super::Snapshot;
+use super::rows::Admission;
+use super::scan::{Score, candidates, scores};
 
 /// A row and its exact similarity to the probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,12 +32,6 @@ pub(in crate::gallery) struct SubjectHit {
     pub(in crate::gallery) best: Hit,
 }
 
-/// Blocks that one thread scans before it looks for more work: about a millisecond.
-const BLOCKS_A_TASK: usize = 64;
-/// A filter that admits fewer than one in so many samples is scanned: the walk would mostly meet samples
-/// that do not count.
-const SELECTIVE: usize = 8;
-
 /// The closest samples, best first, and whether they are all that is admitted.
 struct Found {
     hits: Vec<Hit>,
@@ -47,8 +44,8 @@ struct Probe<'a> {
     query: &'a [f32],
     admission: Admission<'a>,
     walks: bool,
-    /// Similarities of everything admitted, once it was scanned.
-    scanned: Option<Vec<Hit>>,
+    /// Scores of everything admitted, once it was scanned.
+    scanned: Option<Vec<Score>>,
 }
 
 impl<'a> Probe<'a> {
@@ -59,10 +56,7 @@ impl<'a> Probe<'a> {
         exact: bool,
     ) -> Self {
         let admission = Admission::new(filter);
-        let walks = !exact
-            && snapshot.segment.is_some()
-            && (admission.is_open()
-                || count(&snapshot.rows, &admission) * SELECTIVE > snapshot.rows.live());
+        let walks = !exact && snapshot.segment.is_some() && admission.is_open();
         Self { snapshot, query, admission, walks, scanned: None }
     }
 
@@ -79,19 +73,22 @@ impl<'a> Probe<'a> {
             }
             self.walks = false;
         }
-        let rows = &self.snapshot.rows;
-        let mut all = match self.scanned.take() {
-            Some(all) => all,
-            None => scan(rows, self.query, &self.admission, self.snapshot.kernel),
+        let scores = match self.scanned.take() {
+            Some(scores) => scores,
+            None => scores(self.snapshot, self.query, &self.admission),
         };
-        let complete = all.len() <= wanted;
-        if !complete {
-            all.select_nth_unstable_by(wanted, |a, b| self.order(a, b));
-        }
-        let mut hits = all[..wanted.min(all.len())].to_vec();
+        let mut hits: Vec<Hit> =
+            candidates(&scores, wanted).into_iter().map(|row| self.hit(row)).collect();
         hits.sort_unstable_by(|a, b| self.order(a, b));
-        self.scanned = Some(all);
+        hits.truncate(wanted);
+        let complete = scores.len() <= wanted;
+        self.scanned = Some(scores);
         Found { hits, complete }
+    }
+
+    fn hit(&self, row: u32) -> Hit {
+        let dot = self.snapshot.kernel.dot(self.query, self.snapshot.rows.vector(row));
+        Hit { similarity: Similarity::clamped(dot), row }
     }
 
     /// `None` when the walk cannot promise `wanted` samples in the right order.
@@ -105,14 +102,10 @@ impl<'a> Probe<'a> {
         }
         let admits = |row: u32| rows.admits(&self.admission, row);
         let walked = segment.walk(*kernel, self.query, width, admits)?;
-        let exact = |row: u32| Hit {
-            similarity: Similarity::clamped(kernel.dot(self.query, rows.vector(row))),
-            row,
-        };
-        let mut hits: Vec<Hit> = walked.into_iter().map(exact).collect();
+        let mut hits: Vec<Hit> = walked.into_iter().map(|row| self.hit(row)).collect();
         let from_graph = hits.len();
         let tail = segment.len() as u32..rows.len() as u32;
-        hits.extend(tail.filter(|row| admits(*row)).map(exact));
+        hits.extend(tail.filter(|row| admits(*row)).map(|row| self.hit(row)));
         hits.sort_unstable_by(|a, b| self.order(a, b));
         // Fewer than asked for, or a tie that reaches beyond what the walk saw: samples that were
         // enrolled earlier may be missing.
@@ -152,9 +145,7 @@ impl<'a> Probe<'a> {
                     if let Some(group) = groups.get_mut(&block.subjects[at])
                         && self.admission.admits(block, at)
                     {
-                        let row = first + at as u32;
-                        let dot = self.snapshot.kernel.dot(self.query, rows.vector(row));
-                        group.push(Hit { similarity: Similarity::clamped(dot), row });
+                        group.push(self.hit(first + at as u32));
                     }
                 }
             }
@@ -211,35 +202,6 @@ pub(super) fn subjects(
         }
         wanted = wanted.saturating_mul(4);
     }
-}
-
-fn count(rows: &Rows, admission: &Admission<'_>) -> usize {
-    let in_block = |block: &super::rows::Block| {
-        (0..block.len()).filter(|at| admission.admits(block, *at)).count()
-    };
-    rows.blocks.iter().map(|block| in_block(block)).sum()
-}
-
-/// Similarities of everything admitted, in order of rows.
-fn scan(rows: &Rows, query: &[f32], admission: &Admission<'_>, kernel: Kernel) -> Vec<Hit> {
-    let scan_blocks = |(task, blocks): (usize, &[std::sync::Arc<super::rows::Block>])| {
-        let mut hits = Vec::new();
-        let first_block = task * BLOCKS_A_TASK;
-        for (number, block) in (first_block..).zip(blocks) {
-            let first = (number * super::rows::BLOCK) as u32;
-            for (at, vector) in (0_u32..).zip(block.vectors.chunks_exact(rows.dim)) {
-                if admission.admits(block, at as usize) {
-                    let similarity = Similarity::clamped(kernel.dot(query, vector));
-                    hits.push(Hit { similarity, row: first + at });
-                }
-            }
-        }
-        hits
-    };
-    if rows.blocks.len() <= BLOCKS_A_TASK {
-        return scan_blocks((0, &rows.blocks));
-    }
-    rows.blocks.par_chunks(BLOCKS_A_TASK).enumerate().flat_map_iter(scan_blocks).collect()
 }
 
 /// Every live sample of a subject, best first, ties by enrolment.

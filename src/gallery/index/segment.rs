@@ -110,8 +110,13 @@ impl Segment {
         }
     }
 
-    fn code(&self, node: u32) -> &[i8] {
+    pub(super) fn code(&self, node: u32) -> &[i8] {
         &self.codes[node as usize * self.dim..(node as usize + 1) * self.dim]
+    }
+
+    /// Similarity to a probe in code, up to the probe's scale.
+    pub(super) fn similarity(&self, kernel: Kernel, query: &[i8], node: u32) -> f32 {
+        kernel.dot_codes(query, self.code(node)) as f32 * self.scales[node as usize]
     }
 
     /// The `width` admitted nodes closest to `query` by their codes, in no order; fewer when the walk
@@ -139,11 +144,7 @@ impl Segment {
         if self.len() == 0 {
             return Some(Vec::new());
         }
-        let near = |node: u32| Near {
-            similarity: kernel.dot_codes(query, self.code(node)) as f32
-                * self.scales[node as usize],
-            node,
-        };
+        let near = |node: u32| Near { similarity: self.similarity(kernel, query, node), node };
         let mut best = near(self.entry);
         for layer in self.upper.iter().rev() {
             loop {
