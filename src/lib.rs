@@ -23,6 +23,8 @@ pub mod synth;
 
 pub mod evaluation;
 
+pub mod dataset;
+
 pub mod training;
 
 // What a caller can ask for, and how.

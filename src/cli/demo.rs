@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::config::{HttpArgs, ListenArgs};
 use crate::http::Server;
 use crate::service::tools::{Drawing, draw_hands};
-use crate::service::{Planned, Service, ServiceOptions, plan};
+use crate::service::{LabelledImage, Service, ServiceOptions, read_dataset};
 
 use super::{Failure, output};
 
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    let planned = plan(&hands)?;
+    let images = read_dataset(&hands)?;
 
     let service = Service::open(&ServiceOptions::new(scratch.0.join("data")))?;
     let http = HttpArgs {
@@ -78,7 +78,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let folder = scratch.0.clone();
         // The tour blocks on HTTP, so it has a thread of its own beside the server's.
         std::thread::spawn(move || {
-            let result = Tour::new(url).and_then(|tour| tour.go(&planned, &folder));
+            let result = Tour::new(url).and_then(|tour| tour.go(&images, &folder));
             let failed = result.is_err();
             // The receiver lives until the server has stopped.
             let _ = report.send(result);
@@ -115,16 +115,16 @@ impl Tour {
         Err(format!("{path}: {}", answer["detail"].as_str().unwrap_or("refused")).into())
     }
 
-    fn go(&self, planned: &[Planned], folder: &Path) -> Result<(), Failure> {
+    fn go(&self, images: &[LabelledImage], folder: &Path) -> Result<(), Failure> {
         say!("Server at {}", self.url)?;
         self.post("/v1/galleries", &json!({"id": "demo", "description": "generated hands"}))?;
 
         // The first two pictures of every hand are enrolled, the third is kept as a probe.
-        let image = |sample: &Planned| -> Result<String, Failure> {
+        let image = |sample: &LabelledImage| -> Result<String, Failure> {
             Ok(STANDARD.encode(std::fs::read(&sample.path)?))
         };
         let (mut enrol, mut probes) = (Vec::new(), Vec::new());
-        for (i, sample) in planned.iter().enumerate() {
+        for (i, sample) in images.iter().enumerate() {
             if i % 3 == 2 { probes.push(sample) } else { enrol.push(sample) }
         }
         let started = Instant::now();
@@ -170,7 +170,7 @@ impl Tour {
         )?;
 
         say!("\nVerify: is it them?")?;
-        let other = planned.last().map(|sample| sample.subject.clone());
+        let other = images.last().map(|sample| sample.subject.clone());
         for claim in [Some(probes[0].subject.clone()), other].into_iter().flatten() {
             let answer = self.post(
                 "/v1/galleries/demo:verify",
@@ -212,7 +212,7 @@ impl Tour {
         self.what_next(probes[0], folder)
     }
 
-    fn what_next(&self, probe: &Planned, folder: &Path) -> Result<(), Failure> {
+    fn what_next(&self, probe: &LabelledImage, folder: &Path) -> Result<(), Failure> {
         say!("\nOpen next:")?;
         say!("  {}/docs/         try every request in a browser", self.url)?;
         say!("  {}/openapi.json  the contract", self.url)?;

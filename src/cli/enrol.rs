@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::{Aspect, GalleryId, HandAttributes, SampleId, Side, SubjectId};
-use crate::service::{Enrolment, NewGallery, Planned, Service, ServiceError, plan};
+use crate::service::{Enrolment, LabelledImage, NewGallery, Service, ServiceError, read_dataset};
 
 use super::offline::{self, Absent};
 use super::{Failure, output};
@@ -65,7 +65,7 @@ struct FileError {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let (planned, sample) = match &args.subject {
+    let (images, sample) = match &args.subject {
         Some(subject) => {
             let attributes = HandAttributes {
                 aspect: args.aspect,
@@ -73,17 +73,18 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 accessories: args.accessories,
                 ..HandAttributes::default()
             };
-            let one = Planned { path: args.path.clone(), subject: subject.clone(), attributes };
+            let one =
+                LabelledImage { path: args.path.clone(), subject: subject.clone(), attributes };
             (vec![one], args.sample.clone())
         }
-        None => (plan(&args.path)?, None),
+        None => (read_dataset(&args.path)?, None),
     };
     let absent = if args.create { Absent::Make } else { Absent::Refuse };
     let summary = offline::with_service(absent, &args.store, &args.model, async |service| {
         if args.create {
             create(&service, args).await?;
         }
-        enrol_all(&service, &args.gallery, planned, sample).await
+        enrol_all(&service, &args.gallery, images, sample).await
     })?;
     // Shown or not, what failed decides the exit code.
     let shown = if args.json {
@@ -124,17 +125,17 @@ async fn create(service: &Service, args: &Args) -> Result<(), Failure> {
 async fn enrol_all(
     service: &Service,
     gallery: &GalleryId,
-    planned: Vec<Planned>,
+    images: Vec<LabelledImage>,
     mut sample: Option<SampleId>,
 ) -> Result<Summary, Failure> {
     // Before anything is read: a wrong gallery is one error, not one a file.
     service.gallery(gallery)?;
-    let bar = output::bar(planned.len() as u64, "enrolling");
+    let bar = output::bar(images.len() as u64, "enrolling");
     let mut summary = Summary::default();
-    for chunk in planned.chunks(BATCH) {
+    for chunk in images.chunks(BATCH) {
         let mut batch = Vec::with_capacity(chunk.len());
         let mut paths = Vec::with_capacity(chunk.len());
-        for Planned { path, subject, attributes } in chunk {
+        for LabelledImage { path, subject, attributes } in chunk {
             match offline::read_image(path) {
                 Ok(image) => {
                     let (subject, attributes) = (subject.clone(), attributes.clone());

@@ -6,6 +6,7 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::cli::output::line(format_args!($($text)*)) };
 }
 
+mod dataset;
 mod demo;
 mod embed;
 mod enrol;
@@ -67,6 +68,8 @@ enum Command {
     Model(model::Args),
     /// Draw hands of people who do not exist, in the layout of 11k Hands
     Synth(synth::Args),
+    /// Look at a data set, or divide it into train, test, query and gallery
+    Dataset(dataset::Args),
     /// Train the embedded model on generated hands, or score a model on them
     Pretrain(pretrain::Args),
     /// Print the OpenAPI document
@@ -91,6 +94,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Embed(args) => embed::run(&args),
         Command::Model(args) => model::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Dataset(args) => dataset::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Openapi => openapi::run(),
         Command::Health(args) => health::run(&args),

@@ -15,8 +15,8 @@ pub struct Draw {
 /// The protocol of 11k Hands: one random sample of every label in the gallery, the rest asked about.
 /// Labels are compared as numbers.
 #[must_use]
-pub fn one_a_label(labels: &[u32], seed: u64) -> Draw {
-    let mut by_label: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+pub fn one_a_label<L: Ord + Copy>(labels: &[L], seed: u64) -> Draw {
+    let mut by_label: BTreeMap<L, Vec<usize>> = BTreeMap::new();
     for (index, label) in labels.iter().enumerate() {
         by_label.entry(*label).or_default().push(index);
     }

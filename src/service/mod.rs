@@ -2,12 +2,12 @@
 //! line and the REST API hold nothing else. Knows no HTTP and prints nothing.
 
 mod audit;
+pub mod datasets;
 mod deployment;
 mod enrolment;
 mod error;
 mod eyes;
 mod galleries;
-mod ingest;
 pub mod nano_card;
 mod options;
 pub mod pretrain;
@@ -26,9 +26,9 @@ use crate::storage::{MasterKey, Store, StoreOptions};
 use deployment::Deployment;
 use eyes::Eyes;
 
+pub use crate::dataset::{DatasetError, LabelledImage, read as read_dataset};
 pub use error::ServiceError;
 pub use galleries::PageRequest;
-pub use ingest::{IngestError, Planned, plan};
 pub use options::{KeySource, ModelChoice, ServiceOptions};
 pub use recognition::MAX_RESULTS;
 pub use views::*;

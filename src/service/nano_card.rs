@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::dataset::{self, DatasetError, LabelledImage};
 use crate::domain::{Aspect, Embedding, Side};
 use crate::evaluation::{RankFigures, one_a_label, rank_figures};
 use crate::image::{DecodeLimits, ImageError, Picture, decode};
@@ -47,22 +48,12 @@ pub enum CardError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A label file that is not laid out as 11k Hands.
-    #[error("{path} is not laid out as 11k Hands", path = path.display())]
-    Labels {
-        /// The file.
-        path: PathBuf,
-        /// What the parser said.
-        source: csv::Error,
-    },
-    /// A label that 11k Hands does not have.
-    #[error("{path} says `{value}`, which is not a label of 11k Hands", path = path.display())]
-    Label {
-        /// The file.
-        path: PathBuf,
-        /// The label.
-        value: String,
-    },
+    /// The folder is no data set.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// A picture without the labels that the figures need.
+    #[error("cannot score {path}: its subject must be a number, and its aspect, side and accessories known", path = .0.display())]
+    Unlabelled(PathBuf),
 }
 
 /// What is true of a scored picture.
@@ -164,17 +155,6 @@ pub fn score_generated(
     score(embedder, &labels, &embeddings)
 }
 
-/// A row of `HandInfo.csv`, as far as it matters.
-#[derive(Deserialize)]
-struct Row {
-    id: String,
-    accessories: String,
-    #[serde(rename = "aspectOfHand")]
-    hand: String,
-    #[serde(rename = "imageName")]
-    name: String,
-}
-
 /// Scores a model on photographs laid out as 11k Hands (`HandInfo.csv` and `Hands/`), by that data's
 /// protocol: pictures without accessories only when `bare`, all otherwise.
 ///
@@ -185,16 +165,11 @@ pub fn score_photographs(
     folder: &Path,
     bare: bool,
 ) -> Result<Figures, CardError> {
-    let path = folder.join("HandInfo.csv");
-    let labels_error = |source| CardError::Labels { path: path.clone(), source };
-    let mut reader = csv::Reader::from_path(&path).map_err(labels_error)?;
-    let rows: Vec<Row> =
-        reader.deserialize().collect::<Result<_, csv::Error>>().map_err(labels_error)?;
-    let mut listed = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let label = row.label(&path)?;
+    let mut listed = Vec::new();
+    for image in dataset::read(folder)? {
+        let label = Label::of(&image).ok_or_else(|| CardError::Unlabelled(image.path.clone()))?;
         if !(bare && label.accessories) {
-            listed.push((label, folder.join("Hands").join(&row.name)));
+            listed.push((label, image.path));
         }
     }
     let (mut labels, mut embeddings) = (Vec::new(), Vec::new());
@@ -215,20 +190,14 @@ pub fn score_photographs(
     score(embedder, &labels, &embeddings)
 }
 
-impl Row {
-    fn label(&self, path: &Path) -> Result<Label, CardError> {
-        let refuse = |value: &str| CardError::Label { path: path.to_owned(), value: value.into() };
-        let (aspect, side) = self.hand.trim().split_once(' ').ok_or_else(|| refuse(&self.hand))?;
-        Ok(Label {
-            // Ids are numbers, one of them with a trailing space.
-            subject: self.id.trim().parse().map_err(|_| refuse(&self.id))?,
-            aspect: aspect.parse().map_err(|_| refuse(&self.hand))?,
-            side: side.trim().parse().map_err(|_| refuse(&self.hand))?,
-            accessories: match self.accessories.trim() {
-                "0" => false,
-                "1" => true,
-                other => return Err(refuse(other)),
-            },
+impl Label {
+    /// `None` where something is not known.
+    fn of(image: &LabelledImage) -> Option<Self> {
+        Some(Self {
+            subject: image.key().parse().ok()?,
+            aspect: image.attributes.aspect?,
+            side: image.attributes.side?,
+            accessories: image.attributes.accessories?,
         })
     }
 }
@@ -328,6 +297,7 @@ fn nearest(embedding: &Embedding, candidates: &[Embedding]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{HandAttributes, SubjectId};
 
     fn unit(values: &[f32]) -> Embedding {
         Embedding::from_raw(values.to_vec()).unwrap()
@@ -361,22 +331,21 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_those_of_11k_hands() {
-        let row = |id: &str, hand: &str, accessories: &str| Row {
-            id: id.into(),
-            accessories: accessories.into(),
-            hand: hand.into(),
-            name: "Hand_0000002.jpg".into(),
+    fn a_picture_is_scored_only_where_everything_is_known_of_it() {
+        let image = |id: &str, side| LabelledImage {
+            path: "Hands/Hand_0000002.jpg".into(),
+            subject: SubjectId::new(id).unwrap(),
+            attributes: HandAttributes {
+                aspect: Some(Aspect::Palmar),
+                side,
+                accessories: Some(true),
+                ..HandAttributes::default()
+            },
         };
-        let path = Path::new("HandInfo.csv");
-        let label = row("0000042 ", "palmar left", "1").label(path).unwrap();
         let want =
             Label { subject: 42, aspect: Aspect::Palmar, side: Side::Left, accessories: true };
-        assert_eq!(label, want);
-        for bad in
-            [row("x", "palmar left", "0"), row("1", "palmar", "0"), row("1", "palmar left", "2")]
-        {
-            assert!(matches!(bad.label(path), Err(CardError::Label { .. })));
-        }
+        assert_eq!(Label::of(&image("0000042", Some(Side::Left))), Some(want));
+        assert_eq!(Label::of(&image("ann", Some(Side::Left))), None);
+        assert_eq!(Label::of(&image("42", None)), None);
     }
 }

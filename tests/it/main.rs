@@ -11,6 +11,7 @@ mod api;
 mod checkpoint;
 mod cli;
 mod crash;
+mod datasets;
 mod gallery;
 mod hub;
 mod images;

@@ -5,18 +5,18 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use handclip::service::{Planned, plan};
+use handclip::service::{LabelledImage, read_dataset};
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, base64};
 use crate::support::shared_data;
 
-fn kind(planned: &Planned) -> (String, String) {
-    let a = &planned.attributes;
+fn kind(photo: &LabelledImage) -> (String, String) {
+    let a = &photo.attributes;
     (a.aspect.unwrap().to_string(), a.side.unwrap().to_string())
 }
 
-fn identify(app: &TestApp, probe: &Planned, filtered: bool) -> Value {
+fn identify(app: &TestApp, probe: &LabelledImage, filtered: bool) -> Value {
     let (aspect, side) = kind(probe);
     let filter = if filtered { json!({"aspect": aspect, "side": side}) } else { json!({}) };
     let image = base64(&std::fs::read(&probe.path).unwrap());
@@ -27,10 +27,10 @@ fn identify(app: &TestApp, probe: &Planned, filtered: bool) -> Value {
 #[test]
 fn one_photo_of_each_hand_is_enrolled_and_the_rest_identified() {
     let Some(shared) = shared_data("real_photos") else { return };
-    let planned = plan(&shared.join("hands11k")).unwrap();
+    let images = read_dataset(&shared.join("hands11k")).unwrap();
     // One photo for each subject, aspect and side, the first by name; the rest are probes.
     let (mut enrolled, mut probes) = (BTreeMap::new(), Vec::new());
-    for photo in &planned {
+    for photo in &images {
         let key = (photo.subject.clone(), kind(photo));
         match enrolled.entry(key) {
             Entry::Occupied(_) => probes.push(photo),
@@ -41,7 +41,7 @@ fn one_photo_of_each_hand_is_enrolled_and_the_rest_identified() {
     }
     let app = TestApp::spawn();
     app.create_gallery("photos");
-    let photos: Vec<&&Planned> = enrolled.values().collect();
+    let photos: Vec<&&LabelledImage> = enrolled.values().collect();
     for chunk in photos.chunks(64) {
         let items: Vec<Value> = chunk
             .iter()

@@ -1,13 +1,16 @@
-//! Finding the images of a folder and whose hands they show.
+//! Finding the images of a data set and whose hands they show.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::domain::{Aspect, HandAttributes, Side, SubjectId};
 
-/// An image that is to be enrolled.
+use super::DatasetError;
+use super::split::HANDS;
+
+/// An image of whose hand is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Planned {
+pub struct LabelledImage {
     /// The file.
     pub path: PathBuf,
     /// Whose hand it shows.
@@ -16,69 +19,42 @@ pub struct Planned {
     pub attributes: HandAttributes,
 }
 
-/// Why a folder or a label file could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum IngestError {
-    /// A file or folder cannot be read.
-    #[error("cannot read {path}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A label file that is no CSV.
-    #[error("{path} is not a CSV file", path = path.display())]
-    Csv {
-        /// The file.
-        path: PathBuf,
-        /// What the reader said.
-        source: csv::Error,
-    },
-    /// A row that cannot be used.
-    #[error("{path}, row {row}: {problem}", path = path.display())]
-    Row {
-        /// The file.
-        path: PathBuf,
-        /// The row, counted from 2 after the header.
-        row: usize,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// An image where a folder or a manifest was expected.
-    #[error("{path} is one image: say whose hand it shows (--subject)", path = .0.display())]
-    SingleImage(PathBuf),
-    /// An image that cannot be told whose it is.
-    #[error("cannot tell whose hand {path} shows: {problem}", path = path.display())]
-    NoSubject {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// Nothing that looks like images of subjects.
-    #[error("found no images under {path}: expected HandInfo.csv with Hands/, files named <id>_<n>.jpg, or a folder for each subject", path = .0.display())]
-    Nothing(PathBuf),
+impl LabelledImage {
+    /// The subject's id, without leading zeros where it is a number: `0000007` and `7` are one person.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let id = self.subject.as_str();
+        match id.trim_start_matches('0') {
+            "" => "0".to_owned(),
+            number if is_number(id) => number.to_owned(),
+            _ => id.to_owned(),
+        }
+    }
 }
 
-/// Finds what is to be enrolled under `root`: a CSV manifest (`path,subject[,aspect,side,accessories]`,
-/// other columns become free-form attributes), 11k Hands (`HandInfo.csv` beside `Hands/`), PolyU HD
-/// (`<id>_<n>.jpg`), or a folder for each subject. In a fixed order.
+/// Finds the images under `root`: a CSV manifest (`path,subject[,aspect,side,accessories]`, other columns
+/// become free-form attributes), 11k Hands (`HandInfo.csv` beside `Hands/`, or that file itself), a tree of
+/// its published splits, PolyU HD (`<id>_<n>.jpg`), or a folder for each subject. In a fixed order.
 ///
 /// # Errors
-/// [`IngestError`].
-pub fn plan(root: &Path) -> Result<Vec<Planned>, IngestError> {
-    let planned = if root.is_file() && looks_like_an_image(root) {
-        return Err(IngestError::SingleImage(root.to_path_buf()));
+/// [`DatasetError`].
+pub fn read(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
+    let images = if root.is_file() && looks_like_an_image(root) {
+        return Err(DatasetError::SingleImage(root.to_path_buf()));
     } else if root.is_file() {
-        manifest(root)?
+        let rows = Rows::read(root)?;
+        let is_hand_info = rows.columns.contains_key("aspectOfHand");
+        if is_hand_info { hands11k(&rows)? } else { manifest(&rows)? }
     } else if root.join("HandInfo.csv").is_file() {
-        hands11k(root)?
+        hands11k(&Rows::read(&root.join("HandInfo.csv"))?)?
     } else {
         folders(root)?
     };
-    if planned.is_empty() { Err(IngestError::Nothing(root.to_path_buf())) } else { Ok(planned) }
+    if images.is_empty() { Err(DatasetError::Nothing(root.to_path_buf())) } else { Ok(images) }
 }
+
+/// How the folder of a hand's published split begins.
+pub(super) const SPLIT_PREFIX: &str = "train_val_test_split_";
 
 struct Rows {
     path: PathBuf,
@@ -87,10 +63,10 @@ struct Rows {
 }
 
 impl Rows {
-    fn read(path: &Path) -> Result<Self, IngestError> {
-        let csv_error = |source| IngestError::Csv { path: path.to_path_buf(), source };
+    fn read(path: &Path) -> Result<Self, DatasetError> {
+        let csv_error = |source| DatasetError::Csv { path: path.to_path_buf(), source };
         let file = std::fs::File::open(path)
-            .map_err(|source| IngestError::Read { path: path.to_path_buf(), source })?;
+            .map_err(|source| DatasetError::Read { path: path.to_path_buf(), source })?;
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
         let header = reader.headers().map_err(csv_error)?;
         let columns = header.iter().enumerate().map(|(i, name)| (name.to_owned(), i)).collect();
@@ -98,8 +74,8 @@ impl Rows {
         Ok(Self { path: path.to_path_buf(), columns, records })
     }
 
-    fn fail(&self, row: usize, problem: impl Into<String>) -> IngestError {
-        IngestError::Row { path: self.path.clone(), row: row + 2, problem: problem.into() }
+    fn fail(&self, row: usize, problem: impl Into<String>) -> DatasetError {
+        DatasetError::Row { path: self.path.clone(), row: row + 2, problem: problem.into() }
     }
 
     fn get<'a>(&self, record: &'a csv::StringRecord, name: &str) -> Option<&'a str> {
@@ -113,11 +89,11 @@ impl Rows {
         row: usize,
         record: &'a csv::StringRecord,
         name: &str,
-    ) -> Result<&'a str, IngestError> {
+    ) -> Result<&'a str, DatasetError> {
         self.get(record, name).ok_or_else(|| self.fail(row, format!("has no `{name}`")))
     }
 
-    fn subject(&self, row: usize, text: &str) -> Result<SubjectId, IngestError> {
+    fn subject(&self, row: usize, text: &str) -> Result<SubjectId, DatasetError> {
         SubjectId::new(text).map_err(|error| self.fail(row, error.to_string()))
     }
 }
@@ -130,8 +106,8 @@ fn flag(text: &str) -> Option<bool> {
     }
 }
 
-fn hands11k(root: &Path) -> Result<Vec<Planned>, IngestError> {
-    let rows = Rows::read(&root.join("HandInfo.csv"))?;
+fn hands11k(rows: &Rows) -> Result<Vec<LabelledImage>, DatasetError> {
+    let root = rows.path.parent().unwrap_or(Path::new("."));
     let plan = |(row, record): (usize, &csv::StringRecord)| {
         let (aspect, side) = aspect_of_hand(rows.need(row, record, "aspectOfHand")?)
             .ok_or_else(|| rows.fail(row, "`aspectOfHand` is not like `dorsal right`"))?;
@@ -141,7 +117,7 @@ fn hands11k(root: &Path) -> Result<Vec<Planned>, IngestError> {
                 extra.insert(name.to_owned(), value.to_owned());
             }
         }
-        Ok(Planned {
+        Ok(LabelledImage {
             path: root.join("Hands").join(rows.need(row, record, "imageName")?),
             subject: rows.subject(row, rows.need(row, record, "id")?)?,
             attributes: HandAttributes {
@@ -161,9 +137,8 @@ fn aspect_of_hand(text: &str) -> Option<(Aspect, Side)> {
     Some((aspect.parse().ok()?, side.trim().parse().ok()?))
 }
 
-fn manifest(path: &Path) -> Result<Vec<Planned>, IngestError> {
-    let rows = Rows::read(path)?;
-    let base = path.parent().unwrap_or(Path::new("."));
+fn manifest(rows: &Rows) -> Result<Vec<LabelledImage>, DatasetError> {
+    let base = rows.path.parent().unwrap_or(Path::new("."));
     let known = ["path", "subject", "aspect", "side", "accessories"];
     let plan = |(row, record): (usize, &csv::StringRecord)| {
         let bad = |error: &dyn std::fmt::Display| rows.fail(row, error.to_string());
@@ -188,7 +163,7 @@ fn manifest(path: &Path) -> Result<Vec<Planned>, IngestError> {
             extra,
         };
         attributes.validate().map_err(|e| bad(&e))?;
-        Ok(Planned {
+        Ok(LabelledImage {
             path: base.join(rows.need(row, record, "path")?),
             subject: rows.subject(row, rows.need(row, record, "subject")?)?,
             attributes,
@@ -197,10 +172,10 @@ fn manifest(path: &Path) -> Result<Vec<Planned>, IngestError> {
     rows.records.iter().enumerate().map(plan).collect()
 }
 
-fn folders(root: &Path) -> Result<Vec<Planned>, IngestError> {
-    let mut planned = Vec::new();
+fn folders(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
+    let mut images = Vec::new();
     for entry in walkdir::WalkDir::new(root).sort_by_file_name().follow_links(false) {
-        let entry = entry.map_err(|error| IngestError::Read {
+        let entry = entry.map_err(|error| DatasetError::Read {
             path: error.path().unwrap_or(root).to_path_buf(),
             source: error.into(),
         })?;
@@ -211,11 +186,12 @@ fn folders(root: &Path) -> Result<Vec<Planned>, IngestError> {
         let path = entry.into_path();
         let subject = match subject_of(root, &path) {
             Ok(subject) => subject,
-            Err(problem) => return Err(IngestError::NoSubject { path, problem }),
+            Err(problem) => return Err(DatasetError::NoSubject { path, problem }),
         };
-        planned.push(Planned { path, subject, attributes: HandAttributes::default() });
+        let attributes = attributes_of(root, &path);
+        images.push(LabelledImage { path, subject, attributes });
     }
-    Ok(planned)
+    Ok(images)
 }
 
 fn looks_like_an_image(path: &Path) -> bool {
@@ -234,6 +210,25 @@ fn subject_of(root: &Path, path: &Path) -> Result<SubjectId, String> {
         })?,
     };
     SubjectId::new(name).map_err(|error| error.to_string())
+}
+
+/// What the folders of the published splits say: `train_val_test_split_dorsal_r` and its like, whose
+/// images are those without accessories.
+fn attributes_of(root: &Path, path: &Path) -> HandAttributes {
+    let folders = path.parent().into_iter().flat_map(Path::ancestors);
+    let within = folders.take_while(|folder| folder.starts_with(root));
+    let hand = within
+        .filter_map(|folder| folder.file_name()?.to_str()?.strip_prefix(SPLIT_PREFIX))
+        .find_map(|name| HANDS.iter().find(|hand| hand.name == name));
+    match hand {
+        Some(hand) => HandAttributes {
+            aspect: Some(hand.aspect),
+            side: Some(hand.side),
+            accessories: Some(false),
+            ..HandAttributes::default()
+        },
+        None => HandAttributes::default(),
+    }
 }
 
 /// `1-501`, `502-712`, `Original Images`: folders of HD. The name of a file in any other folder says
@@ -275,8 +270,8 @@ mod tests {
         path
     }
 
-    fn subjects(planned: &[Planned]) -> Vec<&str> {
-        planned.iter().map(|p| p.subject.as_str()).collect()
+    fn subjects(images: &[LabelledImage]) -> Vec<&str> {
+        images.iter().map(|p| p.subject.as_str()).collect()
     }
 
     #[test]
@@ -292,9 +287,9 @@ mod tests {
             "Original Images/0008_1.jpg",
             "0009_2.jpg",
         ]);
-        let planned = plan(dir.path()).unwrap();
+        let images = read(dir.path()).unwrap();
         assert_eq!(
-            subjects(&planned),
+            subjects(&images),
             ["0009", "0007", "0008", "ann", "ann", "ann", "bob", "0012"],
             "in the order of their paths"
         );
@@ -308,11 +303,11 @@ mod tests {
             ("1-501/x.jpg", "_<n>"),
         ] {
             let dir = tree(&["bob/1.jpg", file]);
-            let message = plan(dir.path()).unwrap_err().to_string();
+            let message = read(dir.path()).unwrap_err().to_string();
             assert!(message.contains(file) && message.contains(problem), "{message}");
         }
         let dir = tree(&["one.JPG"]);
-        let message = plan(&dir.path().join("one.JPG")).unwrap_err().to_string();
+        let message = read(&dir.path().join("one.JPG")).unwrap_err().to_string();
         assert!(message.contains("--subject"), "{message}");
     }
 
@@ -323,10 +318,11 @@ mod tests {
             "id,age,gender,skinColor,accessories,nailPolish,aspectOfHand,imageName,irregularities";
         let row = "\"0000003 \",27,\"male\",\"fair\",1,0,\"dorsal right\",\"Hand_1.jpg\",0";
         text(dir.path(), "HandInfo.csv", &format!("{header}\n{row}\n"));
-        let planned = plan(dir.path()).unwrap();
-        assert_eq!(subjects(&planned), ["0000003"]);
-        assert_eq!(planned[0].path, dir.path().join("Hands/Hand_1.jpg"));
-        let attributes = &planned[0].attributes;
+        let images = read(dir.path()).unwrap();
+        assert_eq!(subjects(&images), ["0000003"]);
+        assert_eq!(images[0].path, dir.path().join("Hands/Hand_1.jpg"));
+        assert_eq!(read(&dir.path().join("HandInfo.csv")).unwrap(), images, "by the file itself");
+        let attributes = &images[0].attributes;
         assert_eq!((attributes.aspect, attributes.side), (Some(Aspect::Dorsal), Some(Side::Right)));
         assert_eq!(attributes.accessories, Some(true));
         assert_eq!(attributes.extra["skin_color"], "fair");
@@ -340,12 +336,12 @@ mod tests {
             "m.csv",
             "subject,path,side,site\nann,a/1.jpg,left,north\nbob,2.jpg,,\n",
         );
-        let planned = plan(&file).unwrap();
-        assert_eq!(subjects(&planned), ["ann", "bob"]);
-        assert_eq!(planned[0].path, dir.path().join("a/1.jpg"));
-        assert_eq!(planned[0].attributes.side, Some(Side::Left));
-        assert_eq!(planned[0].attributes.extra["site"], "north");
-        assert_eq!(planned[1].attributes, HandAttributes::default());
+        let images = read(&file).unwrap();
+        assert_eq!(subjects(&images), ["ann", "bob"]);
+        assert_eq!(images[0].path, dir.path().join("a/1.jpg"));
+        assert_eq!(images[0].attributes.side, Some(Side::Left));
+        assert_eq!(images[0].attributes.extra["site"], "north");
+        assert_eq!(images[1].attributes, HandAttributes::default());
     }
 
     #[test]
@@ -353,14 +349,38 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file =
             text(dir.path(), "m.csv", "path,subject,side\n1.jpg,ann,left\n2.jpg,bob,middle\n");
-        let message = plan(&file).unwrap_err().to_string();
+        let message = read(&file).unwrap_err().to_string();
         assert!(message.contains("row 3") && message.contains("middle"), "{message}");
     }
 
     #[test]
     fn an_empty_folder_is_an_error_that_says_what_was_expected() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(plan(dir.path()), Err(IngestError::Nothing(_))));
-        assert!(matches!(plan(&dir.path().join("absent")), Err(IngestError::Read { .. })));
+        assert!(matches!(read(dir.path()), Err(DatasetError::Nothing(_))));
+        assert!(matches!(read(&dir.path().join("absent")), Err(DatasetError::Read { .. })));
+    }
+
+    #[test]
+    fn a_tree_of_published_splits_says_which_hand_it_holds() {
+        let dir = tree(&[
+            "11khands/train_val_test_split_dorsal_r/query0/0000002/Hand_0000012.jpg",
+            "11khands/train_val_test_split_palmar_l/train/1000/Hand_1.jpg",
+        ]);
+        let images = read(dir.path()).unwrap();
+        assert_eq!(subjects(&images), ["0000002", "1000"]);
+        let hands: Vec<_> =
+            images.iter().map(|i| (i.attributes.aspect, i.attributes.side)).collect();
+        let expected =
+            [(Some(Aspect::Dorsal), Some(Side::Right)), (Some(Aspect::Palmar), Some(Side::Left))];
+        assert_eq!(hands, expected);
+    }
+
+    #[test]
+    fn numbers_are_compared_as_numbers() {
+        let key = |id: &str| {
+            let subject = SubjectId::new(id).unwrap();
+            LabelledImage { path: "x".into(), subject, attributes: HandAttributes::default() }.key()
+        };
+        assert_eq!([key("0000007"), key("7"), key("000"), key("0a")], ["7", "7", "0", "0a"]);
     }
 }
