@@ -11,6 +11,7 @@ mod heads;
 mod init;
 mod log;
 mod loss;
+mod metric;
 mod muon;
 mod optimizer;
 mod prompts;
@@ -27,6 +28,10 @@ pub use dataset::LabelledPixels;
 pub use error::TrainingError;
 pub use log::{Epoch, RunLog};
 pub use loss::{contradiction_info_nce, matching_info_nce, sup_con, trait_error};
+pub use metric::{
+    AngularMargin, Margin, batch_hard_triplet, center_loss, margin_cross_entropy,
+    smoothed_cross_entropy,
+};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use prompts::{Claim, Facts, Feature, Prompts, Question};
 pub use sampler::{BatchShape, PkSampler};
