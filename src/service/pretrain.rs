@@ -50,7 +50,7 @@ impl PretrainOptions {
     pub fn nano(out: impl Into<PathBuf>) -> Self {
         Self {
             config: PretrainConfig::default(),
-            subjects: 3000,
+            subjects: 5000,
             images: 4,
             validation_subjects: 100,
             out: out.into(),

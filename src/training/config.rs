@@ -50,7 +50,7 @@ impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
             seed: 20_261_123,
-            steps: 3900,
+            steps: 5200,
             hands: 48,
             kinds: 2,
             images_a_hand: 2,

@@ -17,6 +17,7 @@ mod hub;
 mod images;
 mod layers;
 mod model;
+mod nano;
 mod preprocessing;
 mod real_photos;
 mod scan;
