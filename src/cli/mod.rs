@@ -21,6 +21,7 @@ mod pretrain;
 mod search;
 mod serve;
 mod synth;
+mod train;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -70,6 +71,8 @@ enum Command {
     Synth(synth::Args),
     /// Look at a data set, or divide it into train, test, query and gallery
     Dataset(dataset::Args),
+    /// Fine-tune a model on photographs of hands
+    Train(train::Args),
     /// Train the embedded model on generated hands, or score a model on them
     Pretrain(pretrain::Args),
     /// Print the OpenAPI document
@@ -95,6 +98,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Model(args) => model::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Dataset(args) => dataset::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Openapi => openapi::run(),
         Command::Health(args) => health::run(&args),

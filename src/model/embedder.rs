@@ -45,7 +45,7 @@ pub(super) struct ModelFiles {
 }
 
 impl ModelFiles {
-    fn read(dir: &Path) -> Result<(Self, ClipConfig), ModelError> {
+    pub(super) fn read(dir: &Path) -> Result<(Self, ClipConfig), ModelError> {
         let config_json = read_json(dir, CONFIG)?;
         let config = ClipConfig::from_json(&config_json)?;
         let files = Self {

@@ -16,6 +16,7 @@ mod parameters;
 mod report;
 mod text;
 mod tokenizer;
+mod trainable;
 mod vision;
 
 pub use crate::tensor::normalise;
@@ -28,6 +29,7 @@ pub use hub::{Hub, ModelManifest, OnProgress, pull};
 pub use parameters::Parameters;
 pub use report::{FileReport, ModelReport, ParameterCounts, inspect, inspect_nano};
 pub use tokenizer::Tokenizer;
+pub use trainable::Trainable;
 
 #[cfg(test)]
 mod gradients;

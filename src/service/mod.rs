@@ -7,6 +7,7 @@ mod deployment;
 mod enrolment;
 mod error;
 mod eyes;
+pub mod fine_tune;
 mod galleries;
 pub mod nano_card;
 mod options;

@@ -192,7 +192,7 @@ pub fn score_photographs(
 
 impl Label {
     /// `None` where something is not known.
-    fn of(image: &LabelledImage) -> Option<Self> {
+    pub(super) fn of(image: &LabelledImage) -> Option<Self> {
         Some(Self {
             subject: image.key().parse().ok()?,
             aspect: image.attributes.aspect?,

@@ -41,6 +41,27 @@ pub enum TrainingError {
         /// The learning rate at that step.
         learning_rate: f64,
     },
+    /// A recipe that cannot be read.
+    #[error("the recipe cannot be read: {0}")]
+    Recipe(String),
+    /// A picture that cannot be decoded.
+    #[error("cannot use {path}: {problem}", path = path.display())]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// A loss or a gradient that is not a number.
+    #[error("the loss is not a number at step {step}: lower the learning rate ({learning_rate:e}); the batch was {files}", files = list(files))]
+    NotANumber {
+        /// Optimiser step, from 1.
+        step: usize,
+        /// The learning rate at that step.
+        learning_rate: f64,
+        /// The batch's files.
+        files: Vec<PathBuf>,
+    },
     /// The model refused.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -58,4 +79,9 @@ pub enum TrainingError {
     /// What the caller does between steps failed.
     #[error(transparent)]
     Callback(Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn list(files: &[PathBuf]) -> String {
+    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    names.join(", ")
 }

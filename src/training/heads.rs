@@ -47,7 +47,13 @@ impl TraitHead {
     }
 }
 
-fn uniform(shape: &[usize], bound: f32, seed: u64, device: &Device) -> Result<Var, TrainingError> {
+/// Values between `-bound` and `bound` by a stream of the seed.
+pub(super) fn uniform(
+    shape: &[usize],
+    bound: f32,
+    seed: u64,
+    device: &Device,
+) -> Result<Var, TrainingError> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let values: Vec<f32> =
         (0..shape.iter().product()).map(|_| rng.random_range(-bound..bound)).collect();

@@ -2,11 +2,13 @@
 //! Knows nothing of where pictures come from, of galleries or of the server.
 
 mod augment;
+mod average;
 mod batch;
 mod bpe;
 mod config;
 mod dataset;
 mod error;
+pub mod fine_tune;
 mod heads;
 mod init;
 mod log;

@@ -52,8 +52,10 @@ pub struct AdamW {
 #[derive(Debug)]
 struct Slot {
     var: Var,
+    name: String,
     decays: bool,
-    head: bool,
+    /// What the rate is multiplied by.
+    rate: f64,
     state: State,
 }
 
@@ -76,11 +78,16 @@ impl AdamW {
             } else {
                 State::Adam { mean: vec![0.0; n], square: vec![0.0; n] }
             };
-            let head = name.starts_with("heads.");
-            Ok(Slot { var: var.clone(), decays: decays(name), head, state })
+            let rate = if name.starts_with("heads.") { config.heads } else { 1.0 };
+            Ok(Slot { var: var.clone(), name: name.clone(), decays: decays(name), rate, state })
         };
         let slots = parameters.iter().map(slot).collect::<candle_core::Result<_>>()?;
         Ok(Self { config, slots, step: 0 })
+    }
+
+    /// Multiplies the rate of each parameter by what `by` says of its name.
+    pub fn scale_rates(&mut self, by: impl Fn(&str) -> f64) {
+        self.slots.iter_mut().for_each(|slot| slot.rate *= by(&slot.name));
     }
 
     /// One step at `rate`. Parameters without a gradient stay as they are. Gives the norm of the
@@ -115,13 +122,13 @@ impl AdamW {
             let decay = if slot.decays { weight_decay } else { 0.0 };
             let (mean, square) = match &mut slot.state {
                 State::Muon(muon) => {
-                    let rate = rate * self.config.muon.unwrap_or(1.0);
+                    let rate = rate * slot.rate * self.config.muon.unwrap_or(1.0);
                     muon.step(&slot.var, grad, scale, rate, decay)?;
                     continue;
                 }
                 State::Adam { mean, square } => (mean, square),
             };
-            let rate = if slot.head { rate * self.config.heads } else { rate };
+            let rate = rate * slot.rate;
             let (rate1, keep) = ((rate / c1) as f32, (1.0 - rate * decay) as f32);
             let mut values = flat(slot.var.as_tensor())?;
             for (((w, g), m), v) in values.iter_mut().zip(&flat_grad).zip(mean).zip(square) {

@@ -1,12 +1,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
 use crate::image::Preprocessing;
 use crate::model::{Clip, ClipConfig, ModelError, Parameters, normalise};
 
 use super::augment::Augment;
+use super::average::Average;
 use super::batch::Batch;
 use super::config::PretrainConfig;
 use super::dataset::LabelledPixels;
@@ -20,7 +21,7 @@ use super::sampler::PkSampler;
 use super::schedule::WarmupCosine;
 
 /// Largest factor on the cosines of the image-text loss, as in CLIP.
-const MAX_LOGIT_SCALE: f32 = 100.0;
+pub(super) const MAX_LOGIT_SCALE: f32 = 100.0;
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -192,45 +193,6 @@ fn check(config: &PretrainConfig) -> Result<(), TrainingError> {
     positive("validate_every", config.validate_every > 0, config.validate_every.to_string())?;
     positive("temperature", config.temperature > 0.0, config.temperature.to_string())?;
     positive("learning_rate", config.learning_rate > 0.0, config.learning_rate.to_string())
-}
-
-/// Moving average of the weights: generalises better than the last step's.
-struct Average(Vec<Vec<f32>>);
-
-impl Average {
-    fn of(parameters: &Parameters) -> Result<Self, TrainingError> {
-        let values = parameters
-            .vars()
-            .iter()
-            .map(|(_, var)| var.flatten_all()?.to_vec1())
-            .collect::<candle_core::Result<_>>()?;
-        Ok(Self(values))
-    }
-
-    fn follow(
-        &mut self,
-        parameters: &Parameters,
-        decay: f64,
-        step: usize,
-    ) -> Result<(), TrainingError> {
-        // Young averages forget faster, or they would hold the random start for long.
-        let decay = decay.min((step as f64 + 1.0) / (step as f64 + 10.0)) as f32;
-        for (mean, (_, var)) in self.0.iter_mut().zip(parameters.vars()) {
-            let now = var.flatten_all()?.to_vec1::<f32>()?;
-            for (m, v) in mean.iter_mut().zip(now) {
-                *m += (v - *m) * (1.0 - decay);
-            }
-        }
-        Ok(())
-    }
-
-    fn parameters(&self, like: &Parameters) -> Result<Parameters, TrainingError> {
-        let copy = like.snapshot()?;
-        for (mean, (_, var)) in self.0.iter().zip(copy.vars()) {
-            var.set(&Tensor::from_vec(mean.clone(), var.dims(), var.device())?)?;
-        }
-        Ok(copy)
-    }
 }
 
 #[derive(Default)]

@@ -256,7 +256,7 @@ fn at_100_000_samples_recall_stays_above_99_percent() {
     gallery.compact().unwrap();
     println!("built and saved the graph in {:?}", start.elapsed());
     for filter in filters() {
-        let recall = recall(&gallery, &centres, &filter, 50);
+        let recall = recall(&gallery, &centres, &filter, 200);
         println!("recall@10 {recall:.4} with {}", serde_json::to_string(&filter).unwrap());
         assert!(recall >= 0.99, "recall {recall} with {filter:?}");
     }
@@ -272,11 +272,11 @@ fn at_100_000_samples_recall_stays_above_99_percent() {
         }
         println!("exact {exact}: {:?} a query", start.elapsed() / probes.len() as u32);
     }
-    for n in (0..100_000).step_by(1_000) {
-        gallery.erase_subject(&subject(n / 10)).unwrap();
+    for n in (0..10_000).step_by(97) {
+        gallery.erase_subject(&subject(n)).unwrap();
     }
     for filter in filters() {
-        let recall = recall(&gallery, &centres, &filter, 20);
+        let recall = recall(&gallery, &centres, &filter, 50);
         assert!(recall >= 0.99, "after erasures: recall {recall} with {filter:?}");
     }
 }

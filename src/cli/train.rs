@@ -1,0 +1,93 @@
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use crate::service::ModelChoice;
+use crate::service::fine_tune::{FineTuneEvent, FineTuneRequest, fine_tune_model, read_recipe};
+
+use super::{Failure, output};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// 11k Hands, a tree of published splits, HD, a folder for each subject, or a CSV manifest
+    data: PathBuf,
+    /// How to train (TOML); left out, the field's recipe for ViT
+    #[arg(long)]
+    recipe: Option<PathBuf>,
+    /// Where to start: `nano`, or a model directory
+    #[arg(long, default_value = "nano")]
+    model: String,
+    /// Share of the subjects held out and scored before and after
+    #[arg(long, default_value_t = 0.0)]
+    hold_out: f64,
+    /// Names the draw of the held-out subjects
+    #[arg(long, default_value_t = 1)]
+    split_seed: u64,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Most memory for decoded pictures, in MiB
+    #[arg(long, default_value_t = 2048)]
+    cache_mib: usize,
+    /// Leave out images that cannot be decoded instead of stopping at them
+    #[arg(long)]
+    skip_unreadable: bool,
+    /// A new folder for the run
+    #[arg(long)]
+    out: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let request = FineTuneRequest {
+        model: ModelChoice::named(&args.model),
+        data: args.data.clone(),
+        recipe: args.recipe.as_deref().map(read_recipe).transpose()?.unwrap_or_default(),
+        hold_out: args.hold_out,
+        split_seed: args.split_seed,
+        device: args.device.clone(),
+        cache_bytes: args.cache_mib << 20,
+        skip_unreadable: args.skip_unreadable,
+        out: args.out.clone(),
+    };
+    let bar = output::bar(0, "training");
+    let say = |line: String| bar.suspend(|| eprintln!("{line}"));
+    let progress = |event: FineTuneEvent| match event {
+        FineTuneEvent::Notice(text) => say(format!("note: {text}")),
+        FineTuneEvent::Step(step) => {
+            bar.set_length(step.steps as u64);
+            bar.set_position(step.step as u64);
+            bar.set_message(format!(
+                "epoch {} loss {:.3}, {:.0} images/s, {:.0} % waiting",
+                step.epoch,
+                step.loss,
+                step.images_per_second,
+                100.0 * step.waiting
+            ));
+        }
+        FineTuneEvent::Epoch { report, figures } => say(match figures {
+            Some(figures) => format!(
+                "epoch {}: loss {:.3}, validation rank-1 {:.3}, mAP {:.3}",
+                report.epoch, report.loss, figures.rank1, figures.map
+            ),
+            None => format!("epoch {}: loss {:.3}", report.epoch, report.loss),
+        }),
+    };
+    let summary = fine_tune_model(&request, &progress, &AtomicBool::new(false))?;
+    bar.finish_and_clear();
+    if args.json {
+        return output::json(&summary);
+    }
+    if let (Some(before), Some(after)) = (&summary.before, &summary.after) {
+        say!(
+            "held out {} subjects: rank-1 {:.3} -> {:.3}, mAP {:.3} -> {:.3}",
+            summary.subjects[2],
+            before.rank1,
+            after.rank1,
+            before.map,
+            after.map
+        )?;
+    }
+    say!("the best weights (epoch {}) are in {}", summary.best_epoch, summary.model.display())
+}

@@ -1,0 +1,141 @@
+//! Fine-tuning, from a folder of pictures to a model directory that serves.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use handclip::service::ModelChoice;
+use handclip::service::fine_tune::{
+    FineTuneEvent, FineTuneRequest, FineTuneSummary, fine_tune_model,
+};
+use handclip::service::tools::{Drawing, OfflineModel, draw_hands};
+use serde_json::Value;
+
+const RECIPE: &str = "seed = 3\nepochs = 2\nvalidation = 0.25\n\
+    [batch]\nhands = 8\nimages = 2\nkinds = 2\n\
+    [optimizer]\nlearning_rate = 5e-5\nwarmup_epochs = 0\n\
+    [losses.cross_entropy]\n[losses.triplet]\n[losses.info_nce]\nweight = 0.5\n";
+
+fn hands(dir: &Path) -> PathBuf {
+    let out = dir.join("hands");
+    let drawing = Drawing { subjects: 12, images: 3, seed: 5, size: 96 };
+    draw_hands(drawing, &out, &|_, _| {}).unwrap();
+    out
+}
+
+fn request(data: &Path, out: PathBuf, recipe: &str) -> FineTuneRequest {
+    FineTuneRequest {
+        model: ModelChoice::Nano,
+        data: data.to_path_buf(),
+        recipe: recipe.to_owned(),
+        hold_out: 0.34,
+        split_seed: 1,
+        device: "cpu".to_owned(),
+        cache_bytes: 64 << 20,
+        skip_unreadable: false,
+        out,
+    }
+}
+
+fn train(request: &FineTuneRequest) -> FineTuneSummary {
+    fine_tune_model(request, &|_| {}, &AtomicBool::new(false)).unwrap()
+}
+
+fn weights(summary: &FineTuneSummary) -> Vec<u8> {
+    std::fs::read(summary.model.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_leaves_a_model_that_serves_and_says_how_it_came_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = hands(dir.path());
+    let summary = train(&request(&data, dir.path().join("run"), RECIPE));
+    assert_eq!(summary.subjects, [6, 2, 4]);
+    assert!(summary.steps > 0 && summary.images_seen == summary.steps * 16);
+    let (before, after) = (summary.before.unwrap(), summary.after.unwrap());
+    assert_eq!((before.subjects, before.images), (after.subjects, after.images));
+    assert_eq!(after.subjects, 4);
+    // The run moved the weights, and the directory opens as a model of its own.
+    let nano = OfflineModel::open(&ModelChoice::Nano, "cpu").unwrap();
+    let tuned = OfflineModel::open(&ModelChoice::Directory(summary.model.clone()), "cpu").unwrap();
+    let text = "a dorsal right hand";
+    assert_ne!(nano.text(text).unwrap().fingerprint, tuned.text(text).unwrap().fingerprint);
+    assert_ne!(nano.text(text).unwrap().embedding, tuned.text(text).unwrap().embedding);
+
+    let run = dir.path().join("run");
+    let read = |name: &str| std::fs::read_to_string(run.join(name)).unwrap();
+    let lines: Vec<Value> =
+        read("metrics.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "a line an epoch");
+    for part in ["cross_entropy", "triplet", "info_nce"] {
+        assert!(lines[1]["epoch"]["parts"][part].is_f64(), "{part}");
+    }
+    assert!(lines[1]["validation"]["rank1"].is_f64());
+    assert!(read("recipe.toml").contains("learning_rate = 0.00005"), "{}", read("recipe.toml"));
+    assert!(read("report.md").contains("| dorsal right | 4 |"), "{}", read("report.md"));
+    let again =
+        fine_tune_model(&request(&data, run.clone(), RECIPE), &|_| {}, &AtomicBool::new(false));
+    assert!(again.unwrap_err().to_string().contains("not empty"));
+}
+
+#[test]
+fn a_run_repeats_bit_for_bit_and_frozen_towers_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = hands(dir.path());
+    let recipe = "epochs = 1\nvalidation = 0.0\n[batch]\nhands = 8\nimages = 2\n\
+        [optimizer]\nlearning_rate = 5e-5\nwarmup_epochs = 0\n[freeze]\ntext = true\n";
+    let run = |name: &str, recipe: &str| train(&request(&data, dir.path().join(name), recipe));
+    let (first, second) = (run("a", recipe), run("b", recipe));
+    assert_eq!(weights(&first), weights(&second));
+    let other = run("c", &format!("seed = 9\n{recipe}"));
+    assert_ne!(weights(&first), weights(&other));
+    let text = |summary: &FineTuneSummary| {
+        let model = OfflineModel::open(&ModelChoice::Directory(summary.model.clone()), "cpu");
+        model.unwrap().text("a palmar left hand").unwrap().embedding
+    };
+    let nano = OfflineModel::open(&ModelChoice::Nano, "cpu").unwrap();
+    assert_eq!(text(&first), nano.text("a palmar left hand").unwrap().embedding);
+}
+
+#[test]
+fn a_cancelled_run_leaves_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = hands(dir.path());
+    let cancel = AtomicBool::new(false);
+    let steps = Cell::new(0);
+    let stop = |event: FineTuneEvent| {
+        if let FineTuneEvent::Step(step) = event {
+            steps.set(step.step);
+            cancel.store(true, Ordering::Relaxed);
+        }
+    };
+    let endless = RECIPE.replace("epochs = 2", "epochs = 10000");
+    let request = request(&data, dir.path().join("run"), &endless);
+    let summary = fine_tune_model(&request, &stop, &cancel).unwrap();
+    assert!(steps.get() < 10, "cancelling took {} steps", steps.get());
+    assert!(OfflineModel::open(&ModelChoice::Directory(summary.model), "cpu").is_ok());
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = hands(dir.path());
+    let failed = |request: &FineTuneRequest| {
+        fine_tune_model(request, &|_| {}, &AtomicBool::new(false)).unwrap_err().to_string()
+    };
+    let diverging = RECIPE.replace("5e-5", "1e30");
+    let message = failed(&request(&data, dir.path().join("nan"), &diverging));
+    assert!(message.contains("not a number") && message.contains("Hand_"), "{message}");
+    let message = failed(&request(&data, dir.path().join("typo"), "epoch = 1"));
+    assert!(message.contains("epoch"), "{message}");
+    // A picture cut short stops the run, or is left out where that is asked for.
+    let picture = std::fs::read_dir(data.join("Hands")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&picture, b"cut short").unwrap();
+    let mut strict = request(&data, dir.path().join("strict"), RECIPE);
+    strict.hold_out = 0.0;
+    let name = picture.file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(failed(&strict).contains(&name));
+    let lenient =
+        FineTuneRequest { skip_unreadable: true, out: dir.path().join("lenient"), ..strict };
+    assert_eq!(train(&lenient).skipped, [picture]);
+}
