@@ -34,6 +34,9 @@ pub(super) struct Args {
     /// A new folder for the run
     #[arg(long)]
     out: PathBuf,
+    /// Go on with the run in that folder from the end of its last epoch; everything else as it was
+    #[arg(long)]
+    resume: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -50,6 +53,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         cache_bytes: args.cache_mib << 20,
         skip_unreadable: args.skip_unreadable,
         out: args.out.clone(),
+        resume: args.resume,
     };
     let bar = output::bar(0, "training");
     let say = |line: String| bar.suspend(|| eprintln!("{line}"));

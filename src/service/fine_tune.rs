@@ -7,14 +7,15 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{DType, Device};
 use rayon::prelude::*;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::dataset::{self, DatasetError, LabelledImage, Protocol};
 use crate::model::{Embedder, ModelError, Parameters, Trainable};
 use crate::storage::file::write_atomic;
 use crate::tensor::{self, DeviceError};
 use crate::training::fine_tune::{
-    EpochReport, FineTuneInputs, FineTuneProgress, PictureFiles, Recipe, TrainPicture, Unreadable,
-    fine_tune,
+    Checkpoint, EpochReport, FineTuneInputs, FineTuneProgress, PictureFiles, Recipe, TrainPicture,
+    Unreadable, fine_tune,
 };
 use crate::training::{RunLog, TrainingError};
 
@@ -47,6 +48,8 @@ pub struct FineTuneRequest {
     pub skip_unreadable: bool,
     /// A new folder for the run.
     pub out: PathBuf,
+    /// Goes on with the run that lies there: all else must be as it was.
+    pub resume: bool,
 }
 
 /// What a run did.
@@ -144,7 +147,8 @@ pub fn fine_tune_model(
     cancel: &AtomicBool,
 ) -> Result<FineTuneSummary, FineTuneError> {
     let out = &request.out;
-    if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+    let is_there = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+    if is_there && !request.resume {
         return Err(FineTuneError::NotEmpty(out.clone()));
     }
     let recipe = Recipe::from_toml(&request.recipe)?;
@@ -170,7 +174,7 @@ pub fn fine_tune_model(
     }
     let [best_dir, last_dir] = folders;
     write_atomic(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
-    let mut log = RunLog::open(out)?;
+    let mut log: Option<RunLog> = None;
     let pictures = pictures(&images, &parts.train);
     let tokens = |texts: &[String]| start.tokenizer.encode_batch(texts);
     let inputs = FineTuneInputs {
@@ -181,18 +185,26 @@ pub fn fine_tune_model(
         pictures: &pictures,
         recipe: &recipe,
         device: &device,
+        checkpoint: Some(Checkpoint {
+            path: &last_dir.join("state.safetensors"),
+            about: &about(&start, &device, &recipe, &images, &parts)?,
+            resume: request.resume,
+        }),
     };
     let callback = |error: FineTuneError| TrainingError::Callback(Box::new(error));
-    let mut top = f64::NEG_INFINITY;
     let tuned = fine_tune(
         inputs,
         &mut |parameters, report| {
             let figures = judge.figures(parameters, &parts.validation).map_err(callback)?;
             // Without validation subjects the last epoch is as good as any.
             let merit = figures.map_or(report.epoch as f64, |f| f.rank1 + f.map);
+            let log = match &mut log {
+                Some(log) => log,
+                // What a process that died wrote of this epoch and later ones did not count.
+                None => log.insert(RunLog::open_before(out, report.epoch)?),
+            };
             log.write(&serde_json::json!({"epoch": report, "validation": figures}))?;
-            if merit > top {
-                top = merit;
+            if report.best_score.is_none_or(|top| merit > top) {
                 start.save(parameters, &best_dir, DType::F32)?;
             }
             start.save(parameters, &last_dir, DType::F32)?;
@@ -203,8 +215,12 @@ pub fn fine_tune_model(
         &|step| progress(FineTuneEvent::Step(step)),
         cancel,
     )?;
+    let best = match tuned.best {
+        Some(best) => best,
+        None => Parameters::load(&start.config, &best_dir, &device)?,
+    };
     if tuned.best_epoch == 0 {
-        start.save(&tuned.best, &best_dir, DType::F32)?;
+        start.save(&best, &best_dir, DType::F32)?;
     }
     let subjects = |of: &[usize]| {
         let mut keys: Vec<String> = of.iter().map(|at| images[*at].key()).collect();
@@ -222,7 +238,7 @@ pub fn fine_tune_model(
         stopped_early: tuned.stopped_early,
         waiting: tuned.waiting,
         before,
-        after: judge.figures(&tuned.best, held_out)?,
+        after: judge.figures(&best, held_out)?,
         skipped: files.skipped(),
         model: best_dir,
     };
@@ -239,6 +255,26 @@ fn open_device(choice: &str, progress: &dyn Fn(FineTuneEvent)) -> Result<Device,
         progress(FineTuneEvent::Notice(notice));
     }
     Ok(device)
+}
+
+/// Names everything that decides a run: the start, the recipe and the images with their labels and sides.
+fn about(
+    start: &Trainable,
+    device: &Device,
+    recipe: &Recipe,
+    images: &[LabelledImage],
+    parts: &Parts,
+) -> Result<String, FineTuneError> {
+    let mut hash = Sha256::new();
+    hash.update(start.embedder(&start.parameters, device)?.fingerprint().0);
+    hash.update(recipe.to_toml()?);
+    for (side, of) in [&parts.train, &parts.validation, &parts.held_out].into_iter().enumerate() {
+        for at in of {
+            let image = &images[*at];
+            hash.update(format!("{side} {at} {} {:?}\n", image.key(), image.attributes));
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Subjects are held out first, then set apart for validation; none is on two sides. Held-out images with
@@ -353,21 +389,25 @@ fn report(model: &str, summary: &FineTuneSummary) -> String {
     );
     if let (Some(before), Some(after)) = (&summary.before, &summary.after) {
         text.push_str(&format!(
-            "\nOn {} held-out subjects, images without accessories, one image of each in the gallery, mean of ten draws, in %:\n\n\
+            "\nOn {} held-out subjects, images without accessories, one image of each in the gallery, mean and standard deviation of ten draws, in %:\n\n\
              | hand | subjects | probes | Rank-1 before | after | mAP before | after |\n|---|---|---|---|---|---|---|\n",
             summary.subjects[2]
         ));
         for (b, a) in before.hands.iter().zip(&after.hands) {
             text.push_str(&format!(
-                "| {} {} | {} | {} | {:.1} | {:.1} | {:.1} | {:.1} |\n",
+                "| {} {} | {} | {} | {:.1} ± {:.1} | {:.1} ± {:.1} | {:.1} ± {:.1} | {:.1} ± {:.1} |\n",
                 b.aspect,
                 b.side,
                 b.subjects,
                 b.probes,
                 100.0 * b.rank1,
+                100.0 * b.rank1_sd,
                 100.0 * a.rank1,
+                100.0 * a.rank1_sd,
                 100.0 * b.map,
-                100.0 * a.map
+                100.0 * b.map_sd,
+                100.0 * a.map,
+                100.0 * a.map_sd
             ));
         }
         text.push_str(&format!(

@@ -83,8 +83,12 @@ pub struct HandFigures {
     pub probes: usize,
     /// Share of probes whose first candidate is right.
     pub rank1: f64,
+    /// Its standard deviation over the draws.
+    pub rank1_sd: f64,
     /// Mean average precision, standard.
     pub map: f64,
+    /// Its standard deviation over the draws.
+    pub map_sd: f64,
 }
 
 /// Figures on people that training never saw. Shares, not percentages.
@@ -271,13 +275,19 @@ fn identification(
         })
         .collect();
     let mean = |of: fn(&RankFigures) -> f64| draws.iter().map(of).sum::<f64>() / DRAWS as f64;
+    let deviation = |of: fn(&RankFigures) -> f64| {
+        let squares = draws.iter().map(|draw| (of(draw) - mean(of)).powi(2)).sum::<f64>();
+        (squares / (DRAWS - 1) as f64).sqrt()
+    };
     HandFigures {
         aspect,
         side,
         subjects: enrolled,
         probes: draws.first().map_or(0, |draw| draw.probes),
         rank1: mean(|f| f.rank1),
+        rank1_sd: deviation(|f| f.rank1),
         map: mean(|f| f.map),
+        map_sd: deviation(|f| f.map),
     }
 }
 
@@ -322,6 +332,7 @@ mod tests {
         let got = figures(&labels, &embeddings, &kinds.map(|k| unit(&k)), &worn);
         assert_eq!((got.subjects, got.images), (2, 4));
         assert_eq!((got.hands[3].rank1, got.hands[3].map), (1.0, 1.0));
+        assert_eq!((got.hands[3].rank1_sd, got.hands[3].map_sd), (0.0, 0.0));
         assert_eq!((got.hands[3].subjects, got.hands[3].probes), (2, 2));
         assert_eq!((got.hands[0].subjects, got.hands[0].rank1), (0, 0.0));
         assert_eq!(got.rank1, 0.25, "mean of the four, three of them empty");

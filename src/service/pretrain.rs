@@ -76,7 +76,7 @@ pub struct PretrainSummary {
 }
 
 /// What happens, for a progress bar.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum PretrainProgress {
     /// Pictures are being drawn.
     Drawing {
@@ -90,7 +90,7 @@ pub enum PretrainProgress {
         /// Steps taken.
         step: usize,
         /// The figures.
-        figures: Figures,
+        figures: Box<Figures>,
     },
 }
 
@@ -220,7 +220,8 @@ pub fn pretrain_nano(
                 .map_err(|error| TrainingError::Callback(Box::new(error)))?;
             epoch.score = merit(&figures);
             log.write(&serde_json::json!({"epoch": epoch, "validation": figures}))?;
-            progress(PretrainProgress::Validated { step: epoch.step, figures });
+            let step = epoch.step;
+            progress(PretrainProgress::Validated { step, figures: Box::new(figures) });
             if best.is_none_or(|best| merit(&figures) > merit(&best)) {
                 best = Some(figures);
                 save(&best_dir, &config, parameters, &tokenizer_json, &preprocessing)

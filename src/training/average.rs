@@ -8,6 +8,16 @@ use super::error::TrainingError;
 pub(super) struct Average(Vec<Vec<f32>>);
 
 impl Average {
+    /// The means, in the order of the parameters.
+    pub(super) fn means(&self) -> &[Vec<f32>] {
+        &self.0
+    }
+
+    /// As many means as there are parameters.
+    pub(super) fn from_means(means: Vec<Vec<f32>>) -> Self {
+        Self(means)
+    }
+
     pub(super) fn of(parameters: &Parameters) -> Result<Self, TrainingError> {
         let values = parameters
             .vars()

@@ -62,6 +62,17 @@ pub enum TrainingError {
         /// The batch's files.
         files: Vec<PathBuf>,
     },
+    /// The state of a run that cannot be written or gone on from.
+    #[error("the run cannot go on from {path}: it {problem}; start a new run in another folder", path = path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file could not be written.
+    #[error(transparent)]
+    Storage(#[from] crate::storage::StorageError),
     /// The model refused.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -90,6 +90,39 @@ impl AdamW {
         self.slots.iter_mut().for_each(|slot| slot.rate *= by(&slot.name));
     }
 
+    /// Steps taken, and the moments of every parameter that has them, by name.
+    #[must_use]
+    pub fn state(&self) -> (u64, Vec<(String, &[f32])>) {
+        let moments = self.slots.iter().flat_map(|slot| match &slot.state {
+            State::Adam { mean, square } => vec![
+                (format!("{}.mean", slot.name), mean.as_slice()),
+                (format!("{}.square", slot.name), square.as_slice()),
+            ],
+            State::Muon(_) => Vec::new(),
+        });
+        (self.step, moments.collect())
+    }
+
+    /// Goes on from where [`AdamW::state`] was taken; `moment` gives the values of a name, as many as asked
+    /// for.
+    ///
+    /// # Errors
+    /// What `moment` fails with.
+    pub fn restore<E>(
+        &mut self,
+        step: u64,
+        mut moment: impl FnMut(&str, usize) -> Result<Vec<f32>, E>,
+    ) -> Result<(), E> {
+        self.step = step;
+        for slot in &mut self.slots {
+            if let State::Adam { mean, square } = &mut slot.state {
+                *mean = moment(&format!("{}.mean", slot.name), mean.len())?;
+                *square = moment(&format!("{}.square", slot.name), square.len())?;
+            }
+        }
+        Ok(())
+    }
+
     /// One step at `rate`. Parameters without a gradient stay as they are. Gives the norm of the
     /// gradients before clipping.
     ///

@@ -12,7 +12,7 @@ use crate::model::{ClipConfig, ModelError, Parameters};
 
 const SIZE: usize = 16;
 
-fn model() -> ClipConfig {
+pub(super) fn model() -> ClipConfig {
     let json = serde_json::json!({
         "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 16,
         "vision_config": {
@@ -31,7 +31,7 @@ fn model() -> ClipConfig {
 }
 
 /// A token a word, by its letters.
-fn encode(texts: &[String]) -> Result<Vec<Vec<u32>>, ModelError> {
+pub(super) fn encode(texts: &[String]) -> Result<Vec<Vec<u32>>, ModelError> {
     let token = |word: &str| word.bytes().fold(7_u32, |n, b| n * 31 % 1009 + u32::from(b)) % 62;
     let row = |text: &String| {
         std::iter::once(62).chain(text.split_whitespace().map(token)).chain([63]).collect()

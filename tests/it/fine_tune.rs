@@ -34,6 +34,7 @@ fn request(data: &Path, out: PathBuf, recipe: &str) -> FineTuneRequest {
         cache_bytes: 64 << 20,
         skip_unreadable: false,
         out,
+        resume: false,
     }
 }
 
@@ -138,4 +139,63 @@ fn what_cannot_be_trained_on_is_named() {
     let lenient =
         FineTuneRequest { skip_unreadable: true, out: dir.path().join("lenient"), ..strict };
     assert_eq!(train(&lenient).skipped, [picture]);
+}
+
+/// Starts the real program, kills it in the middle of an epoch, and lets it go on.
+#[test]
+fn a_run_that_was_killed_goes_on_to_the_same_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = hands(dir.path());
+    let recipe = dir.path().join("recipe.toml");
+    let text =
+        RECIPE.replace("epochs = 2", "epochs = 5").replace("= 5e-5", "= 5e-5\naverage = 0.9");
+    std::fs::write(&recipe, text).unwrap();
+    let start = |out: &Path, resume: bool| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_handclip"));
+        command.arg("train").arg(&data).arg("--recipe").arg(&recipe).arg("--out").arg(out);
+        command.args(["--device", "cpu", "--hold-out", "0.34", "--json"]);
+        command.args(resume.then_some("--resume"));
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command.spawn().unwrap()
+    };
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    assert!(start(&whole, false).wait().unwrap().success());
+    let state = killed.join("last/state.safetensors");
+    let mut kills = 0;
+    let mut process = start(&killed, false);
+    // Each time a while after an epoch ended, wherever that is.
+    for wait in [5, 60, 150] {
+        let before = std::fs::metadata(&state).and_then(|file| file.modified()).ok();
+        while std::fs::metadata(&state).and_then(|file| file.modified()).ok() == before
+            && process.try_wait().unwrap().is_none()
+        {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        if process.try_wait().unwrap().is_none() {
+            process.kill().unwrap();
+            kills += 1;
+        }
+        process.wait().unwrap();
+        process = start(&killed, true);
+    }
+    assert!(process.wait().unwrap().success());
+    assert!(kills > 0, "every run ended before it could be killed");
+    for file in ["best/model.safetensors", "last/model.safetensors", "last/state.safetensors"] {
+        let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
+        assert!(read(&whole) == read(&killed), "{file} differs");
+    }
+    let lines = std::fs::read_to_string(killed.join("metrics.jsonl")).unwrap();
+    let epochs: Vec<u64> = lines
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["epoch"]["epoch"].as_u64().unwrap()
+        })
+        .collect();
+    assert_eq!(epochs, [1, 2, 3, 4, 5]);
+    // Another recipe is another run.
+    let other = request(&data, killed, RECIPE);
+    let other = FineTuneRequest { resume: true, ..other };
+    let error = fine_tune_model(&other, &|_| {}, &AtomicBool::new(false)).unwrap_err();
+    assert!(error.to_string().contains("another recipe"), "{error}");
 }

@@ -6,6 +6,9 @@ mod loader;
 mod prompts;
 mod recipe;
 mod run;
+mod state;
+#[cfg(test)]
+mod tests;
 
 pub use loader::{PictureFiles, Unreadable};
 pub use recipe::{
@@ -16,3 +19,4 @@ pub use run::{
     EpochReport, FineTuneInputs, FineTuneProgress, FineTuned, Tokens, TrainPicture, ValidateEpoch,
     fine_tune,
 };
+pub use state::Checkpoint;

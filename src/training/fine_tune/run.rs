@@ -1,8 +1,9 @@
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 use serde::Serialize;
 
 use crate::domain::HandAttributes;
@@ -20,6 +21,7 @@ use super::heads::IdentityHeads;
 use super::loader::{Loaded, PictureFiles, prefetched};
 use super::prompts::describe;
 use super::recipe::{AugmentRecipe, Freeze, Recipe, block_of};
+use super::state::{Checkpoint, RunState};
 
 /// A picture to train on.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +56,8 @@ pub struct FineTuneInputs<'a> {
     pub recipe: &'a Recipe,
     /// Where to compute.
     pub device: &'a Device,
+    /// Where the run can go on from if the process dies; `None` keeps nothing.
+    pub checkpoint: Option<Checkpoint<'a>>,
 }
 
 /// Where a run stands.
@@ -83,7 +87,7 @@ pub struct EpochReport {
     /// Mean of the weighted sum.
     pub loss: f64,
     /// Mean of each weighted part.
-    pub parts: std::collections::BTreeMap<String, f64>,
+    pub parts: BTreeMap<String, f64>,
     /// Mean gradient norm before clipping.
     pub gradient_norm: f64,
     /// Rate of the last step.
@@ -92,6 +96,8 @@ pub struct EpochReport {
     pub images_per_second: f64,
     /// Share of the time spent waiting for pictures.
     pub waiting: f64,
+    /// The best score of the epochs before.
+    pub best_score: Option<f64>,
 }
 
 /// Scores weights on subjects that training never sees, after each epoch; higher is better.
@@ -101,10 +107,11 @@ pub type ValidateEpoch<'a> =
 /// What a run gives.
 #[derive(Debug)]
 pub struct FineTuned {
-    /// Weights of the best epoch: a copy, not the weights that trained on.
-    pub best: Parameters,
-    /// Its score.
-    pub best_score: f64,
+    /// Weights of the best epoch: a copy, not the weights that trained on. `None` when the best epoch was
+    /// before the run went on from a checkpoint: the caller was given its weights then.
+    pub best: Option<Parameters>,
+    /// The best score; `None` when cancelled before the first epoch ended, `best` being the last weights.
+    pub best_score: Option<f64>,
     /// The best epoch, from 1; 0 when cancelled before the first ended.
     pub best_epoch: usize,
     /// Steps taken.
@@ -138,16 +145,26 @@ pub fn fine_tune(
     let mut sampler = PkSampler::new(&labels, shape, recipe.seed)?;
     let an_epoch = (labels.len() / (shape.hands * shape.images)).max(1);
     let steps = an_epoch * recipe.epochs;
+    let mut run = Run::new(inputs, an_epoch, steps)?;
+    // A run that goes on draws what it drew before, and sees the same pictures from there on.
     let mut planned = 0;
+    while planned < run.taken {
+        sampler.batch();
+        sampler.draw_seed();
+        planned += 1;
+    }
     let pictures = inputs.pictures;
+    let over = run.is_stuck();
     let plan = move || {
+        if over || planned >= steps || cancel.load(Ordering::Relaxed) {
+            return None;
+        }
         planned += 1;
         let batch = sampler.batch().into_iter().map(|at| pictures[at].file).collect();
-        (planned <= steps && !cancel.load(Ordering::Relaxed)).then(|| (batch, sampler.draw_seed()))
+        Some((batch, sampler.draw_seed()))
     };
     let augment = augment(&recipe.augment, inputs.model.vision.image_size);
-    prefetched(inputs.files, &augment, plan, |queue| {
-        let mut run = Run::new(inputs, an_epoch, steps)?;
+    prefetched(inputs.files, &augment, plan, move |queue| {
         loop {
             let waited = Instant::now();
             let Ok(batch) = queue.recv() else { break };
@@ -182,12 +199,14 @@ struct Run<'a> {
     optimizer: AdamW,
     schedule: WarmupCosine,
     average: Option<Average>,
-    best: Option<(f64, usize, Parameters)>,
-    by_file: std::collections::HashMap<usize, usize>,
+    /// Score, epoch, and the weights unless they are older than this process.
+    best: Option<(f64, usize, Option<Parameters>)>,
+    by_file: HashMap<usize, usize>,
     an_epoch: usize,
     taken: usize,
     images: usize,
-    stopped_early: bool,
+    /// Of them, seen by the process that this one goes on from.
+    seen_before: usize,
     started: Instant,
     paused: Duration,
     waited: Duration,
@@ -199,7 +218,7 @@ struct Run<'a> {
 struct Window {
     loss: f64,
     norm: f64,
-    parts: std::collections::BTreeMap<String, f64>,
+    parts: BTreeMap<String, f64>,
     steps: usize,
 }
 
@@ -233,7 +252,7 @@ impl<'a> Run<'a> {
         let mut optimizer = AdamW::new(&trained, config)?;
         let blocks = inputs.model.vision.num_hidden_layers;
         optimizer.scale_rates(|name| settings.layer_decay.powi(depth(name, blocks)));
-        Ok(Self {
+        let mut run = Self {
             clip: Clip::new(inputs.model, inputs.parameters)?,
             heads,
             optimizer,
@@ -251,13 +270,81 @@ impl<'a> Run<'a> {
             an_epoch,
             taken: 0,
             images: 0,
-            stopped_early: false,
+            seen_before: 0,
             started: Instant::now(),
             paused: Duration::ZERO,
             waited: Duration::ZERO,
             window: Window::default(),
             inputs,
-        })
+        };
+        if let Some(checkpoint) = &inputs.checkpoint
+            && let Some(state) = RunState::load(checkpoint)?
+        {
+            run.go_on(checkpoint, state)?;
+        }
+        Ok(run)
+    }
+
+    /// Weights and heads by name, in a fixed order.
+    fn vars(&self) -> Vec<(String, Var)> {
+        let mut vars = self.inputs.parameters.vars();
+        vars.extend(self.heads.vars());
+        vars
+    }
+
+    fn go_on(
+        &mut self,
+        checkpoint: &Checkpoint<'_>,
+        mut state: RunState,
+    ) -> Result<(), TrainingError> {
+        for (name, var) in self.vars() {
+            let values = state.take(checkpoint, &name, var.elem_count())?;
+            var.set(&Tensor::from_vec(values, var.dims(), var.device())?)?;
+        }
+        let steps = state.optimizer_steps;
+        self.optimizer.restore(steps, |name, count| state.take(checkpoint, name, count))?;
+        if self.average.is_some() {
+            let vars = self.inputs.parameters.vars();
+            let means = vars.iter().map(|(name, var)| {
+                state.take(checkpoint, &format!("{name}.average"), var.elem_count())
+            });
+            self.average = Some(Average::from_means(means.collect::<Result<_, _>>()?));
+        }
+        self.taken = state.step;
+        self.images = state.images;
+        self.seen_before = state.images;
+        self.best = state.best.map(|(score, epoch)| (score, epoch, None));
+        Ok(())
+    }
+
+    fn keep(&self, checkpoint: &Checkpoint<'_>) -> Result<(), TrainingError> {
+        let mut arrays = BTreeMap::new();
+        for (name, var) in self.vars() {
+            arrays.insert(name, var.flatten_all()?.to_vec1()?);
+        }
+        let (optimizer_steps, moments) = self.optimizer.state();
+        arrays.extend(moments.into_iter().map(|(name, values)| (name, values.to_vec())));
+        if let Some(average) = &self.average {
+            let names = self.inputs.parameters.vars().into_iter();
+            let names = names.map(|(name, _)| format!("{name}.average"));
+            arrays.extend(names.zip(average.means().iter().cloned()));
+        }
+        let state = RunState {
+            step: self.taken,
+            images: self.images,
+            optimizer_steps,
+            best: self.best.as_ref().map(|(score, epoch, _)| (*score, *epoch)),
+            arrays,
+        };
+        state.save(checkpoint)
+    }
+
+    /// Whether validation got no better for as long as the recipe has patience.
+    fn is_stuck(&self) -> bool {
+        let patience = self.inputs.recipe.patience;
+        let epoch = self.taken / self.an_epoch;
+        let since = self.best.as_ref().map_or(0, |(_, best, _)| epoch - best);
+        patience > 0 && since >= patience
     }
 
     fn step(
@@ -352,17 +439,18 @@ impl<'a> Run<'a> {
             learning_rate: self.schedule.at(self.taken - 1),
             images_per_second: self.pace(),
             waiting: self.waiting(),
+            best_score: self.best.as_ref().map(|(score, ..)| *score),
         };
         let now = self.weights()?;
         let score = validate(&now, &report)?;
         if self.best.as_ref().is_none_or(|(top, ..)| score > *top) {
-            self.best = Some((score, epoch, now));
+            self.best = Some((score, epoch, Some(now)));
+        }
+        if let Some(checkpoint) = &self.inputs.checkpoint {
+            self.keep(checkpoint)?;
         }
         self.paused += pause.elapsed();
-        let patience = self.inputs.recipe.patience;
-        let since = self.best.as_ref().map_or(0, |(_, best, _)| epoch - best);
-        self.stopped_early = patience > 0 && since >= patience;
-        Ok(self.stopped_early)
+        Ok(self.is_stuck())
     }
 
     fn weights(&self) -> Result<Parameters, TrainingError> {
@@ -374,7 +462,7 @@ impl<'a> Run<'a> {
 
     fn pace(&self) -> f64 {
         let seconds = self.started.elapsed().saturating_sub(self.paused).as_secs_f64();
-        self.images as f64 / seconds.max(1e-9)
+        (self.images - self.seen_before) as f64 / seconds.max(1e-9)
     }
 
     fn waiting(&self) -> f64 {
@@ -384,9 +472,10 @@ impl<'a> Run<'a> {
 
     fn finish(mut self) -> Result<FineTuned, TrainingError> {
         let waiting = self.waiting();
+        let stopped_early = self.is_stuck();
         let (best_score, best_epoch, best) = match self.best.take() {
-            Some(best) => best,
-            None => (f64::NAN, 0, self.weights()?),
+            Some((score, epoch, weights)) => (Some(score), epoch, weights),
+            None => (None, 0, Some(self.weights()?)),
         };
         Ok(FineTuned {
             best,
@@ -394,7 +483,7 @@ impl<'a> Run<'a> {
             best_epoch,
             steps: self.taken,
             images: self.images,
-            stopped_early: self.stopped_early,
+            stopped_early,
             waiting,
         })
     }

@@ -1,0 +1,62 @@
+//! Times training steps of CLIP ViT-B/32's image tower with random weights, cross-entropy and batch-hard
+//! triplet, AdamW included. One line of JSON: `benchmarks/train/compare.py` puts PyTorch's beside it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark that fails has no figures"
+)]
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor, Var};
+use handclip::model::{Clip, ClipConfig, Parameters, normalise};
+use handclip::training::{AdamW, AdamWConfig, Margin, batch_hard_triplet, smoothed_cross_entropy};
+
+const CLASSES: usize = 72;
+
+fn argument(name: &str, default: usize) -> usize {
+    let mut all = std::env::args().skip_while(|argument| argument != name).skip(1);
+    all.next().map_or(default, |value| value.parse().unwrap())
+}
+
+/// Most memory that this process ever held, MiB; 0 where the system does not say.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+fn main() {
+    let (batch, steps) = (argument("--batch", 8), argument("--steps", 5));
+    let device = Device::Cpu;
+    // The defaults are those of ViT-B/32.
+    let config = ClipConfig::from_json("{}").unwrap();
+    let parameters = Parameters::init(&config, 1, &device).unwrap();
+    let clip = Clip::new(&config, &parameters).unwrap();
+    let classifier = Tensor::randn(0.0_f32, 0.02, (CLASSES, config.projection_dim), &device);
+    let classifier = Var::from_tensor(&classifier.unwrap()).unwrap();
+    let mut trained = parameters.vars();
+    trained.retain(|(name, _)| name.starts_with("vision_model.") || name.starts_with("visual_"));
+    trained.push(("heads.classifier".to_owned(), classifier.clone()));
+    let mut optimizer = AdamW::new(&trained, AdamWConfig::default()).unwrap();
+    let side = config.vision.image_size;
+    let pixels = Tensor::randn(0.0_f32, 1.0, (batch, 3, side, side), &device).unwrap();
+    let labels: Vec<u32> = (0..batch as u32).map(|at| at / 4).collect();
+    let mut seconds = Vec::new();
+    // The first step warms up and is not counted.
+    for step in 0..=steps {
+        let start = Instant::now();
+        let features = clip.image_features(&pixels).unwrap();
+        let unit = normalise(&features).unwrap();
+        let logits = features.matmul(&classifier.as_tensor().t().unwrap()).unwrap();
+        let identity = smoothed_cross_entropy(&logits, &labels, 0.1).unwrap();
+        let triplet = batch_hard_triplet(&unit, &labels, Margin::Hard(0.3)).unwrap();
+        let loss = (identity + triplet).unwrap().to_dtype(DType::F32).unwrap();
+        optimizer.step(&loss.backward().unwrap(), 1e-5).unwrap();
+        if step > 0 {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    let line = serde_json::json!({"batch": batch, "seconds": seconds, "peak_mib": peak_mib()});
+    println!("{line}");
+}

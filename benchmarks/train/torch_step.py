@@ -1,0 +1,61 @@
+"""The same training step in PyTorch; see step.rs. One line of JSON."""
+
+import argparse
+import json
+import time
+
+import torch
+import torch.nn.functional as F
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+CLASSES = 72
+
+
+def peak_mib():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def triplet(unit, labels, margin):
+    distance = torch.cdist(unit, unit, compute_mode="use_mm_for_euclid_dist")
+    same = labels[:, None] == labels[None, :]
+    itself = torch.eye(len(labels), dtype=torch.bool)
+    farthest = distance.masked_fill(~same | itself, -1.0).amax(1)
+    closest = distance.masked_fill(same, 1e9).amin(1)
+    return F.relu(farthest - closest + margin).mean()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(1)
+    config = CLIPVisionConfig(patch_size=32, projection_dim=512)
+    model = CLIPVisionModelWithProjection(config).train()
+    classifier = torch.nn.Linear(512, CLASSES, bias=False)
+    parameters = [*model.parameters(), *classifier.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, betas=(0.9, 0.98), weight_decay=0.05)
+    pixels = torch.randn(arguments.batch, 3, 224, 224)
+    labels = torch.arange(arguments.batch) // 4
+    seconds = []
+    for step in range(arguments.steps + 1):
+        start = time.perf_counter()
+        features = model(pixel_values=pixels).image_embeds
+        loss = F.cross_entropy(classifier(features), labels, label_smoothing=0.1)
+        loss = loss + triplet(F.normalize(features, dim=1), labels, 0.3)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if step > 0:
+            seconds.append(time.perf_counter() - start)
+    print(json.dumps(dict(batch=arguments.batch, seconds=seconds, peak_mib=peak_mib())))
+
+
+if __name__ == "__main__":
+    main()
