@@ -28,6 +28,16 @@ impl StoreArgs {
     }
 }
 
+/// What tells the allocator how long to keep freed memory before the system gets it back; -1 for ever.
+pub const ALLOCATOR_PURGE: &str = "MIMALLOC_PURGE_DELAY";
+
+/// Whether somebody has told the allocator how long to keep freed memory.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+pub fn allocator_is_told() -> bool {
+    std::env::var_os(ALLOCATOR_PURGE).is_some()
+}
+
 /// Which model, and where it runs.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {

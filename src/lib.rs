@@ -28,6 +28,7 @@ pub mod dataset;
 pub mod training;
 
 // What a caller can ask for, and how.
+pub mod report;
 pub mod service;
 
 pub mod config;

@@ -125,6 +125,14 @@ impl Metrics {
     }
 }
 
+/// Memory that this process holds, MiB; `None` where the system does not say.
+#[must_use]
+pub fn resident_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().split(' ').next()?.parse::<u64>().ok()? / 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

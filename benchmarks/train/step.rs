@@ -10,7 +10,13 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
 use handclip::model::{Clip, ClipConfig, Parameters, normalise};
-use handclip::training::{AdamW, AdamWConfig, Margin, batch_hard_triplet, smoothed_cross_entropy};
+use handclip::training::{
+    Margin, Optimizer, OptimizerConfig, batch_hard_triplet, smoothed_cross_entropy,
+};
+
+// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const CLASSES: usize = 72;
 
@@ -32,17 +38,18 @@ fn main() {
     // The defaults are those of ViT-B/32.
     let config = ClipConfig::from_json("{}").unwrap();
     let parameters = Parameters::init(&config, 1, &device).unwrap();
-    let clip = Clip::new(&config, &parameters).unwrap();
+    let of_images = |name: &str| name.starts_with("vision_model.") || name.starts_with("visual_");
+    let clip = Clip::learning(&config, &parameters, &of_images, None).unwrap();
     let classifier = Tensor::randn(0.0_f32, 0.02, (CLASSES, config.projection_dim), &device);
     let classifier = Var::from_tensor(&classifier.unwrap()).unwrap();
     let mut trained = parameters.vars();
-    trained.retain(|(name, _)| name.starts_with("vision_model.") || name.starts_with("visual_"));
+    trained.retain(|(name, _)| of_images(name));
     trained.push(("heads.classifier".to_owned(), classifier.clone()));
-    let mut optimizer = AdamW::new(&trained, AdamWConfig::default()).unwrap();
+    let mut optimizer = Optimizer::new(&trained, OptimizerConfig::default()).unwrap();
     let side = config.vision.image_size;
     let pixels = Tensor::randn(0.0_f32, 1.0, (batch, 3, side, side), &device).unwrap();
     let labels: Vec<u32> = (0..batch as u32).map(|at| at / 4).collect();
-    let mut seconds = Vec::new();
+    let (mut seconds, mut parts) = (Vec::new(), Vec::new());
     // The first step warms up and is not counted.
     for step in 0..=steps {
         let start = Instant::now();
@@ -52,11 +59,15 @@ fn main() {
         let identity = smoothed_cross_entropy(&logits, &labels, 0.1).unwrap();
         let triplet = batch_hard_triplet(&unit, &labels, Margin::Hard(0.3)).unwrap();
         let loss = (identity + triplet).unwrap().to_dtype(DType::F32).unwrap();
-        optimizer.step(&loss.backward().unwrap(), 1e-5).unwrap();
+        let forward = start.elapsed().as_secs_f64();
+        let grads = loss.backward().unwrap();
+        let backward = start.elapsed().as_secs_f64() - forward;
+        optimizer.step(&grads, 1e-5).unwrap();
         if step > 0 {
+            parts.push([forward, backward, start.elapsed().as_secs_f64() - forward - backward]);
             seconds.push(start.elapsed().as_secs_f64());
         }
     }
-    let line = serde_json::json!({"batch": batch, "seconds": seconds, "peak_mib": peak_mib()});
+    let line = serde_json::json!({"batch": batch, "seconds": seconds, "forward_backward_step": parts, "peak_mib": peak_mib()});
     println!("{line}");
 }

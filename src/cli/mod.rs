@@ -13,6 +13,7 @@ mod enrol;
 mod gallery;
 mod health;
 mod identify;
+mod memory;
 mod model;
 mod offline;
 mod openapi;

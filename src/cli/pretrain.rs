@@ -5,6 +5,7 @@ use crate::service::ModelChoice;
 use crate::service::pretrain::{PretrainOptions, PretrainProgress, pretrain_nano};
 use crate::service::tools::OfflineModel;
 
+use super::memory::keep_freed_memory;
 use super::{Failure, output};
 
 #[derive(Debug, clap::Args)]
@@ -53,6 +54,7 @@ fn evaluate(model: &str, args: &Args) -> Result<(), Failure> {
 }
 
 fn train(out: &Path, args: &Args) -> Result<(), Failure> {
+    keep_freed_memory();
     // The defaults are those that the embedded model was made with.
     let mut options = PretrainOptions::nano(out);
     options.config.seed = args.seed.unwrap_or(options.config.seed);

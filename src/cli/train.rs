@@ -1,15 +1,28 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use crate::config::{ModelArgs, StoreArgs};
+use crate::domain::GalleryId;
 use crate::service::ModelChoice;
-use crate::service::fine_tune::{FineTuneEvent, FineTuneRequest, fine_tune_model, read_recipe};
+use crate::service::fine_tune::{
+    FineTuneEvent, FineTuneRequest, Stage, TrainingData, fine_tune_model, read_recipe,
+};
+use crate::telemetry;
 
+use super::memory::keep_freed_memory;
+use super::offline::{Absent, with_service};
 use super::{Failure, output};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// 11k Hands, a tree of published splits, HD, a folder for each subject, or a CSV manifest
-    data: PathBuf,
+    #[arg(required_unless_present = "gallery")]
+    data: Option<PathBuf>,
+    /// Train on the images that this gallery retained, instead of files
+    #[arg(long, conflicts_with = "data", value_name = "NAME")]
+    gallery: Option<GalleryId>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// How to train (TOML); left out, the field's recipe for ViT
     #[arg(long)]
     recipe: Option<PathBuf>,
@@ -43,9 +56,23 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    keep_freed_memory();
+    match (&args.data, &args.gallery) {
+        (Some(data), _) => train(args, TrainingData::Directory(data.clone())),
+        (None, Some(gallery)) => {
+            let model = ModelArgs { model: args.model.clone(), device: "cpu".to_owned() };
+            with_service(Absent::Refuse, &args.store, &model, |service| async move {
+                train(args, TrainingData::Gallery(service.training_data(gallery)?))
+            })
+        }
+        (None, None) => Err("name a data set, or a gallery with --gallery".into()),
+    }
+}
+
+fn train(args: &Args, data: TrainingData) -> Result<(), Failure> {
     let request = FineTuneRequest {
         model: ModelChoice::named(&args.model),
-        data: args.data.clone(),
+        data,
         recipe: args.recipe.as_deref().map(read_recipe).transpose()?.unwrap_or_default(),
         hold_out: args.hold_out,
         split_seed: args.split_seed,
@@ -62,13 +89,17 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         FineTuneEvent::Step(step) => {
             bar.set_length(step.steps as u64);
             bar.set_position(step.step as u64);
-            bar.set_message(format!(
-                "epoch {} loss {:.3}, {:.0} images/s, {:.0} % waiting",
-                step.epoch,
-                step.loss,
-                step.images_per_second,
-                100.0 * step.waiting
-            ));
+            bar.set_message(match step.stage {
+                Stage::Prompts => format!("prompts, epoch {} loss {:.3}", step.epoch, step.loss),
+                Stage::Towers => format!(
+                    "epoch {} loss {:.3}, {:.0} images/s, {:.0} % waiting{}",
+                    step.epoch,
+                    step.loss,
+                    step.images_per_second,
+                    100.0 * step.waiting,
+                    telemetry::resident_mib().map_or(String::new(), |mib| format!(", {mib} MiB"))
+                ),
+            });
         }
         FineTuneEvent::Epoch { report, figures } => say(match figures {
             Some(figures) => format!(

@@ -4,6 +4,7 @@
 //! training, evaluation, enrolment and identification share. Knows nothing of tensors, models,
 //! galleries or HTTP.
 
+mod blur;
 mod container;
 mod decode;
 mod encode;
@@ -13,6 +14,7 @@ mod preprocessing;
 mod quality;
 mod resample;
 
+pub use blur::gaussian_blur;
 pub use container::Format;
 pub use decode::{DecodeLimits, decode};
 pub use encode::{encode_jpeg, encode_png};

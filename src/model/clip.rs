@@ -1,9 +1,10 @@
 use candle_core::{DType, Tensor};
 
 use super::layers::Source;
+use super::stages::Stages;
 use super::text::TextTower;
 use super::vision::VisionTower;
-use super::{ClipConfig, ModelError, Parameters};
+use super::{Adapters, ClipConfig, ModelError, Parameters};
 
 /// Both towers of a CLIP model.
 pub struct Clip {
@@ -20,7 +21,21 @@ impl Clip {
     /// # Errors
     /// [`ModelError`] when the parameters are not those of the configuration.
     pub fn new(config: &ClipConfig, parameters: &Parameters) -> Result<Self, ModelError> {
-        Self::load(config, Source { parameters, tracked: true })
+        Self::learning(config, parameters, &|_| true, None)
+    }
+
+    /// A model of which only the parameters that `learns` names follow their variables and get gradients; the
+    /// others must not change. With `adapters`, those are added to its weights and get gradients as well.
+    ///
+    /// # Errors
+    /// As [`Clip::new`].
+    pub fn learning(
+        config: &ClipConfig,
+        parameters: &Parameters,
+        learns: &dyn Fn(&str) -> bool,
+        adapters: Option<&Adapters>,
+    ) -> Result<Self, ModelError> {
+        Self::load(config, Source { parameters, tracks: learns, adapters })
     }
 
     /// A model for inference: no gradients, and it may not follow later changes of the parameters.
@@ -28,7 +43,7 @@ impl Clip {
     /// # Errors
     /// As [`Clip::new`].
     pub fn frozen(config: &ClipConfig, parameters: &Parameters) -> Result<Self, ModelError> {
-        Self::load(config, Source { parameters, tracked: false })
+        Self::learning(config, parameters, &|_| false, None)
     }
 
     fn load(config: &ClipConfig, source: Source<'_>) -> Result<Self, ModelError> {
@@ -54,7 +69,15 @@ impl Clip {
     /// # Errors
     /// [`ModelError::PixelCount`] for images of another size than the model's.
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.vision.forward(pixels, self.dtype)?.to_dtype(DType::F32)?)
+        self.image_stages(pixels.clone())?.forward()
+    }
+
+    /// The way from pixels to image features, stage by stage.
+    ///
+    /// # Errors
+    /// As [`Clip::image_features`].
+    pub fn image_stages(&self, pixels: Tensor) -> Result<Stages<'_>, ModelError> {
+        Ok(self.vision.stages(pixels, self.dtype)?.ending_in(DType::F32))
     }
 
     /// Raw text features, `[batch, dim]`, of token ids `[batch, tokens]` (u32), each sequence
@@ -63,7 +86,40 @@ impl Clip {
     /// # Errors
     /// [`ModelError::Tokens`] for a sequence without end token, too long, or with an unknown id.
     pub fn text_features(&self, ids: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.text.forward(ids, self.dtype)?.to_dtype(DType::F32)?)
+        self.text_stages(ids)?.forward()
+    }
+
+    /// The way from token ids to text features, stage by stage.
+    ///
+    /// # Errors
+    /// As [`Clip::text_features`].
+    pub fn text_stages(&self, ids: &Tensor) -> Result<Stages<'_>, ModelError> {
+        Ok(self.text.stages(ids, self.dtype)?.ending_in(DType::F32))
+    }
+
+    /// Embeddings of token ids `[batch, tokens]` as the text tower reads them, `[batch, used, dim]`, and the place
+    /// of each sequence's end token.
+    ///
+    /// # Errors
+    /// As [`Clip::text_features`].
+    pub fn token_embeddings(&self, ids: &Tensor) -> Result<(Tensor, Vec<usize>), ModelError> {
+        let (ids, ends) = self.text.used(ids)?;
+        Ok((self.text.look_up(&ids)?, ends))
+    }
+
+    /// Raw text features of token embeddings, `[batch, tokens, dim]`, taken where each sequence ends.
+    ///
+    /// # Errors
+    /// When the sizes do not fit.
+    pub fn text_features_of_embeddings(
+        &self,
+        embeddings: Tensor,
+        ends: &[usize],
+    ) -> Result<Tensor, ModelError> {
+        self.text
+            .stages_of_embeddings(embeddings, ends, self.dtype)?
+            .ending_in(DType::F32)
+            .forward()
     }
 
     /// The natural logarithm of the factor between cosine and logit, a scalar.

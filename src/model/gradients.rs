@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Clip, ClipConfig, Parameters, normalise};
+use super::{Adapters, Clip, ClipConfig, ModelError, Parameters, normalise};
 
 fn config(activation: &str) -> ClipConfig {
     let json = format!(
@@ -126,4 +126,90 @@ fn sequences_the_text_tower_cannot_take_are_refused() {
     }
     let pixels = Tensor::zeros((1, 3, 12, 13), DType::F32, &Device::Cpu).unwrap();
     assert!(clip.image_features(&pixels).is_err());
+}
+
+type Grads = std::collections::BTreeMap<String, Vec<f32>>;
+
+/// The gradient of a weighted sum of both towers' features, in one piece or stage by stage.
+fn gradients(clip: &Clip, vars: &[(String, candle_core::Var)], staged: bool) -> Grads {
+    let (pixels, ids) = batch();
+    let weight: Vec<f32> = (0..3 * 12).map(|i| (i as f32 * 0.7).cos()).collect();
+    let weight = Tensor::from_vec(weight, (3, 12), &Device::Cpu).unwrap();
+    let mut found = Grads::new();
+    let mut take = |mut grads: candle_core::backprop::GradStore| {
+        for (name, var) in vars {
+            if let Some(grad) = grads.remove(var) {
+                let grad = grad.flatten_all().unwrap().to_vec1().unwrap();
+                assert!(found.insert(name.clone(), grad).is_none(), "{name} has two gradients");
+            }
+        }
+        Ok::<(), ModelError>(())
+    };
+    for stages in [clip.image_stages(pixels).unwrap(), clip.text_stages(&ids).unwrap()] {
+        if staged {
+            let kept = stages.forward_keeping().unwrap();
+            assert!(!kept.features.track_op());
+            stages.backward(kept, &weight, &mut take).unwrap();
+        } else {
+            let sum = (stages.forward().unwrap() * &weight).unwrap().sum_all().unwrap();
+            take(sum.backward().unwrap()).unwrap();
+        }
+    }
+    found
+}
+
+#[test]
+fn stages_give_the_gradients_of_the_whole() {
+    let config = config("gelu");
+    let parameters = parameters(&config);
+    let clip = Clip::new(&config, &parameters).unwrap();
+    let whole = gradients(&clip, &parameters.vars(), false);
+    assert_eq!(whole.len(), parameters.vars().len() - 1, "all but the logit scale");
+    assert_eq!(gradients(&clip, &parameters.vars(), true), whole);
+}
+
+#[test]
+fn only_what_learns_gets_a_gradient_and_the_same_one() {
+    let config = config("gelu");
+    let parameters = parameters(&config);
+    let all = gradients(&Clip::new(&config, &parameters).unwrap(), &parameters.vars(), false);
+    let learns = |name: &str| name.starts_with("vision_model.encoder.layers.1.");
+    let clip = Clip::learning(&config, &parameters, &learns, None).unwrap();
+    for staged in [false, true] {
+        let some = gradients(&clip, &parameters.vars(), staged);
+        assert_eq!(some.len(), 16);
+        for (name, grad) in some {
+            assert!(learns(&name) && grad == all[&name], "{name}");
+        }
+    }
+}
+
+#[test]
+fn adapters_start_without_effect_and_learn_the_change_that_is_merged() {
+    let config = config("gelu");
+    let parameters = parameters(&config);
+    let of_images = |name: &str| name.starts_with("vision_model.");
+    let adapters = Adapters::on_attention(&parameters, 3, 6.0, 1, &of_images).unwrap();
+    assert_eq!(adapters.vars().len(), 2 * 2 * 4);
+    let plain = loss(&Clip::frozen(&config, &parameters).unwrap()).to_scalar::<f32>().unwrap();
+    let clip = Clip::learning(&config, &parameters, &|_| false, Some(&adapters)).unwrap();
+    let start = loss(&clip);
+    assert_eq!(start.to_scalar::<f32>().unwrap(), plain);
+    // At the start `down` has no effect yet, so only `up` has a gradient; later both have.
+    for round in 0..2 {
+        let grads = loss(&clip).backward().unwrap();
+        for (name, var) in adapters.vars() {
+            let grad = grads.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
+            let size = grad.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            assert_eq!(size > 0.0, round == 1 || name.ends_with("up"), "{name} {round}");
+            let moved = (var.as_tensor() - (grad * 0.1).unwrap()).unwrap().detach();
+            var.set(&moved).unwrap();
+        }
+        assert!(parameters.vars().iter().all(|(_, var)| grads.get(var).is_none()));
+    }
+    let learnt = loss(&clip).to_scalar::<f32>().unwrap();
+    assert!(learnt < plain, "{learnt} and {plain}");
+    let merged = adapters.merged(&parameters).unwrap();
+    let same = loss(&Clip::frozen(&config, &merged).unwrap()).to_scalar::<f32>().unwrap();
+    assert!((same - learnt).abs() < 1e-5, "{same} and {learnt}");
 }

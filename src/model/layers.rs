@@ -1,6 +1,8 @@
 use candle_core::{D, Result as CandleResult, Tensor};
 
+use super::adapters::{Adapter, Adapters};
 use super::config::Activation;
+use super::stages::Stage;
 use super::{ModelError, Parameters};
 use crate::tensor::{attention, gelu, layer_norm, linear, quick_gelu};
 
@@ -8,37 +10,58 @@ use crate::tensor::{attention, gelu, layer_norm, linear, quick_gelu};
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     pub(super) parameters: &'a Parameters,
-    /// Tracked tensors follow the variables and give gradients; others are fixed and may be fused.
-    pub(super) tracked: bool,
+    /// Whether the parameter of a name follows its variable and gives a gradient; others are fixed and may
+    /// be fused.
+    pub(super) tracks: &'a dyn Fn(&str) -> bool,
+    /// What is added to weight matrices.
+    pub(super) adapters: Option<&'a Adapters>,
 }
 
 impl Source<'_> {
     pub(super) fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
         let var = self.parameters.require(name)?;
-        Ok(if self.tracked { var.as_tensor().clone() } else { var.as_detached_tensor() })
+        let tracked = (self.tracks)(name);
+        Ok(if tracked { var.as_tensor().clone() } else { var.as_detached_tensor() })
     }
 }
 
 pub(super) struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    adapter: Option<Adapter>,
 }
 
 impl Linear {
     pub(super) fn load(source: Source<'_>, at: &str) -> Result<Self, ModelError> {
+        let name = format!("{at}.weight");
         Ok(Self {
-            weight: source.tensor(&format!("{at}.weight"))?,
+            weight: source.tensor(&name)?,
             bias: Some(source.tensor(&format!("{at}.bias"))?),
+            adapter: source.adapters.and_then(|adapters| adapters.of(&name)),
         })
     }
 
     /// Without a bias. weight: `[outputs, ..inputs]`, flattened to `[outputs, inputs]`.
     pub(super) fn load_projection(source: Source<'_>, at: &str) -> Result<Self, ModelError> {
-        Ok(Self { weight: source.tensor(&format!("{at}.weight"))?, bias: None })
+        Ok(Self { weight: source.tensor(&format!("{at}.weight"))?, bias: None, adapter: None })
+    }
+
+    /// The matrix with what is added to it.
+    fn weight(&self) -> CandleResult<Tensor> {
+        match &self.adapter {
+            Some(adapter) => &self.weight + adapter.change()?,
+            None => Ok(self.weight.clone()),
+        }
+    }
+
+    /// Whether something of it changes between two passes.
+    fn learns(&self) -> bool {
+        let bias = self.bias.as_ref().is_some_and(Tensor::track_op);
+        self.weight.track_op() || bias || self.adapter.is_some()
     }
 
     pub(super) fn forward(&self, xs: &Tensor) -> CandleResult<Tensor> {
-        let weight = self.weight.flatten_from(1)?.to_dtype(xs.dtype())?;
+        let weight = self.weight()?.flatten_from(1)?.to_dtype(xs.dtype())?;
         let bias = self.bias.as_ref().map(|bias| bias.to_dtype(xs.dtype())).transpose()?;
         linear(xs, &weight, bias.as_ref())
     }
@@ -77,13 +100,15 @@ impl Qkv {
     fn load(source: Source<'_>, at: &str) -> Result<Self, ModelError> {
         let part = |name: &str| Linear::load(source, &format!("{at}.{name}"));
         let parts = [part("q_proj")?, part("k_proj")?, part("v_proj")?];
-        Ok(if source.tracked { Self::Tracked(parts) } else { Self::Fused(Self::join(&parts)?) })
+        let learns = parts.iter().any(Linear::learns);
+        Ok(if learns { Self::Tracked(parts) } else { Self::Fused(Self::join(&parts)?) })
     }
 
     fn join(parts: &[Linear; 3]) -> CandleResult<Linear> {
-        let weights = parts.each_ref().map(|part| &part.weight);
+        let weights = [parts[0].weight()?, parts[1].weight()?, parts[2].weight()?];
         let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
-        Ok(Linear { weight: Tensor::cat(&weights, 0)?, bias: Some(Tensor::cat(&biases, 0)?) })
+        let (weight, bias) = (Tensor::cat(&weights, 0)?, Tensor::cat(&biases, 0)?);
+        Ok(Linear { weight, bias: Some(bias), adapter: None })
     }
 
     fn forward(&self, xs: &Tensor) -> CandleResult<Tensor> {
@@ -166,14 +191,18 @@ impl Encoder {
         Ok(Self { blocks: (0..layers).map(block).collect::<Result<_, _>>()? })
     }
 
-    /// xs: `[batch, tokens, dim]`; rows: one index into `[batch * tokens]` for each item. The
-    /// result is `[batch, dim]`. Only the pooled token of an item leaves the tower, so the last
+    /// The blocks one after the other, from `[batch, tokens, dim]` to `[batch, dim]`; rows: one index into
+    /// `[batch * tokens]` for each item. Only the pooled token of an item leaves the tower, so the last
     /// block finishes no other.
-    pub(super) fn forward_pooled(&self, xs: Tensor, rows: &Tensor) -> CandleResult<Tensor> {
+    pub(super) fn stages(&self, rows: Tensor) -> Vec<Stage<'_>> {
         let Some((last, others)) = self.blocks.split_last() else {
-            return select(&xs, rows);
+            return vec![Box::new(move |xs: &Tensor| Ok(select(xs, &rows)?))];
         };
-        let xs = others.iter().try_fold(xs, |xs, block| block.forward(&xs, None))?;
-        last.forward(&xs, Some(rows))
+        let mut stages: Vec<Stage<'_>> = Vec::with_capacity(self.blocks.len());
+        for block in others {
+            stages.push(Box::new(|xs: &Tensor| Ok(block.forward(xs, None)?)));
+        }
+        stages.push(Box::new(move |xs: &Tensor| Ok(last.forward(xs, Some(&rows))?)));
+        stages
     }
 }

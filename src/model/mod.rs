@@ -2,6 +2,7 @@
 //! embedding of images and prompts, batched. Knows directories of model files and pixels; not
 //! images, galleries, or how a model is trained.
 
+mod adapters;
 mod batcher;
 mod checkpoint;
 mod clip;
@@ -14,12 +15,14 @@ mod layers;
 mod openclip;
 mod parameters;
 mod report;
+mod stages;
 mod text;
 mod tokenizer;
 mod trainable;
 mod vision;
 
 pub use crate::tensor::normalise;
+pub use adapters::Adapters;
 pub use batcher::{BatchOptions, Batcher};
 pub use clip::Clip;
 pub use config::{Activation, ClipConfig, TextConfig, VisionConfig};
@@ -28,6 +31,7 @@ pub use error::{CheckpointError, ModelError};
 pub use hub::{Hub, ModelManifest, OnProgress, pull};
 pub use parameters::Parameters;
 pub use report::{FileReport, ModelReport, ParameterCounts, inspect, inspect_nano};
+pub use stages::{Kept, Stages};
 pub use tokenizer::Tokenizer;
 pub use trainable::Trainable;
 

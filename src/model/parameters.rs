@@ -194,13 +194,25 @@ impl Parameters {
     }
 }
 
-/// Normally distributed values (Box-Muller) from a stream of their own.
-fn normal(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
+/// A stream of random numbers that belongs to a name.
+fn stream(seed: u64, name: &str) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     // FNV-1a: any fixed hash will do to keep the streams apart.
     rng.set_stream(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     }));
+    rng
+}
+
+/// Values between plus and minus `bound` from a stream of their own.
+pub(super) fn uniform(seed: u64, name: &str, count: usize, bound: f64) -> Vec<f32> {
+    let mut rng = stream(seed, name);
+    (0..count).map(|_| rng.random_range(-bound..bound) as f32).collect()
+}
+
+/// Normally distributed values (Box-Muller) from a stream of their own.
+fn normal(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
+    let mut rng = stream(seed, name);
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
         // In (0, 1], so that the logarithm is finite.

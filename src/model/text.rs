@@ -1,6 +1,7 @@
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::layers::{BlockShape, Encoder, Linear, Norm, Source};
+use super::stages::{Stage, Stages};
 use super::{ModelError, TextConfig};
 
 /// The text tower with its projection.
@@ -33,30 +34,58 @@ impl TextTower {
         })
     }
 
-    /// ids: `[batch, tokens]`, u32; the result is `[batch, projection]` in `dtype`.
-    pub(super) fn forward(&self, ids: &Tensor, dtype: DType) -> Result<Tensor, ModelError> {
+    /// From `ids`, `[batch, tokens]`, u32, to `[batch, projection]` in `dtype`.
+    pub(super) fn stages(&self, ids: &Tensor, dtype: DType) -> Result<Stages<'_>, ModelError> {
+        let (ids, ends) = self.used(ids)?;
+        let rows = pooled_rows(&ends, ids.dim(1)?, ids.device())?;
+        let embed = move |ids: &Tensor| self.place(&self.look_up(ids)?, dtype);
+        Ok(self.staged(ids, Box::new(embed), rows))
+    }
+
+    /// From token embeddings, `[batch, tokens, dim]`, whose sequences end at `ends`, to `[batch, projection]` in
+    /// `dtype`.
+    pub(super) fn stages_of_embeddings(
+        &self,
+        embeddings: Tensor,
+        ends: &[usize],
+        dtype: DType,
+    ) -> Result<Stages<'_>, ModelError> {
+        let rows = pooled_rows(ends, embeddings.dim(1)?, embeddings.device())?;
+        let embed = move |embeddings: &Tensor| self.place(embeddings, dtype);
+        Ok(self.staged(embeddings, Box::new(embed), rows))
+    }
+
+    fn staged<'a>(&'a self, input: Tensor, embed: Stage<'a>, rows: Tensor) -> Stages<'a> {
+        let mut steps = self.encoder.stages(rows);
+        steps.insert(0, embed);
+        steps.push(Box::new(|pooled: &Tensor| {
+            Ok(self.projection.forward(&self.final_norm.forward(pooled)?)?)
+        }));
+        Stages::new(input, steps)
+    }
+
+    /// The ids as far as they matter, and where each sequence ends. No token sees a later one and only the
+    /// end's leaves the tower, so all after the last end is work for nothing.
+    pub(super) fn used(&self, ids: &Tensor) -> Result<(Tensor, Vec<usize>), ModelError> {
         let sequences = ids.to_vec2::<u32>()?;
         let ends = sequences
             .iter()
             .enumerate()
             .map(|(row, ids)| self.end(row, ids))
             .collect::<Result<Vec<usize>, _>>()?;
-        // No token sees a later one and only the end's leaves the tower, so all after the last
-        // end is work for nothing.
         let used = ends.iter().max().map_or(1, |end| end + 1);
-        let batch = sequences.len();
-        let flat = ids.narrow(1, 0, used)?.flatten_all()?;
-        let tokens = self.token.index_select(&flat, 0)?.reshape((batch, used, ()))?;
-        let tokens = tokens.broadcast_add(&self.position.narrow(0, 0, used)?)?.to_dtype(dtype)?;
-        let rows = ends
-            .iter()
-            .enumerate()
-            .map(|(row, end)| u32::try_from(row * used + end))
-            .collect::<Result<Vec<u32>, _>>()
-            .map_err(candle_core::Error::wrap)?;
-        let rows = Tensor::from_vec(rows, batch, ids.device())?;
-        let pooled = self.encoder.forward_pooled(tokens, &rows)?;
-        Ok(self.projection.forward(&self.final_norm.forward(&pooled)?)?)
+        Ok((ids.narrow(1, 0, used)?, ends))
+    }
+
+    /// Embeddings of token ids, `[batch, tokens, dim]`.
+    pub(super) fn look_up(&self, ids: &Tensor) -> Result<Tensor, ModelError> {
+        let (batch, used) = ids.dims2()?;
+        Ok(self.token.index_select(&ids.flatten_all()?, 0)?.reshape((batch, used, ()))?)
+    }
+
+    fn place(&self, tokens: &Tensor, dtype: DType) -> Result<Tensor, ModelError> {
+        let positions = self.position.narrow(0, 0, tokens.dim(1)?)?;
+        Ok(tokens.broadcast_add(&positions)?.to_dtype(dtype)?)
     }
 
     /// Where the feature of a sequence is taken.
@@ -78,4 +107,15 @@ impl TextTower {
             None => refuse("has no end token"),
         }
     }
+}
+
+/// Indices into `[batch * tokens]` of each sequence's end.
+fn pooled_rows(ends: &[usize], tokens: usize, device: &Device) -> Result<Tensor, ModelError> {
+    let rows = ends
+        .iter()
+        .enumerate()
+        .map(|(row, end)| u32::try_from(row * tokens + end))
+        .collect::<Result<Vec<u32>, _>>()
+        .map_err(candle_core::Error::wrap)?;
+    Ok(Tensor::from_vec(rows, ends.len(), device)?)
 }

@@ -1,6 +1,7 @@
 use candle_core::{DType, Tensor};
 
 use super::layers::{BlockShape, Encoder, Linear, Norm, Source};
+use super::stages::Stages;
 use super::{ModelError, VisionConfig};
 
 /// The image tower with its projection.
@@ -37,18 +38,33 @@ impl VisionTower {
         })
     }
 
-    /// pixels: `[batch, 3, side, side]`, normalised; the result is `[batch, projection]` in
-    /// `dtype`.
-    pub(super) fn forward(&self, pixels: &Tensor, dtype: DType) -> Result<Tensor, ModelError> {
+    /// From `pixels`, `[batch, 3, side, side]`, normalised, to `[batch, projection]` in `dtype`.
+    pub(super) fn stages(&self, pixels: Tensor, dtype: DType) -> Result<Stages<'_>, ModelError> {
         let (side, size) = (self.config.image_size, self.config.patch_size);
         let (batch, channels, height, width) = pixels.dims4()?;
         if (channels, height, width) != (3, side, side) {
             let got = channels * height * width;
             return Err(ModelError::PixelCount { got, expected: 3 * side * side });
         }
+        let patches = (side / size).pow(2);
+        let count = u32::try_from(patches + 1).map_err(candle_core::Error::wrap)?;
+        let rows: Vec<u32> = (0..).step_by(count as usize).take(batch).collect();
+        let rows = Tensor::from_vec(rows, batch, pixels.device())?;
+        let mut steps = self.encoder.stages(rows);
+        steps.insert(0, Box::new(move |pixels: &Tensor| self.embed(pixels, dtype)));
+        steps.push(Box::new(|pooled: &Tensor| {
+            Ok(self.projection.forward(&self.post_norm.forward(pooled)?)?)
+        }));
+        Ok(Stages::new(pixels, steps))
+    }
+
+    /// `[batch, tokens, dim]` of the class token and the patches.
+    fn embed(&self, pixels: &Tensor, dtype: DType) -> Result<Tensor, ModelError> {
+        let size = self.config.patch_size;
+        let grid = self.config.image_size / size;
+        let batch = pixels.dim(0)?;
         // A convolution whose stride is its kernel is a product over the patches; candle's
         // convolution also computes a gradient of the pixels that nobody asks for.
-        let grid = side / size;
         let patches = pixels
             .to_dtype(dtype)?
             .reshape(&[batch, 3, grid, size, grid, size][..])?
@@ -58,11 +74,6 @@ impl VisionTower {
         let class = self.class.to_dtype(dtype)?.broadcast_left((batch, 1))?;
         let tokens = Tensor::cat(&[class, patches], 1)?;
         let tokens = tokens.broadcast_add(&self.position.to_dtype(dtype)?)?;
-        let tokens = self.pre_norm.forward(&tokens)?;
-        let count = u32::try_from(grid * grid + 1).map_err(candle_core::Error::wrap)?;
-        let rows: Vec<u32> = (0..).step_by(count as usize).take(batch).collect();
-        let rows = Tensor::from_vec(rows, batch, pixels.device())?;
-        let pooled = self.encoder.forward_pooled(tokens, &rows)?;
-        Ok(self.projection.forward(&self.post_norm.forward(&pooled)?)?)
+        Ok(self.pre_norm.forward(&tokens)?)
     }
 }

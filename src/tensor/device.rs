@@ -86,7 +86,12 @@ fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
     // cudarc panics where libcuda is missing.
     match std::panic::catch_unwind(|| Device::new_cuda(ordinal)) {
         Ok(Ok(device)) => Ok(device),
-        Ok(Err(error)) => Err(DeviceError::Unavailable { ordinal, reason: error.to_string() }),
+        Ok(Err(error)) => {
+            // candle appends a backtrace where one was asked for.
+            let text = error.to_string();
+            let reason = text.lines().next().unwrap_or("no reason given").to_owned();
+            Err(DeviceError::Unavailable { ordinal, reason })
+        }
         Err(_) => Err(DeviceError::Unavailable {
             ordinal,
             reason: "the CUDA driver library cannot be loaded".to_owned(),

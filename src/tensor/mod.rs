@@ -14,6 +14,7 @@ mod linear;
 mod norm;
 mod simd;
 mod softmax;
+mod update;
 
 pub use activation::{gelu, quick_gelu};
 pub use attention::attention;
@@ -21,3 +22,4 @@ pub use device::{DeviceChoice, DeviceError, open};
 pub use linear::linear;
 pub use norm::{layer_norm, normalise};
 pub use softmax::softmax;
+pub use update::{in_place, update, widest, with_values};

@@ -4,33 +4,50 @@ use rayon::prelude::*;
 
 use super::error::TrainingError;
 use super::muon::Muon;
+use crate::tensor::{in_place, update, widest, with_values};
 
-/// Settings of [`AdamW`] that stay the same over a run.
+/// Values that a thread takes at a time.
+const CHUNK: usize = 1 << 15;
+
+/// How a step follows from a gradient.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamWConfig {
-    /// Decay of the mean of gradients.
-    pub beta1: f64,
-    /// Decay of the mean of squared gradients.
-    pub beta2: f64,
-    /// Keeps the division finite.
-    pub eps: f64,
-    /// Decoupled weight decay.
+pub enum Rule {
+    /// AdamW (Loshchilov and Hutter, 2019) with bias correction and decoupled decay.
+    AdamW {
+        /// Decay of the mean of gradients.
+        beta1: f64,
+        /// Decay of the mean of squared gradients.
+        beta2: f64,
+        /// Keeps the division finite.
+        eps: f64,
+    },
+    /// Gradient descent with momentum, as PyTorch's: decay is added to the gradient.
+    Sgd {
+        /// Decay of the velocity.
+        momentum: f64,
+    },
+}
+
+/// Settings of an [`Optimizer`] that stay the same over a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptimizerConfig {
+    /// How a step follows from a gradient.
+    pub rule: Rule,
+    /// Weight decay of matrices.
     pub weight_decay: f64,
     /// Largest global norm of the gradients.
     pub clip_norm: f64,
     /// With it, matrices inside the towers' blocks take Muon's steps, this many times the rate long;
-    /// without it, AdamW's like all others.
+    /// without it, they follow the rule like all others.
     pub muon: Option<f64>,
     /// What the rate of parameters outside the model (`heads.*`) is multiplied by.
     pub heads: f64,
 }
 
-impl Default for AdamWConfig {
+impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
-            beta1: 0.9,
-            beta2: 0.98,
-            eps: 1e-8,
+            rule: Rule::AdamW { beta1: 0.9, beta2: 0.98, eps: 1e-8 },
             weight_decay: 0.05,
             clip_norm: 1.0,
             muon: None,
@@ -39,12 +56,12 @@ impl Default for AdamWConfig {
     }
 }
 
-/// AdamW (Loshchilov and Hutter, 2019) with bias correction. Decay is decoupled and left off biases,
-/// norms, embeddings and scales; the global gradient norm is clipped before the step. candle_nn's own
-/// neither clips nor lets its state be saved.
+/// Steps of AdamW or momentum. Decay is left off biases, norms, embeddings and scales; the global gradient
+/// norm is clipped before the step. candle_nn's own neither clips nor lets its state be saved. On a CPU
+/// parameters and moments change where they lie; elsewhere they stay on their device.
 #[derive(Debug)]
-pub struct AdamW {
-    config: AdamWConfig,
+pub struct Optimizer {
+    config: OptimizerConfig,
     slots: Vec<Slot>,
     step: u64,
 }
@@ -61,22 +78,83 @@ struct Slot {
 
 #[derive(Debug)]
 enum State {
-    Adam { mean: Vec<f32>, square: Vec<f32> },
+    /// Mean and mean square of the gradients, or velocity and nothing.
+    Moments(Moments),
     Muon(Muon),
 }
 
-impl AdamW {
+#[derive(Debug)]
+enum Moments {
+    Host(Vec<f32>, Vec<f32>),
+    Device(Tensor, Tensor),
+}
+
+impl Moments {
+    fn new(var: &Var, second: bool) -> candle_core::Result<Self> {
+        if in_place(var, var) {
+            let count = var.elem_count();
+            return Ok(Self::Host(vec![0.0; count], vec![0.0; if second { count } else { 0 }]));
+        }
+        let zeros = Tensor::zeros(var.shape(), DType::F32, var.device())?;
+        Ok(Self::Device(zeros.clone(), zeros))
+    }
+
+    fn values(&self) -> candle_core::Result<[Vec<f32>; 2]> {
+        Ok(match self {
+            Self::Host(first, second) => [first.clone(), second.clone()],
+            Self::Device(first, second) => [flat(first)?, flat(second)?],
+        })
+    }
+
+    fn set(&mut self, values: [Vec<f32>; 2]) -> candle_core::Result<()> {
+        let [one, two] = values;
+        match self {
+            Self::Host(first, second) => (*first, *second) = (one, two),
+            Self::Device(first, second) => {
+                *first = Tensor::from_vec(one, first.shape(), first.device())?;
+                *second = Tensor::from_vec(two, second.shape(), second.device())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> [usize; 2] {
+        match self {
+            Self::Host(first, second) => [first.len(), second.len()],
+            Self::Device(first, second) => [first.elem_count(), second.elem_count()],
+        }
+    }
+}
+
+/// Moments by the name of their parameter and what they are.
+type NamedMoments = Vec<(String, Vec<f32>)>;
+
+/// The factors of one step, the same for all values of a parameter.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    /// What gradients are multiplied by, to clip them.
+    scale: f64,
+    rate: f64,
+    decay: f64,
+    /// Bias corrections of both moments.
+    corrections: [f64; 2],
+}
+
+impl Optimizer {
     /// `parameters`: name and variable, f32.
     ///
     /// # Errors
     /// What candle reports.
-    pub fn new(parameters: &[(String, Var)], config: AdamWConfig) -> Result<Self, TrainingError> {
+    pub fn new(
+        parameters: &[(String, Var)],
+        config: OptimizerConfig,
+    ) -> Result<Self, TrainingError> {
+        let second = matches!(config.rule, Rule::AdamW { .. });
         let slot = |(name, var): &(String, Var)| -> candle_core::Result<Slot> {
-            let n = var.elem_count();
             let state = if config.muon.is_some() && Muon::moves(name, var) {
                 State::Muon(Muon::new(var)?)
             } else {
-                State::Adam { mean: vec![0.0; n], square: vec![0.0; n] }
+                State::Moments(Moments::new(var, second)?)
             };
             let rate = if name.starts_with("heads.") { config.heads } else { 1.0 };
             Ok(Slot { var: var.clone(), name: name.clone(), decays: decays(name), rate, state })
@@ -90,34 +168,44 @@ impl AdamW {
         self.slots.iter_mut().for_each(|slot| slot.rate *= by(&slot.name));
     }
 
-    /// Steps taken, and the moments of every parameter that has them, by name.
-    #[must_use]
-    pub fn state(&self) -> (u64, Vec<(String, &[f32])>) {
-        let moments = self.slots.iter().flat_map(|slot| match &slot.state {
-            State::Adam { mean, square } => vec![
-                (format!("{}.mean", slot.name), mean.as_slice()),
-                (format!("{}.square", slot.name), square.as_slice()),
-            ],
-            State::Muon(_) => Vec::new(),
-        });
-        (self.step, moments.collect())
+    /// The variables that steps move.
+    pub fn vars(&self) -> impl Iterator<Item = &Var> {
+        self.slots.iter().map(|slot| &slot.var)
     }
 
-    /// Goes on from where [`AdamW::state`] was taken; `moment` gives the values of a name, as many as asked
+    /// Steps taken, and the moments of every parameter that has them, by name.
+    ///
+    /// # Errors
+    /// What candle reports.
+    pub fn state(&self) -> Result<(u64, NamedMoments), TrainingError> {
+        let mut moments = Vec::new();
+        for slot in &self.slots {
+            if let State::Moments(of) = &slot.state {
+                let [first, second] = of.values()?;
+                moments.push((format!("{}.mean", slot.name), first));
+                moments.push((format!("{}.square", slot.name), second));
+            }
+        }
+        Ok((self.step, moments))
+    }
+
+    /// Goes on from where [`Optimizer::state`] was taken; `moment` gives the values of a name, as many as asked
     /// for.
     ///
     /// # Errors
     /// What `moment` fails with.
-    pub fn restore<E>(
+    pub fn restore(
         &mut self,
         step: u64,
-        mut moment: impl FnMut(&str, usize) -> Result<Vec<f32>, E>,
-    ) -> Result<(), E> {
+        mut moment: impl FnMut(&str, usize) -> Result<Vec<f32>, TrainingError>,
+    ) -> Result<(), TrainingError> {
         self.step = step;
         for slot in &mut self.slots {
-            if let State::Adam { mean, square } = &mut slot.state {
-                *mean = moment(&format!("{}.mean", slot.name), mean.len())?;
-                *square = moment(&format!("{}.square", slot.name), square.len())?;
+            if let State::Moments(of) = &mut slot.state {
+                let [first, second] = of.counts();
+                let first = moment(&format!("{}.mean", slot.name), first)?;
+                let second = moment(&format!("{}.square", slot.name), second)?;
+                of.set([first, second])?;
             }
         }
         Ok(())
@@ -129,51 +217,126 @@ impl AdamW {
     /// # Errors
     /// What candle reports.
     pub fn step(&mut self, grads: &GradStore, rate: f64) -> Result<f64, TrainingError> {
-        let grads: Vec<Option<&Tensor>> =
-            self.slots.iter().map(|slot| grads.get(&slot.var)).collect();
-        let flats = grads
+        let grads = self
+            .slots
             .iter()
-            .map(|grad| grad.map(flat).transpose())
-            .collect::<Result<Vec<Option<Vec<f32>>>, _>>()?;
-        let square: f64 = flats
-            .par_iter()
-            .flatten()
-            .map(|g| g.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>())
-            .collect::<Vec<_>>()
-            .iter()
-            .sum();
-        let norm = square.sqrt();
+            .map(|slot| {
+                grads.get(&slot.var).map(|g| g.to_dtype(DType::F32)?.contiguous()).transpose()
+            })
+            .collect::<candle_core::Result<Vec<Option<Tensor>>>>()?;
+        let squares = grads.iter().flatten().map(square_sum);
+        let norm = squares.sum::<candle_core::Result<f64>>()?.sqrt();
         let scale = if norm > self.config.clip_norm { self.config.clip_norm / norm } else { 1.0 };
         self.step += 1;
-        let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
         let power = i32::try_from(self.step).unwrap_or(i32::MAX);
-        let (c1, c2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
-        let (b1, b2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
-        let root2 = (1.0 / c2.sqrt()) as f32;
-        for ((slot, grad), flat_grad) in self.slots.iter_mut().zip(grads).zip(flats) {
-            let (Some(grad), Some(flat_grad)) = (grad, flat_grad) else { continue };
-            let decay = if slot.decays { weight_decay } else { 0.0 };
-            let (mean, square) = match &mut slot.state {
-                State::Muon(muon) => {
-                    let rate = rate * slot.rate * self.config.muon.unwrap_or(1.0);
-                    muon.step(&slot.var, grad, scale, rate, decay)?;
-                    continue;
+        let corrections = match self.config.rule {
+            Rule::AdamW { beta1, beta2, .. } => [1.0 - beta1.powi(power), 1.0 - beta2.powi(power)],
+            Rule::Sgd { .. } => [1.0; 2],
+        };
+        for (slot, grad) in self.slots.iter_mut().zip(grads) {
+            let Some(grad) = grad else { continue };
+            let decay = if slot.decays { self.config.weight_decay } else { 0.0 };
+            let factors = Factors { scale, rate: rate * slot.rate, decay, corrections };
+            match (&mut slot.state, self.config.rule) {
+                (State::Muon(muon), _) => {
+                    let rate = factors.rate * self.config.muon.unwrap_or(1.0);
+                    muon.step(&slot.var, &grad, scale, rate, decay)?;
                 }
-                State::Adam { mean, square } => (mean, square),
-            };
-            let rate = rate * slot.rate;
-            let (rate1, keep) = ((rate / c1) as f32, (1.0 - rate * decay) as f32);
-            let mut values = flat(slot.var.as_tensor())?;
-            for (((w, g), m), v) in values.iter_mut().zip(&flat_grad).zip(mean).zip(square) {
-                let g = g * scale as f32;
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * g * g;
-                *w = *w * keep - rate1 * *m / (v.sqrt() * root2 + eps);
+                (State::Moments(Moments::Host(first, second)), rule) => {
+                    update(&slot.var, &grad, |w, g| {
+                        host_step(rule, factors, [w, first, second], g)
+                    })?;
+                }
+                (State::Moments(Moments::Device(first, second)), rule) => {
+                    device_step(rule, factors, &slot.var, [first, second], &grad)?;
+                }
             }
-            slot.var.set(&Tensor::from_vec(values, slot.var.dims(), slot.var.device())?)?;
         }
         Ok(norm)
     }
+}
+
+/// values, first and second moment change; all as long as the gradient, but the second moment may be empty.
+fn host_step(rule: Rule, factors: Factors, values: [&mut [f32]; 3], gradient: &[f32]) {
+    let [w, m, v] = values;
+    let scale = factors.scale as f32;
+    let chunks =
+        w.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(m.par_chunks_mut(CHUNK));
+    match rule {
+        Rule::AdamW { beta1, beta2, eps } => {
+            let [c1, c2] = factors.corrections;
+            let (b1, b2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
+            let root2 = (1.0 / c2.sqrt()) as f32;
+            let rate = (factors.rate / c1) as f32;
+            let keep = (1.0 - factors.rate * factors.decay) as f32;
+            chunks.zip(v.par_chunks_mut(CHUNK)).for_each(|(((w, g), m), v)| {
+                widest(
+                    #[inline(always)]
+                    || {
+                        for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                            let g = g * scale;
+                            *m = b1 * *m + (1.0 - b1) * g;
+                            *v = b2 * *v + (1.0 - b2) * g * g;
+                            *w = *w * keep - rate * *m / (v.sqrt() * root2 + eps);
+                        }
+                    },
+                );
+            });
+        }
+        Rule::Sgd { momentum } => {
+            let (momentum, decay) = (momentum as f32, factors.decay as f32);
+            let rate = factors.rate as f32;
+            chunks.for_each(|((w, g), m)| {
+                widest(
+                    #[inline(always)]
+                    || {
+                        for ((w, g), m) in w.iter_mut().zip(g).zip(m) {
+                            *m = momentum * *m + g * scale + decay * *w;
+                            *w -= rate * *m;
+                        }
+                    },
+                );
+            });
+        }
+    }
+}
+
+/// The same step in tensor operations, for devices whose values cannot be reached.
+fn device_step(
+    rule: Rule,
+    factors: Factors,
+    var: &Var,
+    moments: [&mut Tensor; 2],
+    gradient: &Tensor,
+) -> candle_core::Result<()> {
+    let [m, v] = moments;
+    let g = (gradient.detach() * factors.scale)?;
+    let w = var.as_detached_tensor();
+    match rule {
+        Rule::AdamW { beta1, beta2, eps } => {
+            let [c1, c2] = factors.corrections;
+            *m = ((&*m * beta1)? + (&g * (1.0 - beta1))?)?;
+            *v = ((&*v * beta2)? + (g.sqr()? * (1.0 - beta2))?)?;
+            let scaled = ((v.sqrt()? / c2.sqrt())? + eps)?;
+            let step = (m.div(&scaled)? * (factors.rate / c1))?;
+            var.set(&((w * (1.0 - factors.rate * factors.decay))? - step)?)
+        }
+        Rule::Sgd { momentum } => {
+            *m = ((&*m * momentum)? + (g + (&w * factors.decay)?)?)?;
+            var.set(&(w - (&*m * factors.rate)?)?)
+        }
+    }
+}
+
+fn square_sum(gradient: &Tensor) -> candle_core::Result<f64> {
+    let of = |values: &[f32]| values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+    if !in_place(gradient, gradient) {
+        return Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?));
+    }
+    // In an order that does not depend on the threads.
+    with_values(gradient, |values| {
+        values.par_chunks(CHUNK).map(of).collect::<Vec<f64>>().iter().sum()
+    })
 }
 
 fn flat(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
@@ -203,9 +366,10 @@ mod tests {
     fn two_steps_equal_those_worked_by_hand() {
         // Gradient of sum(w^2)/2 is w. Step 1 of Adam moves by the rate, whatever the gradient.
         let w = var(&[0.5, -0.25]);
-        let config = AdamWConfig { weight_decay: 0.1, beta2: 0.999, ..AdamWConfig::default() };
-        let mut adam = AdamW::new(&[("layer.weight".into(), w.clone())], config).unwrap();
-        let step = |adam: &mut AdamW| {
+        let rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+        let config = OptimizerConfig { rule, weight_decay: 0.1, ..OptimizerConfig::default() };
+        let mut adam = Optimizer::new(&[("layer.weight".into(), w.clone())], config).unwrap();
+        let step = |adam: &mut Optimizer| {
             let loss = (w.as_tensor().sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
             adam.step(&loss.backward().unwrap(), 0.1).unwrap()
         };
@@ -226,8 +390,9 @@ mod tests {
     fn long_gradients_are_clipped_before_the_step() {
         let run = |scale: f64| {
             let w = var(&[3.0, 4.0]);
-            let config = AdamWConfig { eps: 1.0, ..AdamWConfig::default() };
-            let mut adam = AdamW::new(&[("bias".into(), w.clone())], config).unwrap();
+            let rule = Rule::AdamW { beta1: 0.9, beta2: 0.98, eps: 1.0 };
+            let config = OptimizerConfig { rule, ..OptimizerConfig::default() };
+            let mut adam = Optimizer::new(&[("bias".into(), w.clone())], config).unwrap();
             let loss = (w.as_tensor().sum_all().unwrap() * scale).unwrap();
             adam.step(&loss.backward().unwrap(), 0.1).unwrap();
             w.as_tensor().to_vec1::<f32>().unwrap()
@@ -258,9 +423,53 @@ mod tests {
     fn a_parameter_without_a_gradient_stays() {
         let (used, unused) = (var(&[1.0]), var(&[1.0]));
         let parameters = [("a".to_owned(), used.clone()), ("b".to_owned(), unused.clone())];
-        let mut adam = AdamW::new(&parameters, AdamWConfig::default()).unwrap();
+        let mut adam = Optimizer::new(&parameters, OptimizerConfig::default()).unwrap();
         adam.step(&used.as_tensor().sum_all().unwrap().backward().unwrap(), 0.1).unwrap();
         assert_ne!(used.as_tensor().to_vec1::<f32>().unwrap(), [1.0]);
         assert_eq!(unused.as_tensor().to_vec1::<f32>().unwrap(), [1.0]);
+    }
+
+    #[test]
+    fn momentum_takes_the_steps_of_pytorch() {
+        // torch.optim.SGD(lr=0.1, momentum=0.9, weight_decay=0.5) on sum(w^2) / 2 from w = 2:
+        // g = 2 + 1 = 3, v = 3, w = 1.7; g = 1.7 + 0.85 = 2.55, v = 2.7 + 2.55 = 5.25, w = 1.175.
+        let w = var(&[2.0]);
+        let rule = Rule::Sgd { momentum: 0.9 };
+        let config =
+            OptimizerConfig { rule, weight_decay: 0.5, clip_norm: 1e9, ..Default::default() };
+        let mut sgd = Optimizer::new(&[("layer.weight".into(), w.clone())], config).unwrap();
+        for want in [1.7, 1.175] {
+            let loss = (w.as_tensor().sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
+            sgd.step(&loss.backward().unwrap(), 0.1).unwrap();
+            let got = w.as_tensor().to_vec1::<f32>().unwrap()[0];
+            assert!((got - want).abs() < 1e-6, "{got} and {want}");
+        }
+    }
+
+    /// What a device computes in tensor operations is what the CPU does in place.
+    #[test]
+    fn both_ways_to_step_agree() {
+        let adam = OptimizerConfig::default().rule;
+        for rule in [adam, Rule::Sgd { momentum: 0.9 }] {
+            let start: Vec<f32> = (0..70_000).map(|i| (i as f32 * 0.37).sin()).collect();
+            let (host, device) = (var(&start), var(&start));
+            let (mut m, mut v) = (vec![0.0; start.len()], vec![0.0; start.len()]);
+            let zeros = device.as_tensor().zeros_like().unwrap();
+            let (mut dm, mut dv) = (zeros.clone(), zeros);
+            for step in 1..4 {
+                let gradient: Vec<f32> =
+                    (0..70_000).map(|i| ((i + step) as f32 * 0.11).cos()).collect();
+                let gradient = var(&gradient).as_detached_tensor();
+                let corrections = [1.0 - 0.9_f64.powi(step), 1.0 - 0.98_f64.powi(step)];
+                let factors = Factors { scale: 0.3, rate: 0.01, decay: 0.1, corrections };
+                update(&host, &gradient, |w, g| host_step(rule, factors, [w, &mut m, &mut v], g))
+                    .unwrap();
+                device_step(rule, factors, &device, [&mut dm, &mut dv], &gradient).unwrap();
+            }
+            let (a, b) = (flat(&host).unwrap(), flat(&device).unwrap());
+            let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-5, "{rule:?}: {worst}");
+            assert!(a.iter().zip(&start).all(|(a, s)| a != s || *s == 0.0));
+        }
     }
 }

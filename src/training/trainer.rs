@@ -16,9 +16,9 @@ use super::heads::{Anchors, TraitHead};
 use super::init::spatial_start;
 use super::log::Epoch;
 use super::loss::{sup_con, trait_error};
-use super::optimizer::{AdamW, AdamWConfig};
+use super::optimizer::{Optimizer, OptimizerConfig};
 use super::sampler::PkSampler;
-use super::schedule::WarmupCosine;
+use super::schedule::{Decay, Schedule};
 
 /// Largest factor on the cosines of the image-text loss, as in CLIP.
 pub(super) const MAX_LOGIT_SCALE: f32 = 100.0;
@@ -102,16 +102,20 @@ pub fn pretrain(
     trained.extend(guess.vars());
     let anchors = Anchors::new(inputs.model.projection_dim, config.seed, device)?;
     trained.push(("heads.anchors".to_owned(), anchors.directions.clone()));
-    let optimizer_config = AdamWConfig {
+    let optimizer_config = OptimizerConfig {
         weight_decay: config.weight_decay,
         clip_norm: config.clip_norm,
         muon: Some(config.matrix_rate / config.learning_rate),
         heads: config.heads_rate,
-        ..AdamWConfig::default()
+        ..OptimizerConfig::default()
     };
-    let mut optimizer = AdamW::new(&trained, optimizer_config)?;
-    let schedule =
-        WarmupCosine { peak: config.learning_rate, warmup: config.warmup, steps: config.steps };
+    let mut optimizer = Optimizer::new(&trained, optimizer_config)?;
+    let schedule = Schedule {
+        peak: config.learning_rate,
+        warmup: config.warmup,
+        steps: config.steps,
+        decay: Decay::Cosine,
+    };
     let pictures: Vec<(u32, usize)> = inputs
         .data
         .hands
@@ -144,7 +148,7 @@ pub fn pretrain(
             loss = (loss + (error * config.trait_weight)?)?;
         }
         let value = loss.to_scalar::<f32>()?;
-        let rate = schedule.at(step);
+        let rate = schedule.at(step, 0);
         if !value.is_finite() {
             return Err(TrainingError::Diverged {
                 step: step + 1,

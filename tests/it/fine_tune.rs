@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use handclip::service::ModelChoice;
 use handclip::service::fine_tune::{
-    FineTuneEvent, FineTuneRequest, FineTuneSummary, fine_tune_model,
+    FineTuneEvent, FineTuneRequest, FineTuneSummary, TrainingData, fine_tune_model,
 };
 use handclip::service::tools::{Drawing, OfflineModel, draw_hands};
+use handclip::training::fine_tune::Recipe;
 use serde_json::Value;
 
 const RECIPE: &str = "seed = 3\nepochs = 2\nvalidation = 0.25\n\
@@ -26,7 +27,7 @@ fn hands(dir: &Path) -> PathBuf {
 fn request(data: &Path, out: PathBuf, recipe: &str) -> FineTuneRequest {
     FineTuneRequest {
         model: ModelChoice::Nano,
-        data: data.to_path_buf(),
+        data: TrainingData::Directory(data.to_path_buf()),
         recipe: recipe.to_owned(),
         hold_out: 0.34,
         split_seed: 1,
@@ -73,6 +74,15 @@ fn a_run_leaves_a_model_that_serves_and_says_how_it_came_about() {
     }
     assert!(lines[1]["validation"]["rank1"].is_f64());
     assert!(read("recipe.toml").contains("learning_rate = 0.00005"), "{}", read("recipe.toml"));
+    let page = read("report.html");
+    assert_eq!(page.matches("<svg").count(), 4, "losses, validation, rate, gradient norm");
+    assert!(page.contains("Rank-1 before") && page.contains("learning_rate = 0.00005"));
+    assert!(!page.contains("src=") && !page.contains("<script"), "nothing is loaded");
+    let boards: Vec<u64> = std::fs::read_dir(run.join("tensorboard"))
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .collect();
+    assert!(boards.len() == 1 && boards[0] > 400, "{boards:?}");
     assert!(read("report.md").contains("| dorsal right | 4 |"), "{}", read("report.md"));
     let again =
         fine_tune_model(&request(&data, run.clone(), RECIPE), &|_| {}, &AtomicBool::new(false));
@@ -198,4 +208,68 @@ fn a_run_that_was_killed_goes_on_to_the_same_weights() {
     let other = FineTuneRequest { resume: true, ..other };
     let error = fine_tune_model(&other, &|_| {}, &AtomicBool::new(false)).unwrap_err();
     assert!(error.to_string().contains("another recipe"), "{error}");
+}
+
+#[test]
+fn every_recipe_that_is_shipped_can_be_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let recipe = Recipe::from_toml(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        assert_ne!(recipe, Recipe::default(), "{path:?}");
+        names.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
+    }
+    for wanted in ["image-only", "image-text", "both", "prompt-learning", "smoke"] {
+        assert!(names.iter().any(|name| name == wanted), "{wanted} is missing");
+    }
+}
+
+/// The images of a gallery train as the files do that were enrolled, and none of them is written anywhere.
+#[test]
+fn a_gallery_that_retains_its_images_can_be_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = hands(dir.path());
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_handclip"));
+        command.args(arguments).arg("--data-dir").arg(dir.path().join("store"));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), output.stdout, said)
+    };
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let enrol = |gallery: &str, retain: &[&str]| {
+        let mut arguments = vec!["enrol", data.to_str().unwrap(), "--gallery", gallery, "--create"];
+        arguments.extend(retain);
+        let (ok, _, said) = run(&arguments);
+        assert!(ok, "{said}");
+    };
+    enrol("kept", &["--retain-images"]);
+    enrol("forgotten", &[]);
+    std::fs::write(path("recipe.toml"), RECIPE).unwrap();
+    let train = |gallery: &str| {
+        let (recipe, out) = (path("recipe.toml"), path(gallery));
+        run(&["train", "--gallery", gallery, "--recipe", &recipe, "--out", &out, "--json"])
+    };
+    let (ok, json, said) = train("kept");
+    assert!(ok, "{said}");
+    let summary: Value = serde_json::from_slice(&json).unwrap();
+    let of = |key: &str| -> u64 { (0..3).map(|i| summary[key][i].as_u64().unwrap()).sum() };
+    assert_eq!((of("subjects"), of("images")), (12, 144));
+    let picture = |entry: &Path| {
+        entry.extension().is_some_and(|e| ["jpg", "png", "webp"].iter().any(|image| e == *image))
+    };
+    let mut folders = vec![dir.path().join("kept")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(!picture(&path), "{path:?}");
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    let (ok, _, said) = train("forgotten");
+    assert!(!ok && said.contains("retain"), "{said}");
 }

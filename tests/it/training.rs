@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use handclip::model::{Clip, ClipConfig, Parameters, normalise};
-use handclip::training::{AdamW, AdamWConfig, matching_info_nce};
+use handclip::training::{Optimizer, OptimizerConfig, matching_info_nce};
 use serde::Deserialize;
 
 use crate::support::golden;
@@ -43,8 +43,9 @@ fn twenty_steps_follow_the_loss_curve_of_pytorch() {
     assert_eq!(curve.losses.len(), 20);
     let parameters = Parameters::load(&config, &dir, &Device::Cpu).unwrap();
     let clip = Clip::new(&config, &parameters).unwrap();
-    let settings = AdamWConfig { weight_decay: curve.weight_decay, ..AdamWConfig::default() };
-    let mut optimizer = AdamW::new(&parameters.vars(), settings).unwrap();
+    let settings =
+        OptimizerConfig { weight_decay: curve.weight_decay, ..OptimizerConfig::default() };
+    let mut optimizer = Optimizer::new(&parameters.vars(), settings).unwrap();
     let ids = Tensor::new(batches.ids.clone(), &Device::Cpu).unwrap();
     let matches = Tensor::eye(3, candle_core::DType::F32, &Device::Cpu).unwrap();
     for (step, expected) in curve.losses.iter().enumerate() {

@@ -20,6 +20,8 @@ const EPS: f64 = 1e-5;
 pub(super) struct IdentityHeads {
     losses: Losses,
     vars: Vec<(&'static str, Var)>,
+    /// Text features of the learned prompts of all hands, unit rows, and the factor on their cosines.
+    prompts: Option<(Tensor, f64)>,
 }
 
 impl IdentityHeads {
@@ -48,7 +50,12 @@ impl IdentityHeads {
         if losses.center.is_some() {
             vars.push(random("heads.centres", (3.0 / dim as f32).sqrt(), 0xce4)?);
         }
-        Ok(Self { losses: losses.clone(), vars })
+        Ok(Self { losses: losses.clone(), vars, prompts: None })
+    }
+
+    /// Takes the text features that `image_to_prompt` compares with.
+    pub(super) fn compare_with(&mut self, prompts: Tensor, scale: f64) {
+        self.prompts = Some((prompts, scale));
     }
 
     pub(super) fn vars(&self) -> Vec<(String, Var)> {
@@ -102,6 +109,12 @@ impl IdentityHeads {
         }
         if let Some(loss) = &self.losses.center {
             add("center", loss.weight, center_loss(unit, self.var("heads.centres")?, labels)?)?;
+        }
+        if let (Some(loss), Some((prompts, scale))) = (&self.losses.image_to_prompt, &self.prompts)
+        {
+            let logits = (unit.matmul(&prompts.t()?)? * *scale)?;
+            let part = smoothed_cross_entropy(&logits, labels, loss.smoothing)?;
+            add("image_to_prompt", loss.weight, part)?;
         }
         Ok(parts)
     }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use crate::image::{DecodeLimits, Preprocessing, decode};
-use crate::training::augment::Augment;
+use crate::training::augment::{Augment, Flip};
 use crate::training::error::TrainingError;
 
 /// Batches made ahead of the one that trains.
@@ -26,10 +26,13 @@ pub enum Unreadable {
     Skip,
 }
 
-/// Image files, framed to a model's input and kept so while `cache_bytes` allows.
-#[derive(Debug)]
-pub struct PictureFiles {
+/// Gives the bytes of a picture, or says why not.
+pub type ReadPicture<'a> = dyn Fn(usize) -> Result<Vec<u8>, String> + Send + Sync + 'a;
+
+/// Pictures by number, framed to a model's input and kept so while `cache_bytes` allows.
+pub struct PictureFiles<'a> {
     paths: Vec<PathBuf>,
+    read: Box<ReadPicture<'a>>,
     preprocessing: Preprocessing,
     kept: Vec<OnceLock<Vec<u8>>>,
     room: AtomicUsize,
@@ -37,7 +40,7 @@ pub struct PictureFiles {
     skipped: Mutex<Vec<PathBuf>>,
 }
 
-impl PictureFiles {
+impl PictureFiles<'static> {
     /// Files in the order that indices will name them.
     #[must_use]
     pub fn new(
@@ -46,9 +49,26 @@ impl PictureFiles {
         cache_bytes: usize,
         unreadable: Unreadable,
     ) -> Self {
+        let files = paths.clone();
+        let read = Box::new(move |index: usize| read_file(&files[index]));
+        Self::reading(paths, read, preprocessing, cache_bytes, unreadable)
+    }
+}
+
+impl<'a> PictureFiles<'a> {
+    /// Pictures that `read` gives by their place among `names`, which errors will name.
+    #[must_use]
+    pub fn reading(
+        names: Vec<PathBuf>,
+        read: Box<ReadPicture<'a>>,
+        preprocessing: Preprocessing,
+        cache_bytes: usize,
+        unreadable: Unreadable,
+    ) -> Self {
         Self {
-            kept: paths.iter().map(|_| OnceLock::new()).collect(),
-            paths,
+            kept: names.iter().map(|_| OnceLock::new()).collect(),
+            paths: names,
+            read,
             preprocessing,
             room: AtomicUsize::new(cache_bytes),
             unreadable,
@@ -86,7 +106,7 @@ impl PictureFiles {
             return Ok(Some(Cow::Borrowed(kept)));
         }
         let path = &self.paths[index];
-        let framed = match self.decode(path) {
+        let framed = match self.decode(index) {
             Ok(framed) => framed,
             Err(_) if self.unreadable == Unreadable::Skip => {
                 self.skipped.lock().push(path.clone());
@@ -103,49 +123,69 @@ impl PictureFiles {
         Ok(Some(Cow::Borrowed(self.kept[index].get_or_init(|| framed))))
     }
 
-    fn decode(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let limits = DecodeLimits::default();
-        let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
-        if size > limits.max_file_bytes as u64 {
-            return Err(format!("larger than {} bytes", limits.max_file_bytes));
-        }
-        let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-        let picture = decode(&bytes, &limits).map_err(|error| error.to_string())?;
+    fn decode(&self, index: usize) -> Result<Vec<u8>, String> {
+        let bytes = (self.read)(index)?;
+        let picture = decode(&bytes, &DecodeLimits::default()).map_err(|e| e.to_string())?;
         Ok(self.preprocessing.pixels(&picture))
     }
 }
 
-/// Pictures of one step, ready for the device.
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let most = DecodeLimits::default().max_file_bytes;
+    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if size > most as u64 {
+        return Err(format!("larger than {most} bytes"));
+    }
+    std::fs::read(path).map_err(|error| error.to_string())
+}
+
+/// A picture of a batch that is to be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shot {
+    pub(super) file: usize,
+    pub(super) flip: Flip,
+}
+
+/// Pictures of one batch, ready for the device.
 #[derive(Debug, PartialEq)]
 pub(super) struct Loaded {
     /// `[pictures, 3, side, side]`, normalised.
     pub(super) pixels: Vec<f32>,
-    /// Which files; those that are skipped are not among them.
-    pub(super) files: Vec<usize>,
+    /// Of what; pictures that are skipped are not among them.
+    pub(super) shots: Vec<Shot>,
+}
+
+impl Loaded {
+    pub(super) fn files(&self) -> Vec<usize> {
+        self.shots.iter().map(|shot| shot.file).collect()
+    }
 }
 
 /// Decodes, varies and normalises the pictures of one batch. The same seed gives the same pictures.
 pub(super) fn load(
-    files: &PictureFiles,
+    files: &PictureFiles<'_>,
     augment: &Augment,
-    indices: &[usize],
+    shots: &[Shot],
     seed: u64,
 ) -> Result<Loaded, TrainingError> {
-    let pictures: Vec<Option<Vec<f32>>> = indices
+    let pictures: Vec<Option<Vec<f32>>> = shots
         .par_iter()
         .enumerate()
-        .map(|(place, index)| {
-            let Some(framed) = files.pixels(*index)? else { return Ok(None) };
+        .map(|(place, shot)| {
+            let Some(mut framed) = files.pixels(shot.file)? else { return Ok(None) };
+            if shot.flip != Flip::default() {
+                shot.flip.apply(framed.to_mut(), augment.size);
+            }
             let seed = seed.wrapping_add(place as u64);
             let varied = augment.apply(&framed, augment.size, seed);
             Ok(Some(files.preprocessing.normalise(&varied)))
         })
         .collect::<Result<_, TrainingError>>()?;
-    let mut loaded = Loaded { pixels: Vec::new(), files: Vec::new() };
-    for (index, picture) in indices.iter().zip(pictures) {
+    let mut loaded = Loaded { pixels: Vec::new(), shots: Vec::new() };
+    for (shot, picture) in shots.iter().zip(pictures) {
         if let Some(picture) = picture {
             loaded.pixels.extend(picture);
-            loaded.files.push(*index);
+            loaded.shots.push(*shot);
         }
     }
     Ok(loaded)
@@ -154,17 +194,17 @@ pub(super) fn load(
 /// Runs `consume` with a queue that batches arrive in; `plan` says what the next batch is made of and
 /// `None` at the end. Batches are made on a thread of their own, at most [`AHEAD`] of them ahead.
 pub(super) fn prefetched<R>(
-    files: &PictureFiles,
+    files: &PictureFiles<'_>,
     augment: &Augment,
-    mut plan: impl FnMut() -> Option<(Vec<usize>, u64)> + Send,
+    mut plan: impl FnMut() -> Option<(Vec<Shot>, u64)> + Send,
     consume: impl FnOnce(Receiver<Result<Loaded, TrainingError>>) -> R,
 ) -> R {
     std::thread::scope(|scope| {
         let (sender, receiver): (SyncSender<_>, _) = sync_channel(AHEAD);
         scope.spawn(move || {
-            while let Some((indices, seed)) = plan() {
+            while let Some((shots, seed)) = plan() {
                 // The consumer has left: nobody wants more.
-                if sender.send(load(files, augment, &indices, seed)).is_err() {
+                if sender.send(load(files, augment, &shots, seed)).is_err() {
                     break;
                 }
             }
@@ -183,7 +223,7 @@ mod tests {
         dir: &Path,
         cache_bytes: usize,
         unreadable: Unreadable,
-    ) -> (PictureFiles, Vec<PathBuf>) {
+    ) -> (PictureFiles<'static>, Vec<PathBuf>) {
         let mut paths = Vec::new();
         for n in 0..3_u8 {
             let rgb = (0..40 * 30 * 3).map(|i| (i % 200) as u8 + n).collect();
@@ -197,6 +237,26 @@ mod tests {
         paths.push(broken);
         let preprocessing = Preprocessing::clip(16).with_framing(Framing::Squash);
         (PictureFiles::new(paths.clone(), preprocessing, cache_bytes, unreadable), paths)
+    }
+
+    fn shots(files: &[usize]) -> Vec<Shot> {
+        files.iter().map(|file| Shot { file: *file, flip: Flip::default() }).collect()
+    }
+
+    #[test]
+    fn a_flipped_picture_is_mirrored_and_the_kept_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, _) = files(dir.path(), 1 << 20, Unreadable::Fatal);
+        let plain = shots(&[0])[0];
+        let turned = Shot { flip: Flip { horizontal: true, vertical: false }, ..plain };
+        let augment = Augment::none(16);
+        let loaded = load(&files, &augment, &[plain, turned, plain], 1).unwrap().pixels;
+        let image = |at: usize| &loaded[at * 3 * 256..(at + 1) * 3 * 256];
+        assert_ne!(image(0), image(1));
+        assert_eq!(image(0), image(2));
+        let back: Vec<f32> =
+            image(1).chunks(16).flat_map(|row| row.iter().rev().copied()).collect();
+        assert_eq!(image(0), back);
     }
 
     #[test]
@@ -215,11 +275,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let augment = Augment::none(16);
         let (strict, _) = files(dir.path(), 1 << 20, Unreadable::Fatal);
-        let error = load(&strict, &augment, &[0, 3], 1).unwrap_err().to_string();
+        let error = load(&strict, &augment, &shots(&[0, 3]), 1).unwrap_err().to_string();
         assert!(error.contains("broken.jpg"), "{error}");
         let (lenient, paths) = files(dir.path(), 1 << 20, Unreadable::Skip);
-        let loaded = load(&lenient, &augment, &[0, 3, 2, 3], 1).unwrap();
-        assert_eq!((loaded.files, loaded.pixels.len()), (vec![0, 2], 2 * 16 * 16 * 3));
+        let loaded = load(&lenient, &augment, &shots(&[0, 3, 2, 3]), 1).unwrap();
+        assert_eq!((loaded.files(), loaded.pixels.len()), (vec![0, 2], 2 * 16 * 16 * 3));
         assert_eq!(lenient.skipped(), [paths[3].clone()]);
     }
 
@@ -231,16 +291,20 @@ mod tests {
         let mut left = 5;
         let plan = move || {
             left -= 1;
-            (left >= 0).then(|| (vec![left as usize % 3, 0], left as u64))
+            (left >= 0).then(|| (shots(&[left as usize % 3, 0]), left as u64))
         };
         let got: Vec<Loaded> = prefetched(&files, &augment, plan, |queue| {
             queue.into_iter().collect::<Result<_, _>>().unwrap()
         });
-        let firsts: Vec<usize> = got.iter().map(|batch| batch.files[0]).collect();
+        let firsts: Vec<usize> = got.iter().map(|batch| batch.shots[0].file).collect();
         assert_eq!(firsts, [1, 0, 2, 1, 0]);
-        assert_eq!(got[0], load(&files, &augment, &[1, 0], 4).unwrap(), "by the seed alone");
+        assert_eq!(
+            got[0],
+            load(&files, &augment, &shots(&[1, 0]), 4).unwrap(),
+            "by the seed alone"
+        );
         // A consumer that leaves early must not hang the run.
-        let endless = || Some((vec![0], 0));
+        let endless = || Some((shots(&[0]), 0));
         prefetched(&files, &augment, endless, |queue| drop(queue.recv()));
     }
 }

@@ -3,126 +3,29 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Tensor, Var};
-use serde::Serialize;
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
 
-use crate::domain::HandAttributes;
-use crate::model::{Clip, ClipConfig, ModelError, Parameters, normalise};
-use crate::training::augment::Augment;
+use crate::model::{Adapters, Clip, Parameters, normalise};
 use crate::training::average::Average;
 use crate::training::error::TrainingError;
 use crate::training::loss::matching_info_nce;
-use crate::training::optimizer::{AdamW, AdamWConfig};
+use crate::training::optimizer::Optimizer;
 use crate::training::sampler::{BatchShape, PkSampler};
-use crate::training::schedule::WarmupCosine;
+use crate::training::schedule::Schedule;
 use crate::training::trainer::MAX_LOGIT_SCALE;
 
+use super::features::{Features, Memory, absorb};
 use super::heads::IdentityHeads;
-use super::loader::{Loaded, PictureFiles, prefetched};
-use super::prompts::describe;
-use super::recipe::{AugmentRecipe, Freeze, Recipe, block_of};
+use super::loader::{Loaded, PictureFiles, Shot, prefetched};
+use super::plan::{augment, depth, draw_flip, moves, optimizer_config, schedule};
+use super::prompt_learning::learn_prompts;
+use super::prompts::{Said, describe};
+use super::recipe::{Precision, ScheduleRecipe};
 use super::state::{Checkpoint, RunState};
-
-/// A picture to train on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainPicture {
-    /// Its place in the [`PictureFiles`].
-    pub file: usize,
-    /// Its identity: a number for each hand of each subject, from 0 without gaps.
-    pub hand: u32,
-    /// Its kind of hand: a number for each aspect and side.
-    pub kind: usize,
-    /// What prompts may say of it.
-    pub attributes: HandAttributes,
-}
-
-/// Turns prompts into token ids, all of one length.
-pub type Tokens<'a> = dyn Fn(&[String]) -> Result<Vec<Vec<u32>>, ModelError> + 'a;
-
-/// What a run reads.
-#[derive(Clone, Copy)]
-pub struct FineTuneInputs<'a> {
-    /// Shape of the model.
-    pub model: &'a ClipConfig,
-    /// Where it starts; these are the weights that move.
-    pub parameters: &'a Parameters,
-    /// The model's tokenizer.
-    pub tokens: &'a Tokens<'a>,
-    /// The image files.
-    pub files: &'a PictureFiles,
-    /// Those that are trained on.
-    pub pictures: &'a [TrainPicture],
-    /// How.
-    pub recipe: &'a Recipe,
-    /// Where to compute.
-    pub device: &'a Device,
-    /// Where the run can go on from if the process dies; `None` keeps nothing.
-    pub checkpoint: Option<Checkpoint<'a>>,
-}
-
-/// Where a run stands.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FineTuneProgress {
-    /// Epoch, from 1.
-    pub epoch: usize,
-    /// Optimiser steps taken.
-    pub step: usize,
-    /// Steps in all.
-    pub steps: usize,
-    /// Loss of this step.
-    pub loss: f32,
-    /// Pictures a second since the start, validation left out.
-    pub images_per_second: f64,
-    /// Share of the time spent waiting for pictures.
-    pub waiting: f64,
-}
-
-/// What an epoch came to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EpochReport {
-    /// Epoch, from 1.
-    pub epoch: usize,
-    /// Optimiser steps taken.
-    pub step: usize,
-    /// Mean of the weighted sum.
-    pub loss: f64,
-    /// Mean of each weighted part.
-    pub parts: BTreeMap<String, f64>,
-    /// Mean gradient norm before clipping.
-    pub gradient_norm: f64,
-    /// Rate of the last step.
-    pub learning_rate: f64,
-    /// Pictures a second since the start, validation left out.
-    pub images_per_second: f64,
-    /// Share of the time spent waiting for pictures.
-    pub waiting: f64,
-    /// The best score of the epochs before.
-    pub best_score: Option<f64>,
-}
-
-/// Scores weights on subjects that training never sees, after each epoch; higher is better.
-pub type ValidateEpoch<'a> =
-    dyn FnMut(&Parameters, &EpochReport) -> Result<f64, TrainingError> + 'a;
-
-/// What a run gives.
-#[derive(Debug)]
-pub struct FineTuned {
-    /// Weights of the best epoch: a copy, not the weights that trained on. `None` when the best epoch was
-    /// before the run went on from a checkpoint: the caller was given its weights then.
-    pub best: Option<Parameters>,
-    /// The best score; `None` when cancelled before the first epoch ended, `best` being the last weights.
-    pub best_score: Option<f64>,
-    /// The best epoch, from 1; 0 when cancelled before the first ended.
-    pub best_epoch: usize,
-    /// Steps taken.
-    pub steps: usize,
-    /// Pictures seen, repetitions counted.
-    pub images: usize,
-    /// Whether it ended early because validation got no better.
-    pub stopped_early: bool,
-    /// Share of the time spent waiting for pictures.
-    pub waiting: f64,
-}
+use super::types::{
+    EpochReport, FineTuneInputs, FineTuneProgress, FineTuned, Stage, ValidateEpoch,
+};
 
 /// Fine-tunes a CLIP model on labelled images.
 ///
@@ -143,12 +46,13 @@ pub fn fine_tune(
     let labels: Vec<(u32, usize)> =
         inputs.pictures.iter().map(|picture| (picture.hand, picture.kind)).collect();
     let mut sampler = PkSampler::new(&labels, shape, recipe.seed)?;
-    let an_epoch = (labels.len() / (shape.hands * shape.images)).max(1);
+    let of_a_step = shape.hands * shape.images * recipe.batch.accumulate;
+    let an_epoch = (labels.len() / of_a_step).max(1);
     let steps = an_epoch * recipe.epochs;
-    let mut run = Run::new(inputs, an_epoch, steps)?;
+    let mut run = Run::new(inputs, an_epoch, steps, progress, cancel)?;
     // A run that goes on draws what it drew before, and sees the same pictures from there on.
     let mut planned = 0;
-    while planned < run.taken {
+    while planned < run.taken * recipe.batch.accumulate {
         sampler.batch();
         sampler.draw_seed();
         planned += 1;
@@ -156,12 +60,16 @@ pub fn fine_tune(
     let pictures = inputs.pictures;
     let over = run.is_stuck();
     let plan = move || {
-        if over || planned >= steps || cancel.load(Ordering::Relaxed) {
+        if over || planned >= steps * recipe.batch.accumulate || cancel.load(Ordering::Relaxed) {
             return None;
         }
         planned += 1;
-        let batch = sampler.batch().into_iter().map(|at| pictures[at].file).collect();
-        Some((batch, sampler.draw_seed()))
+        let (batch, seed) = (sampler.batch(), sampler.draw_seed());
+        let shot = |at: usize| Shot {
+            file: pictures[at].file,
+            flip: draw_flip(&recipe.augment, seed, pictures[at].hand),
+        };
+        Some((batch.into_iter().map(shot).collect(), seed))
     };
     let augment = augment(&recipe.augment, inputs.model.vision.image_size);
     prefetched(inputs.files, &augment, plan, move |queue| {
@@ -169,8 +77,8 @@ pub fn fine_tune(
             let waited = Instant::now();
             let Ok(batch) = queue.recv() else { break };
             run.waited += waited.elapsed();
-            run.step(batch?, progress)?;
-            if run.taken.is_multiple_of(an_epoch) && run.end_epoch(validate)? {
+            let stepped = run.batch(batch?, progress)?;
+            if stepped && run.taken.is_multiple_of(an_epoch) && run.end_epoch(validate)? {
                 break;
             }
         }
@@ -178,32 +86,32 @@ pub fn fine_tune(
     })
 }
 
-fn augment(recipe: &AugmentRecipe, size: usize) -> Augment {
-    let AugmentRecipe { rotation, scale, shift, light, color, erase } = *recipe;
-    Augment {
-        rotation: rotation.to_radians(),
-        scale,
-        shift,
-        light,
-        color,
-        erase,
-        ..Augment::none(size)
-    }
-}
+/// Value of each weighted loss, by name.
+type LossValues = Vec<(&'static str, f64)>;
 
 /// A run between its first and its last step.
 struct Run<'a> {
     inputs: FineTuneInputs<'a>,
     clip: Clip,
+    adapters: Option<Adapters>,
     heads: IdentityHeads,
-    optimizer: AdamW,
-    schedule: WarmupCosine,
+    /// Text features of the learned prompts.
+    prompts: Option<Tensor>,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    /// How often the plateau schedule cut the rate, and the epoch of the last time.
+    cuts: usize,
+    last_cut: usize,
     average: Option<Average>,
     /// Score, epoch, and the weights unless they are older than this process.
     best: Option<(f64, usize, Option<Parameters>)>,
     by_file: HashMap<usize, usize>,
     an_epoch: usize,
+    /// Hands; a mirrored hand has a number beyond them.
+    hands: u32,
     taken: usize,
+    /// Gradients of the batches since the last step, and how many those were.
+    gathered: (GradStore, usize),
     images: usize,
     /// Of them, seen by the process that this one goes on from.
     seen_before: usize,
@@ -217,58 +125,74 @@ struct Run<'a> {
 #[derive(Default)]
 struct Window {
     loss: f64,
-    norm: f64,
     parts: BTreeMap<String, f64>,
+    batches: usize,
+    /// Loss of the last batch.
+    last: f64,
+    norm: f64,
     steps: usize,
 }
+
+/// The text features of learned prompts in a run's state.
+const PROMPTS: &str = "prompts.features";
 
 impl<'a> Run<'a> {
     fn new(
         inputs: FineTuneInputs<'a>,
         an_epoch: usize,
         steps: usize,
+        progress: &dyn Fn(FineTuneProgress),
+        cancel: &AtomicBool,
     ) -> Result<Self, TrainingError> {
         let recipe = inputs.recipe;
+        let FineTuneInputs { parameters, device, .. } = inputs;
         let settings = &recipe.optimizer;
-        let classes = inputs.pictures.iter().map(|picture| picture.hand + 1).max().unwrap_or(0);
-        let heads = IdentityHeads::new(
-            &recipe.losses,
-            classes as usize,
-            inputs.model.projection_dim,
-            recipe.seed,
-            inputs.device,
-        )?;
-        let mut trained: Vec<_> = inputs.parameters.vars();
+        let hands = inputs.pictures.iter().map(|picture| picture.hand + 1).max().unwrap_or(0);
+        let mirrors = recipe.augment.horizontal_flip > 0.0 || recipe.augment.vertical_flip > 0.0;
+        let classes = hands as usize * if mirrors { 2 } else { 1 };
+        let dim = inputs.model.projection_dim;
+        let heads = IdentityHeads::new(&recipe.losses, classes, dim, recipe.seed, device)?;
         let with_text = recipe.losses.info_nce.is_some();
-        trained.retain(|(name, _)| moves(name, &recipe.freeze, with_text));
-        trained.extend(heads.vars());
-        let config = AdamWConfig {
-            beta2: 0.999,
-            weight_decay: settings.weight_decay,
-            clip_norm: settings.clip_norm,
-            heads: settings.heads,
-            ..AdamWConfig::default()
+        let wanted = |name: &str| moves(name, &recipe.freeze, with_text);
+        let adapters = match &recipe.lora {
+            Some(lora) => {
+                let (rank, alpha) = (lora.rank, lora.alpha);
+                Some(Adapters::on_attention(parameters, rank, alpha, recipe.seed, &wanted)?)
+            }
+            None => None,
         };
-        let mut optimizer = AdamW::new(&trained, config)?;
+        // With adapters the towers themselves stay.
+        let learns = |name: &str| wanted(name) && (adapters.is_none() || name == "logit_scale");
+        let mut trained: Vec<_> = parameters.vars();
+        trained.retain(|(name, _)| learns(name));
+        trained.extend(adapters.iter().flat_map(Adapters::vars));
+        trained.extend(heads.vars());
+        let mut optimizer = Optimizer::new(&trained, optimizer_config(settings))?;
         let blocks = inputs.model.vision.num_hidden_layers;
         optimizer.scale_rates(|name| settings.layer_decay.powi(depth(name, blocks)));
+        let clip = Clip::learning(inputs.model, parameters, &learns, adapters.as_ref())?;
         let mut run = Self {
-            clip: Clip::new(inputs.model, inputs.parameters)?,
-            heads,
-            optimizer,
-            schedule: WarmupCosine {
-                peak: settings.learning_rate,
-                warmup: (settings.warmup_epochs * an_epoch as f64) as usize,
-                steps,
+            clip: match recipe.compute.precision {
+                Precision::F32 => clip,
+                Precision::Bf16 => clip.compute_in(DType::BF16),
             },
+            adapters,
+            heads,
+            prompts: None,
+            optimizer,
+            schedule: schedule(settings, an_epoch, steps),
+            cuts: 0,
+            last_cut: 0,
             average: match settings.average > 0.0 {
-                true => Some(Average::of(inputs.parameters)?),
+                true => Some(Average::of(parameters)?),
                 false => None,
             },
             best: None,
             by_file: inputs.pictures.iter().enumerate().map(|(at, p)| (p.file, at)).collect(),
             an_epoch,
+            hands,
             taken: 0,
+            gathered: (GradStore::default(), 0),
             images: 0,
             seen_before: 0,
             started: Instant::now(),
@@ -281,13 +205,24 @@ impl<'a> Run<'a> {
             && let Some(state) = RunState::load(checkpoint)?
         {
             run.go_on(checkpoint, state)?;
+        } else if let Some(stage) = &recipe.prompt_learning {
+            run.compare_with(learn_prompts(inputs, stage, progress, cancel)?)?;
         }
+        run.started = Instant::now();
         Ok(run)
+    }
+
+    fn compare_with(&mut self, prompts: Tensor) -> Result<(), TrainingError> {
+        let scale = f64::from(self.clip.logit_scale().exp()?.to_scalar::<f32>()?);
+        self.heads.compare_with(prompts.clone(), scale);
+        self.prompts = Some(prompts);
+        Ok(())
     }
 
     /// Weights and heads by name, in a fixed order.
     fn vars(&self) -> Vec<(String, Var)> {
         let mut vars = self.inputs.parameters.vars();
+        vars.extend(self.adapters.iter().flat_map(Adapters::vars));
         vars.extend(self.heads.vars());
         vars
     }
@@ -310,6 +245,12 @@ impl<'a> Run<'a> {
             });
             self.average = Some(Average::from_means(means.collect::<Result<_, _>>()?));
         }
+        if self.inputs.recipe.prompt_learning.is_some() {
+            let shape = (self.hands as usize, self.inputs.model.projection_dim);
+            let prompts = state.take(checkpoint, PROMPTS, shape.0 * shape.1)?;
+            self.compare_with(Tensor::from_vec(prompts, shape, self.inputs.device)?)?;
+        }
+        (self.cuts, self.last_cut) = state.cuts;
         self.taken = state.step;
         self.images = state.images;
         self.seen_before = state.images;
@@ -322,8 +263,11 @@ impl<'a> Run<'a> {
         for (name, var) in self.vars() {
             arrays.insert(name, var.flatten_all()?.to_vec1()?);
         }
-        let (optimizer_steps, moments) = self.optimizer.state();
-        arrays.extend(moments.into_iter().map(|(name, values)| (name, values.to_vec())));
+        let (optimizer_steps, moments) = self.optimizer.state()?;
+        arrays.extend(moments);
+        if let Some(prompts) = &self.prompts {
+            arrays.insert(PROMPTS.to_owned(), prompts.flatten_all()?.to_vec1()?);
+        }
         if let Some(average) = &self.average {
             let names = self.inputs.parameters.vars().into_iter();
             let names = names.map(|(name, _)| format!("{name}.average"));
@@ -333,6 +277,7 @@ impl<'a> Run<'a> {
             step: self.taken,
             images: self.images,
             optimizer_steps,
+            cuts: (self.cuts, self.last_cut),
             best: self.best.as_ref().map(|(score, epoch, _)| (*score, *epoch)),
             arrays,
         };
@@ -347,81 +292,134 @@ impl<'a> Run<'a> {
         patience > 0 && since >= patience
     }
 
-    fn step(
+    /// Takes a batch; says whether that made a step complete.
+    fn batch(
         &mut self,
         batch: Loaded,
         progress: &dyn Fn(FineTuneProgress),
-    ) -> Result<(), TrainingError> {
-        let rate = self.schedule.at(self.taken);
-        self.taken += 1;
-        let FineTuneInputs { recipe, pictures, device, .. } = self.inputs;
-        let shown: Vec<&TrainPicture> =
-            batch.files.iter().map(|file| &pictures[self.by_file[file]]).collect();
+    ) -> Result<bool, TrainingError> {
+        let accumulate = self.inputs.recipe.batch.accumulate;
         // Skipped files may leave too little to compare.
-        if shown.len() >= 2 {
-            let parts = self.losses(&batch, &shown, device)?;
-            let mut loss = Tensor::new(0.0_f32, device)?;
-            for (name, part) in &parts {
-                let value = f64::from(part.to_scalar::<f32>()?);
+        if batch.shots.len() >= 2 {
+            let (parts, grads) = self.gradients(&batch)?;
+            for (name, value) in &parts {
                 *self.window.parts.entry((*name).to_owned()).or_default() += value;
-                loss = (loss + part)?;
             }
-            let value = loss.to_scalar::<f32>()?;
-            let norm = if value.is_finite() {
-                self.optimizer.step(&loss.backward()?, rate)?
-            } else {
-                f64::NAN
-            };
-            if !norm.is_finite() {
-                return Err(TrainingError::NotANumber {
-                    step: self.taken,
-                    learning_rate: rate,
-                    files: self.inputs.files.names(&batch.files),
-                });
+            self.window.last = parts.iter().map(|(_, value)| value).sum();
+            self.window.loss += self.window.last;
+            self.window.batches += 1;
+            self.images += batch.shots.len();
+            match accumulate {
+                1 => self.gathered.0 = grads,
+                _ => absorb(&mut self.gathered.0, grads, self.optimizer.vars())?,
             }
-            if let Some(average) = &mut self.average {
-                average.follow(self.inputs.parameters, recipe.optimizer.average, self.taken - 1)?;
-            }
-            self.window.loss += f64::from(value);
-            self.window.norm += norm;
-            self.window.steps += 1;
-            self.images += shown.len();
-            progress(FineTuneProgress {
-                epoch: (self.taken - 1) / self.an_epoch + 1,
-                step: self.taken,
-                steps: self.an_epoch * recipe.epochs,
-                loss: value,
-                images_per_second: self.pace(),
-                waiting: self.waiting(),
-            });
         }
+        self.gathered.1 += 1;
+        if self.gathered.1 < accumulate {
+            return Ok(false);
+        }
+        let (grads, _) = std::mem::take(&mut self.gathered);
+        self.step(&grads, &batch)?;
+        progress(FineTuneProgress {
+            stage: Stage::Towers,
+            epoch: (self.taken - 1) / self.an_epoch + 1,
+            step: self.taken,
+            steps: self.an_epoch * self.inputs.recipe.epochs,
+            loss: self.window.last as f32,
+            images_per_second: self.pace(),
+            waiting: self.waiting(),
+        });
+        Ok(true)
+    }
+
+    fn step(&mut self, grads: &GradStore, batch: &Loaded) -> Result<(), TrainingError> {
+        let rate = self.schedule.at(self.taken, self.cuts);
+        let norm = self.optimizer.step(grads, rate)?;
+        self.taken += 1;
+        if !norm.is_finite() {
+            return Err(self.not_a_number(self.taken, batch));
+        }
+        if let Some(average) = &mut self.average {
+            let decay = self.inputs.recipe.optimizer.average;
+            average.follow(self.inputs.parameters, decay, self.taken - 1)?;
+        }
+        self.window.norm += norm;
+        self.window.steps += 1;
         Ok(())
     }
 
-    fn losses(
+    fn not_a_number(&self, step: usize, batch: &Loaded) -> TrainingError {
+        TrainingError::NotANumber {
+            step,
+            learning_rate: self.schedule.at(step - 1, self.cuts),
+            files: self.inputs.files.names(&batch.files()),
+        }
+    }
+
+    /// Weighted losses of a batch and the gradients of their sum, divided by the batches of a step.
+    fn gradients(&self, batch: &Loaded) -> Result<(LossValues, GradStore), TrainingError> {
+        let FineTuneInputs { recipe, device, model, .. } = self.inputs;
+        let memory = Memory { micro: recipe.batch.micro, recompute: recipe.compute.recompute };
+        let side = model.vision.image_size;
+        let shape = (batch.shots.len(), 3, side, side);
+        let pixels = Tensor::from_slice(&batch.pixels, shape, device)?;
+        let images =
+            Features::compute(memory, &pixels, |part| self.clip.image_stages(part.clone()))?;
+        let texts = match &recipe.losses.info_nce {
+            Some(loss) => Some((self.texts(batch, memory)?, loss.weight)),
+            None => None,
+        };
+        let unit = normalise(images.tensor())?;
+        let labels: Vec<u32> = batch.shots.iter().map(|shot| self.label(*shot)).collect();
+        let mut parts = self.heads.losses(images.tensor(), &unit, &labels)?;
+        if let Some(((texts, matches), weight)) = &texts {
+            let scale = self.clip.logit_scale().exp()?.minimum(f64::from(MAX_LOGIT_SCALE))?;
+            let part = matching_info_nce(&unit, &normalise(texts.tensor())?, matches, &scale)?;
+            parts.push(("info_nce", (part * *weight)?));
+        }
+        let mut sum = Tensor::new(0.0_f32, device)?;
+        let mut values = Vec::with_capacity(parts.len());
+        for (name, part) in parts {
+            values.push((name, f64::from(part.to_scalar::<f32>()?)));
+            sum = (sum + part)?;
+        }
+        if !values.iter().all(|(_, value)| value.is_finite()) {
+            return Err(self.not_a_number(self.taken + 1, batch));
+        }
+        let mut grads = (sum * (recipe.batch.accumulate as f64).recip())?.backward()?;
+        let vars: Vec<Var> = self.optimizer.vars().cloned().collect();
+        images.backward(&mut grads, vars.iter())?;
+        if let Some(((texts, _), _)) = texts {
+            texts.backward(&mut grads, vars.iter())?;
+        }
+        Ok((values, grads))
+    }
+
+    /// Features of the batch's prompts, and which are whose.
+    fn texts(
         &self,
         batch: &Loaded,
-        shown: &[&TrainPicture],
-        device: &Device,
-    ) -> Result<Vec<(&'static str, Tensor)>, TrainingError> {
-        let side = self.inputs.model.vision.image_size;
-        let pixels = Tensor::from_slice(&batch.pixels, (shown.len(), 3, side, side), device)?;
-        let features = self.clip.image_features(&pixels)?;
-        let unit = normalise(&features)?;
-        let labels: Vec<u32> = shown.iter().map(|picture| picture.hand).collect();
-        let mut parts = self.heads.losses(&features, &unit, &labels)?;
-        if let Some(loss) = &self.inputs.recipe.losses.info_nce {
-            let attributes: Vec<&HandAttributes> =
-                shown.iter().map(|picture| &picture.attributes).collect();
-            let seed = self.inputs.recipe.seed.wrapping_add(self.taken as u64);
-            let (texts, matches) = describe(&attributes, seed, device)?;
-            let tokens = Tensor::new((self.inputs.tokens)(&texts)?, device)?;
-            let texts = normalise(&self.clip.text_features(&tokens)?)?;
-            let scale = self.clip.logit_scale().exp()?.minimum(f64::from(MAX_LOGIT_SCALE))?;
-            let part = matching_info_nce(&unit, &texts, &matches, &scale)?;
-            parts.push(("info_nce", (part * loss.weight)?));
-        }
-        Ok(parts)
+        memory: Memory,
+    ) -> Result<(Features<'_>, Tensor), TrainingError> {
+        let FineTuneInputs { recipe, device, pictures, .. } = self.inputs;
+        let said: Vec<Said<'_>> = batch
+            .shots
+            .iter()
+            .map(|shot| {
+                let picture = &pictures[self.by_file[&shot.file]];
+                Said::of(&picture.attributes, shot.flip.mirrors())
+            })
+            .collect();
+        let number = self.taken * recipe.batch.accumulate + self.gathered.1 + 1;
+        let seed = recipe.seed.wrapping_add(number as u64);
+        let (texts, matches) = describe(&recipe.prompts, &said, seed, device)?;
+        let tokens = Tensor::new((self.inputs.tokens)(&texts)?, device)?;
+        Ok((Features::compute(memory, &tokens, |ids| self.clip.text_stages(ids))?, matches))
+    }
+
+    fn label(&self, shot: Shot) -> u32 {
+        let hand = self.inputs.pictures[self.by_file[&shot.file]].hand;
+        if shot.flip.mirrors() { self.hands + hand } else { hand }
     }
 
     /// Validates; says whether to stop because nothing got better for long enough.
@@ -429,14 +427,14 @@ impl<'a> Run<'a> {
         let pause = Instant::now();
         let epoch = self.taken / self.an_epoch;
         let window = std::mem::take(&mut self.window);
-        let steps = window.steps.max(1) as f64;
+        let batches = window.batches.max(1) as f64;
         let report = EpochReport {
             epoch,
             step: self.taken,
-            loss: window.loss / steps,
-            parts: window.parts.into_iter().map(|(name, sum)| (name, sum / steps)).collect(),
-            gradient_norm: window.norm / steps,
-            learning_rate: self.schedule.at(self.taken - 1),
+            loss: window.loss / batches,
+            parts: window.parts.into_iter().map(|(name, sum)| (name, sum / batches)).collect(),
+            gradient_norm: window.norm / window.steps.max(1) as f64,
+            learning_rate: self.schedule.at(self.taken - 1, self.cuts),
             images_per_second: self.pace(),
             waiting: self.waiting(),
             best_score: self.best.as_ref().map(|(score, ..)| *score),
@@ -446,6 +444,13 @@ impl<'a> Run<'a> {
         if self.best.as_ref().is_none_or(|(top, ..)| score > *top) {
             self.best = Some((score, epoch, Some(now)));
         }
+        if let ScheduleRecipe::Plateau { epochs, .. } = self.inputs.recipe.optimizer.schedule {
+            let best = self.best.as_ref().map_or(0, |(_, best, _)| *best);
+            if epoch - best.max(self.last_cut) >= epochs {
+                self.cuts += 1;
+                self.last_cut = epoch;
+            }
+        }
         if let Some(checkpoint) = &self.inputs.checkpoint {
             self.keep(checkpoint)?;
         }
@@ -454,9 +459,11 @@ impl<'a> Run<'a> {
     }
 
     fn weights(&self) -> Result<Parameters, TrainingError> {
-        match &self.average {
-            Some(average) => average.parameters(self.inputs.parameters),
-            None => Ok(self.inputs.parameters.snapshot()?),
+        let parameters = self.inputs.parameters;
+        match (&self.adapters, &self.average) {
+            (Some(adapters), _) => Ok(adapters.merged(parameters)?),
+            (None, Some(average)) => average.parameters(parameters),
+            (None, None) => Ok(parameters.snapshot()?),
         }
     }
 
@@ -489,52 +496,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whether a parameter is handed to the optimiser: not frozen, and reached by a loss.
-fn moves(name: &str, freeze: &Freeze, with_text: bool) -> bool {
-    let of_text = name.starts_with("text_") || name == "logit_scale";
-    !freeze.holds(name) && (with_text || !of_text)
-}
-
-/// How far from the image tower's end a parameter lies, in blocks; 0 for what is not in a block.
-fn depth(name: &str, blocks: usize) -> i32 {
-    let depth = match block_of(name) {
-        Some(block) => blocks - block,
-        None if name.starts_with("vision_model.embeddings.")
-            || name.starts_with("vision_model.pre_layrnorm.") =>
-        {
-            blocks + 1
-        }
-        None => 0,
-    };
-    i32::try_from(depth).unwrap_or(i32::MAX)
-}
-
-impl PictureFiles {
+impl PictureFiles<'_> {
     fn names(&self, files: &[usize]) -> Vec<PathBuf> {
         files.iter().map(|file| self.path(*file).to_path_buf()).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_near_the_start_are_the_deepest() {
-        assert_eq!(depth("vision_model.embeddings.class_embedding", 12), 13);
-        assert_eq!(depth("vision_model.encoder.layers.0.mlp.fc1.weight", 12), 12);
-        assert_eq!(depth("vision_model.encoder.layers.11.mlp.fc1.weight", 12), 1);
-        assert_eq!(depth("visual_projection.weight", 12), 0);
-        assert_eq!(depth("heads.classifier", 12), 0);
-    }
-
-    #[test]
-    fn what_no_loss_reaches_is_left_alone() {
-        let none = Freeze::default();
-        assert!(!moves("text_projection.weight", &none, false));
-        assert!(!moves("logit_scale", &none, false));
-        assert!(moves("logit_scale", &none, true));
-        assert!(moves("visual_projection.weight", &none, false));
-        assert!(!moves("text_projection.weight", &Freeze { text: true, ..none }, true));
     }
 }

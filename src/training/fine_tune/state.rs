@@ -32,6 +32,7 @@ struct Header {
     step: usize,
     images: usize,
     optimizer_steps: u64,
+    cuts: (usize, usize),
     best_epoch: usize,
     /// Bits, so that it comes back as it was.
     best_score: Option<u64>,
@@ -43,6 +44,8 @@ pub(super) struct RunState {
     pub(super) step: usize,
     pub(super) images: usize,
     pub(super) optimizer_steps: u64,
+    /// How often the rate was cut, and the epoch of the last time.
+    pub(super) cuts: (usize, usize),
     pub(super) best: Option<(f64, usize)>,
     /// Weights, heads, moments, averages, by name.
     pub(super) arrays: BTreeMap<String, Vec<f32>>,
@@ -56,6 +59,7 @@ impl RunState {
             step: self.step,
             images: self.images,
             optimizer_steps: self.optimizer_steps,
+            cuts: self.cuts,
             best_epoch: self.best.map_or(0, |(_, epoch)| epoch),
             best_score: self.best.map(|(score, _)| score.to_bits()),
         };
@@ -113,6 +117,7 @@ impl RunState {
             step: header.step,
             images: header.images,
             optimizer_steps: header.optimizer_steps,
+            cuts: header.cuts,
             best: header.best_score.map(|bits| (f64::from_bits(bits), header.best_epoch)),
             arrays,
         }))
@@ -143,6 +148,7 @@ mod tests {
             step: 12,
             images: 96,
             optimizer_steps: 11,
+            cuts: (2, 7),
             best: Some((0.1 + 0.2, 3)),
             arrays: BTreeMap::from([
                 ("a.mean".to_owned(), vec![1.0e-38, -0.0, 3.5]),

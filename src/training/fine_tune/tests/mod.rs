@@ -1,5 +1,7 @@
 //! Whole runs of a tiny model on pictures told apart by colour.
 
+mod strategies;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +22,7 @@ type Values = BTreeMap<String, Vec<f32>>;
 
 /// Six hands of three kinds, four pictures each.
 #[expect(clippy::disallowed_methods, reason = "files of a test need not survive a crash")]
-fn hands(dir: &Path) -> (PictureFiles, Vec<TrainPicture>) {
+fn hands(dir: &Path) -> (PictureFiles<'static>, Vec<TrainPicture>) {
     let (mut paths, mut pictures) = (Vec::new(), Vec::new());
     for file in 0..24_usize {
         let hand = file / 4;

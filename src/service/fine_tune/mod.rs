@@ -1,39 +1,53 @@
 //! Fine-tuning a model on a data set, from files to a run's folder.
 
+mod divide;
+mod gallery_images;
+mod judge;
+mod report;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
-use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::dataset::{self, DatasetError, LabelledImage, Protocol};
-use crate::model::{Embedder, ModelError, Parameters, Trainable};
+use crate::dataset::{self, DatasetError, LabelledImage};
+use crate::domain::GalleryId;
+use crate::model::{ModelError, Parameters, Trainable};
 use crate::storage::file::write_atomic;
 use crate::tensor::{self, DeviceError};
 use crate::training::fine_tune::{
-    Checkpoint, EpochReport, FineTuneInputs, FineTuneProgress, PictureFiles, Recipe, TrainPicture,
-    Unreadable, fine_tune,
+    Checkpoint, EpochReport, FineTuneInputs, FineTuneProgress, PictureFiles, Precision, Recipe,
+    TrainPicture, Unreadable, fine_tune,
 };
-use crate::training::{RunLog, TrainingError};
+use crate::training::{EventLog, RunLog, TrainingError};
 
-use super::nano_card::{CardError, Figures, Label, embed, score};
+pub use crate::training::fine_tune::Stage;
+
+use super::nano_card::{CardError, Figures};
 use super::options::ModelChoice;
+use divide::{Parts, divide};
+pub use gallery_images::GalleryImages;
+use judge::Judge;
 
-/// Pictures embedded at a time when weights are scored.
-const CHUNK: usize = 64;
-/// What separates the draw of validation subjects from that of test subjects.
-const VALIDATION_SALT: u64 = 0x5a17;
+/// Images with labels.
+#[derive(Clone)]
+pub enum TrainingData {
+    /// A data set in any layout that can be enrolled.
+    Directory(PathBuf),
+    /// The images that a gallery retained; see [`Service::training_data`](super::Service::training_data).
+    Gallery(GalleryImages),
+}
 
 /// What to train on what.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FineTuneRequest {
     /// Where to start.
     pub model: ModelChoice,
-    /// The data set, in any layout that can be enrolled.
-    pub data: PathBuf,
+    /// What to train on.
+    pub data: TrainingData,
     /// The recipe, as TOML.
     pub recipe: String,
     /// Share of the subjects that are held out and scored before and after; 0 trains on all.
@@ -104,6 +118,9 @@ pub enum FineTuneError {
     /// The data set cannot be used.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// The gallery kept no image.
+    #[error("gallery `{0}` holds no image: make a gallery with --retain-images and enrol into it")]
+    NoImages(GalleryId),
     /// No figures could be taken.
     #[error(transparent)]
     Card(#[from] CardError),
@@ -129,15 +146,8 @@ pub enum FineTuneError {
     },
 }
 
-/// Who is trained on, validated on and held out: indices of the data set's images.
-struct Parts {
-    train: Vec<usize>,
-    validation: Vec<usize>,
-    held_out: Vec<usize>,
-}
-
-/// Fine-tunes a model and writes `recipe.toml`, `metrics.jsonl`, `best/`, `last/`, `summary.json` and
-/// `report.md` under the run's folder.
+/// Fine-tunes a model and writes `recipe.toml`, `metrics.jsonl`, `tensorboard/`, `best/`, `last/`, `summary.json`,
+/// `report.md` and `report.html` under the run's folder.
 ///
 /// # Errors
 /// [`FineTuneError`].
@@ -154,27 +164,40 @@ pub fn fine_tune_model(
     let recipe = Recipe::from_toml(&request.recipe)?;
     recipe.warnings().into_iter().for_each(|warning| progress(FineTuneEvent::Notice(warning)));
     let device = open_device(&request.device, progress)?;
+    if recipe.compute.precision == Precision::Bf16 && device.is_cpu() {
+        let text = "bf16 is slower than f32 on a CPU: it is meant for CUDA";
+        progress(FineTuneEvent::Notice(text.to_owned()));
+    }
     let start = match &request.model {
         ModelChoice::Nano => Trainable::nano(&device)?,
         ModelChoice::Directory(dir) => Trainable::open(dir, &device)?,
     };
-    let images = dataset::read(&request.data)?;
+    let images = match &request.data {
+        TrainingData::Directory(path) => dataset::read(path)?,
+        TrainingData::Gallery(gallery) => gallery.images()?,
+    };
     let parts = divide(&images, request, &recipe)?;
     let unreadable = if request.skip_unreadable { Unreadable::Skip } else { Unreadable::Fatal };
     let paths = images.iter().map(|image| image.path.clone()).collect();
-    let files =
-        PictureFiles::new(paths, start.preprocessing.clone(), request.cache_bytes, unreadable);
+    let (preprocessing, cache) = (start.preprocessing.clone(), request.cache_bytes);
+    let files = match &request.data {
+        TrainingData::Directory(_) => PictureFiles::new(paths, preprocessing, cache, unreadable),
+        TrainingData::Gallery(gallery) => {
+            PictureFiles::reading(paths, gallery.reader(), preprocessing, cache, unreadable)
+        }
+    };
     let judge = Judge { start: &start, files: &files, images: &images, device: &device };
     let before = judge.figures(&start.parameters, &parts.held_out)?;
 
-    let folders = ["best", "last"].map(|name| out.join(name));
+    let folders = ["best", "last", "tensorboard"].map(|name| out.join(name));
     for path in &folders {
         std::fs::create_dir_all(path)
             .map_err(|source| FineTuneError::Folder { path: path.clone(), source })?;
     }
-    let [best_dir, last_dir] = folders;
+    let [best_dir, last_dir, board_dir] = folders;
     write_atomic(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     let mut log: Option<RunLog> = None;
+    let mut board = EventLog::create(&board_dir)?;
     let pictures = pictures(&images, &parts.train);
     let tokens = |texts: &[String]| start.tokenizer.encode_batch(texts);
     let inputs = FineTuneInputs {
@@ -204,6 +227,7 @@ pub fn fine_tune_model(
                 None => log.insert(RunLog::open_before(out, report.epoch)?),
             };
             log.write(&serde_json::json!({"epoch": report, "validation": figures}))?;
+            board.write(report.epoch, &scalars(report, figures.as_ref()))?;
             if report.best_score.is_none_or(|top| merit > top) {
                 start.save(parameters, &best_dir, DType::F32)?;
             }
@@ -245,8 +269,25 @@ pub fn fine_tune_model(
     let json = serde_json::to_vec_pretty(&summary).map_err(std::io::Error::other);
     let json = json.map_err(|source| FineTuneError::Folder { path: out.clone(), source })?;
     write_atomic(&out.join("summary.json"), &json)?;
-    write_atomic(&out.join("report.md"), report(&start.name, &summary).as_bytes())?;
+    write_atomic(&out.join("report.md"), report::markdown(&start.name, &summary).as_bytes())?;
+    let page = report::html(&start.name, &summary, &recipe.to_toml()?, &report::metrics(out));
+    write_atomic(&out.join("report.html"), page.as_bytes())?;
     Ok(summary)
+}
+
+/// What TensorBoard shows of an epoch.
+fn scalars(report: &EpochReport, figures: Option<&Figures>) -> Vec<(String, f64)> {
+    let validation = figures.map(|of| [("validation/rank1", of.rank1), ("validation/map", of.map)]);
+    let of_loop = [
+        ("loss/sum", report.loss),
+        ("loop/learning_rate", report.learning_rate),
+        ("loop/gradient_norm", report.gradient_norm),
+        ("loop/images_per_second", report.images_per_second),
+        ("loop/waiting", report.waiting),
+    ];
+    let named = of_loop.into_iter().chain(validation.into_iter().flatten());
+    let parts = report.parts.iter().map(|(name, value)| (format!("loss/{name}"), *value));
+    named.map(|(name, value)| (name.to_owned(), value)).chain(parts).collect()
 }
 
 fn open_device(choice: &str, progress: &dyn Fn(FineTuneEvent)) -> Result<Device, FineTuneError> {
@@ -277,43 +318,6 @@ fn about(
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Subjects are held out first, then set apart for validation; none is on two sides. Held-out images with
-/// accessories are left out, as the published protocol has it.
-fn divide(
-    images: &[LabelledImage],
-    request: &FineTuneRequest,
-    recipe: &Recipe,
-) -> Result<Parts, FineTuneError> {
-    let all: Vec<usize> = (0..images.len()).collect();
-    let (rest, mut held_out) = share(images, all, request.hold_out, request.split_seed)?;
-    held_out.retain(|at| images[*at].attributes.accessories != Some(true));
-    let seed = request.split_seed ^ VALIDATION_SALT;
-    let (train, validation) = share(images, rest, recipe.validation, seed)?;
-    Ok(Parts { train, validation, held_out })
-}
-
-/// Takes `share` of the subjects of `from` out.
-fn share(
-    images: &[LabelledImage],
-    from: Vec<usize>,
-    share: f64,
-    seed: u64,
-) -> Result<(Vec<usize>, Vec<usize>), FineTuneError> {
-    if share == 0.0 {
-        return Ok((from, Vec::new()));
-    }
-    let of: Vec<LabelledImage> = from.iter().map(|at| images[*at].clone()).collect();
-    let split = dataset::split(&of, Protocol::Subjects { train: 1.0 - share }, seed)?;
-    let mut sides = (Vec::new(), Vec::new());
-    for split in split {
-        sides.0.extend(split.train.iter().chain(&split.val).map(|at| from[*at]));
-        sides.1.extend(split.test.iter().map(|at| from[*at]));
-    }
-    sides.0.sort_unstable();
-    sides.1.sort_unstable();
-    Ok(sides)
-}
-
 /// A number for each hand of each subject, and for each kind of hand.
 fn pictures(images: &[LabelledImage], train: &[usize]) -> Vec<TrainPicture> {
     let mut hands = BTreeMap::new();
@@ -332,95 +336,6 @@ fn pictures(images: &[LabelledImage], train: &[usize]) -> Vec<TrainPicture> {
             }
         })
         .collect()
-}
-
-/// Scores weights on some of the data set's images.
-struct Judge<'a> {
-    start: &'a Trainable,
-    files: &'a PictureFiles,
-    images: &'a [LabelledImage],
-    device: &'a Device,
-}
-
-impl Judge<'_> {
-    /// `None` where there is nothing to score on.
-    fn figures(
-        &self,
-        parameters: &Parameters,
-        on: &[usize],
-    ) -> Result<Option<Figures>, FineTuneError> {
-        let known: Vec<(usize, Label)> =
-            on.iter().filter_map(|at| Some((*at, Label::of(&self.images[*at])?))).collect();
-        if known.is_empty() {
-            return Ok(None);
-        }
-        let embedder: Embedder = self.start.embedder(parameters, self.device)?;
-        let (mut labels, mut embeddings) = (Vec::new(), Vec::new());
-        for chunk in known.chunks(CHUNK) {
-            let pixels: Vec<Option<Vec<f32>>> = chunk
-                .par_iter()
-                .map(|(at, _)| {
-                    let framed = self.files.pixels(*at)?;
-                    Ok(framed.map(|framed| self.files.preprocessing().normalise(&framed)))
-                })
-                .collect::<Result<_, TrainingError>>()?;
-            let mut usable = Vec::new();
-            for ((_, label), pixels) in chunk.iter().zip(pixels) {
-                if let Some(pixels) = pixels {
-                    labels.push(*label);
-                    usable.push(pixels);
-                }
-            }
-            embeddings.extend(embed(&embedder, &usable)?);
-        }
-        Ok(Some(score(&embedder, &labels, &embeddings)?))
-    }
-}
-
-fn report(model: &str, summary: &FineTuneSummary) -> String {
-    let mut text = format!(
-        "# Fine-tuning {model}\n\nTrained on {} images of {} subjects, validated on {} subjects, {} steps, best epoch {}{}.\n",
-        summary.images[0],
-        summary.subjects[0],
-        summary.subjects[1],
-        summary.steps,
-        summary.best_epoch,
-        if summary.stopped_early { " (stopped early)" } else { "" },
-    );
-    if let (Some(before), Some(after)) = (&summary.before, &summary.after) {
-        text.push_str(&format!(
-            "\nOn {} held-out subjects, images without accessories, one image of each in the gallery, mean and standard deviation of ten draws, in %:\n\n\
-             | hand | subjects | probes | Rank-1 before | after | mAP before | after |\n|---|---|---|---|---|---|---|\n",
-            summary.subjects[2]
-        ));
-        for (b, a) in before.hands.iter().zip(&after.hands) {
-            text.push_str(&format!(
-                "| {} {} | {} | {} | {:.1} ± {:.1} | {:.1} ± {:.1} | {:.1} ± {:.1} | {:.1} ± {:.1} |\n",
-                b.aspect,
-                b.side,
-                b.subjects,
-                b.probes,
-                100.0 * b.rank1,
-                100.0 * b.rank1_sd,
-                100.0 * a.rank1,
-                100.0 * a.rank1_sd,
-                100.0 * b.map,
-                100.0 * b.map_sd,
-                100.0 * a.map,
-                100.0 * a.map_sd
-            ));
-        }
-        text.push_str(&format!(
-            "| mean | | | {:.1} | {:.1} | {:.1} | {:.1} |\n\nPrompts name aspect and side rightly for {:.1} % before, {:.1} % after.\n",
-            100.0 * before.rank1,
-            100.0 * after.rank1,
-            100.0 * before.map,
-            100.0 * after.map,
-            100.0 * before.aspect_side,
-            100.0 * after.aspect_side
-        ));
-    }
-    text
 }
 
 /// Reads a recipe file.

@@ -1,0 +1,71 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::dataset::LabelledImage;
+use crate::domain::{GalleryId, SampleId};
+use crate::gallery::Gallery;
+use crate::service::{Service, ServiceError};
+use crate::training::fine_tune::ReadPicture;
+
+use super::FineTuneError;
+
+/// Subjects of a page, while a gallery is listed.
+const PAGE: usize = 1000;
+
+/// The images that a gallery retained, to train on. They are opened one by one as training asks for them, and
+/// never written anywhere.
+#[derive(Clone)]
+pub struct GalleryImages {
+    gallery: Arc<Gallery>,
+    samples: Vec<(LabelledImage, SampleId)>,
+}
+
+impl Service {
+    /// The images that a gallery retained, with their subjects and attributes.
+    ///
+    /// # Errors
+    /// [`ServiceError`] for a gallery that is not there.
+    pub fn training_data(&self, gallery: &GalleryId) -> Result<GalleryImages, ServiceError> {
+        let gallery = self.0.galleries.get(gallery)?;
+        let mut samples = Vec::new();
+        let mut after = None;
+        loop {
+            let page = gallery.subjects(after.as_ref(), PAGE)?;
+            for subject in &page {
+                for sample in gallery.subject(&subject.subject)?.samples {
+                    if sample.has_image {
+                        let name = format!("{}/{}", sample.subject, sample.sample);
+                        let image = LabelledImage {
+                            path: PathBuf::from(name),
+                            subject: sample.subject,
+                            attributes: sample.attributes,
+                        };
+                        samples.push((image, sample.sample));
+                    }
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = Some(last.subject.clone()),
+                _ => break,
+            }
+        }
+        Ok(GalleryImages { gallery, samples })
+    }
+}
+
+impl GalleryImages {
+    pub(super) fn images(&self) -> Result<Vec<LabelledImage>, FineTuneError> {
+        if self.samples.is_empty() {
+            return Err(FineTuneError::NoImages(self.gallery.id().clone()));
+        }
+        Ok(self.samples.iter().map(|(image, _)| image.clone()).collect())
+    }
+
+    pub(super) fn reader(&self) -> Box<ReadPicture<'_>> {
+        Box::new(|index| {
+            let (image, sample) = &self.samples[index];
+            let found = self.gallery.image(&image.subject, sample).map_err(|e| e.to_string())?;
+            found.ok_or_else(|| "its image was not kept".to_owned())
+        })
+    }
+}

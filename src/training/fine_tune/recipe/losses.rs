@@ -1,0 +1,109 @@
+use serde::{Deserialize, Serialize};
+
+/// What is minimised: the weighted sum of those that are there.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Losses {
+    /// Classification of hands behind a batch norm (BNNeck).
+    pub cross_entropy: Option<CrossEntropy>,
+    /// Batch-hard triplets.
+    pub triplet: Option<Triplet>,
+    /// Supervised contrast.
+    pub sup_con: Option<SupCon>,
+    /// ArcFace.
+    pub arc_face: Option<MarginLoss>,
+    /// CosFace.
+    pub cos_face: Option<MarginLoss>,
+    /// Center loss.
+    pub center: Option<Weighted>,
+    /// Image-text InfoNCE with prompts made of the attributes.
+    pub info_nce: Option<Weighted>,
+    /// Classification of images by the learned prompts of all hands; needs `[prompt_learning]`.
+    pub image_to_prompt: Option<CrossEntropy>,
+}
+
+/// A loss with nothing but a weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weighted {
+    /// Its share of the sum.
+    pub weight: f64,
+}
+
+/// Cross-entropy with label smoothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CrossEntropy {
+    /// Its share of the sum.
+    pub weight: f64,
+    /// Label smoothing.
+    pub smoothing: f64,
+}
+
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        Self { weight: 1.0, smoothing: 0.1 }
+    }
+}
+
+/// Batch-hard triplet loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Triplet {
+    /// Its share of the sum.
+    pub weight: f64,
+    /// How far a stranger must lie beyond a mate; left out, the soft margin.
+    pub margin: Option<f64>,
+}
+
+impl Default for Triplet {
+    fn default() -> Self {
+        Self { weight: 1.0, margin: Some(0.3) }
+    }
+}
+
+/// Supervised contrastive loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupCon {
+    /// Its share of the sum.
+    pub weight: f64,
+    /// Cosines are divided by it.
+    pub temperature: f64,
+}
+
+impl Default for SupCon {
+    fn default() -> Self {
+        Self { weight: 1.0, temperature: 0.1 }
+    }
+}
+
+/// A margin loss over classes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarginLoss {
+    /// Its share of the sum.
+    pub weight: f64,
+    /// Radians for ArcFace, cosine for CosFace.
+    pub margin: f64,
+    /// Factor on the cosines.
+    pub scale: f64,
+}
+
+impl Losses {
+    /// Name and weight of each that is there.
+    #[must_use]
+    pub fn weights(&self) -> Vec<(&'static str, f64)> {
+        let all = [
+            ("cross_entropy", self.cross_entropy.as_ref().map(|l| l.weight)),
+            ("triplet", self.triplet.as_ref().map(|l| l.weight)),
+            ("sup_con", self.sup_con.as_ref().map(|l| l.weight)),
+            ("arc_face", self.arc_face.as_ref().map(|l| l.weight)),
+            ("cos_face", self.cos_face.as_ref().map(|l| l.weight)),
+            ("center", self.center.as_ref().map(|l| l.weight)),
+            ("info_nce", self.info_nce.as_ref().map(|l| l.weight)),
+            ("image_to_prompt", self.image_to_prompt.as_ref().map(|l| l.weight)),
+        ];
+        all.into_iter().filter_map(|(name, weight)| Some((name, weight?))).collect()
+    }
+}
