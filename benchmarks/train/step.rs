@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
 use handclip::model::{Clip, ClipConfig, Parameters, normalise};
+use handclip::tensor::backward;
 use handclip::training::{
     Margin, Optimizer, OptimizerConfig, batch_hard_triplet, smoothed_cross_entropy,
 };
@@ -60,7 +61,7 @@ fn main() {
         let triplet = batch_hard_triplet(&unit, &labels, Margin::Hard(0.3)).unwrap();
         let loss = (identity + triplet).unwrap().to_dtype(DType::F32).unwrap();
         let forward = start.elapsed().as_secs_f64();
-        let grads = loss.backward().unwrap();
+        let grads = backward(&loss).unwrap();
         let backward = start.elapsed().as_secs_f64() - forward;
         optimizer.step(&grads, 1e-5).unwrap();
         if step > 0 {

@@ -2,6 +2,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 
 use super::ModelError;
+use crate::tensor::backward;
 
 /// A part of a tower: a function of what the part before it gives, and of its own parameters.
 pub(super) type Stage<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor, ModelError> + 'a>;
@@ -89,7 +90,7 @@ impl<'a> Stages<'a> {
             };
             let ys = step(leaf.as_ref().map_or(&input, Var::as_tensor))?;
             let product = (&ys * &gradient).and_then(|product| product.sum_all());
-            let mut grads = product.and_then(|sum| sum.backward()).map_err(tensor)?;
+            let mut grads = product.and_then(|sum| backward(&sum)).map_err(tensor)?;
             if let Some(leaf) = leaf {
                 let missing = || candle_core::Error::Msg("a stage ignores its input".to_owned());
                 gradient = grads.remove(&leaf).ok_or_else(missing).map_err(tensor)?.detach();

@@ -2,6 +2,7 @@ use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::backward::hand_over;
 use super::buffer::{ROWS_PER_TASK, f32s, fusible, with_f32s};
 use super::simd::vectorised;
 
@@ -60,7 +61,10 @@ impl Linear {
 
     fn gradients(xs: &Tensor, weight: &Tensor, grads: &Tensor) -> Result<[Option<Tensor>; 2]> {
         let dxs = if xs.track_op() { Some(grads.matmul(&weight.detach())?) } else { None };
-        let dweight = if weight.track_op() { Some(grads.t()?.matmul(&xs.detach())?) } else { None };
+        let dweight = match weight.track_op() {
+            true => hand_over(weight, grads.t()?.matmul(&xs.detach())?)?,
+            false => None,
+        };
         Ok([dxs, dweight])
     }
 }

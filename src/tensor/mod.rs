@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod backward;
 mod buffer;
 mod device;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod update;
 
 pub use activation::{gelu, quick_gelu};
 pub use attention::attention;
+pub use backward::backward;
 pub use device::{DeviceChoice, DeviceError, open};
 pub use linear::linear;
 pub use norm::{layer_norm, normalise};

@@ -5,6 +5,7 @@ use candle_core::Device;
 
 use crate::image::Preprocessing;
 use crate::model::{Clip, ClipConfig, ModelError, Parameters, normalise};
+use crate::tensor::backward;
 
 use super::augment::Augment;
 use super::average::Average;
@@ -156,7 +157,7 @@ pub fn pretrain(
                 learning_rate: rate,
             });
         }
-        let norm = optimizer.step(&loss.backward()?, rate)?;
+        let norm = optimizer.step(&backward(&loss)?, rate)?;
         average.follow(&parameters, config.average_decay, step)?;
         taken = step + 1;
         window.add(value, identity.to_scalar()?, text.to_scalar()?, norm, batch.labels.len());

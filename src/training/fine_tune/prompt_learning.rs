@@ -8,6 +8,7 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::model::{Clip, normalise};
+use crate::tensor::backward;
 use crate::training::error::TrainingError;
 use crate::training::heads::uniform;
 use crate::training::loss::matching_info_nce;
@@ -78,7 +79,7 @@ pub(super) fn learn_prompts(
                     learning_rate: rate,
                 });
             }
-            optimizer.step(&loss.backward()?, rate)?;
+            optimizer.step(&backward(&loss)?, rate)?;
             step += 1;
             progress(FineTuneProgress {
                 stage: Stage::Prompts,

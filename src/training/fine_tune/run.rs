@@ -7,6 +7,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 
 use crate::model::{Adapters, Clip, Parameters, normalise};
+use crate::tensor::backward;
 use crate::training::average::Average;
 use crate::training::error::TrainingError;
 use crate::training::loss::matching_info_nce;
@@ -386,7 +387,7 @@ impl<'a> Run<'a> {
         if !values.iter().all(|(_, value)| value.is_finite()) {
             return Err(self.not_a_number(self.taken + 1, batch));
         }
-        let mut grads = (sum * (recipe.batch.accumulate as f64).recip())?.backward()?;
+        let mut grads = backward(&(sum * (recipe.batch.accumulate as f64).recip())?)?;
         let vars: Vec<Var> = self.optimizer.vars().cloned().collect();
         images.backward(&mut grads, vars.iter())?;
         if let Some(((texts, _), _)) = texts {
