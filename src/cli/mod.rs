@@ -6,10 +6,13 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::cli::output::line(format_args!($($text)*)) };
 }
 
+mod calibrate;
+mod compare;
 mod dataset;
 mod demo;
 mod embed;
 mod enrol;
+mod evaluate;
 mod gallery;
 mod health;
 mod identify;
@@ -19,6 +22,7 @@ mod offline;
 mod openapi;
 mod output;
 mod pretrain;
+mod runs;
 mod search;
 mod serve;
 mod synth;
@@ -74,6 +78,14 @@ enum Command {
     Dataset(dataset::Args),
     /// Fine-tune a model on photographs of hands
     Train(train::Args),
+    /// Measure a model, or embeddings from a file, on labelled images
+    Evaluate(evaluate::Args),
+    /// Measure several systems on identical draws, and their differences
+    Compare(compare::Args),
+    /// Measure thresholds for decisions on some subjects and try them on others
+    Calibrate(calibrate::Args),
+    /// List, show and compare what was run
+    Runs(runs::Args),
     /// Train the embedded model on generated hands, or score a model on them
     Pretrain(pretrain::Args),
     /// Print the OpenAPI document
@@ -100,6 +112,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Synth(args) => synth::run(&args),
         Command::Dataset(args) => dataset::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Runs(args) => runs::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Openapi => openapi::run(),
         Command::Health(args) => health::run(&args),

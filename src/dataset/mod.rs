@@ -1,14 +1,16 @@
 //! Data sets: finding labelled images in the layouts of the field, dividing their subjects as the published
 //! protocols do, and looking for what is wrong with them. Knows neither models nor galleries.
 
+mod draws;
 mod error;
 mod inspect;
 mod read;
 mod split;
 mod tree;
 
+pub use draws::{DrawFolders, DrawTree, draw_trees};
 pub use error::DatasetError;
 pub use inspect::{Inspection, NearDuplicate, Unreadable, inspect};
 pub use read::{LabelledImage, read};
-pub use split::{HANDS, Hand, Protocol, RUNS, Run, Split, leaks, split};
-pub use tree::{Count, Manifest, ManifestFile, SplitCounts, counts, write_tree};
+pub use split::{HANDS, Hand, Protocol, RUNS, Run, Split, leaks, split, without_offset};
+pub use tree::{Count, Manifest, ManifestFile, SplitCounts, counts, sha256, write_tree};

@@ -48,7 +48,7 @@ pub fn read(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
     } else if root.join("HandInfo.csv").is_file() {
         hands11k(&Rows::read(&root.join("HandInfo.csv"))?)?
     } else {
-        folders(root)?
+        folders(root, root)?
     };
     if images.is_empty() { Err(DatasetError::Nothing(root.to_path_buf())) } else { Ok(images) }
 }
@@ -172,11 +172,12 @@ fn manifest(rows: &Rows) -> Result<Vec<LabelledImage>, DatasetError> {
     rows.records.iter().enumerate().map(plan).collect()
 }
 
-fn folders(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
+/// The images below `part`, a folder of the data set at `root`.
+pub(super) fn folders(root: &Path, part: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
     let mut images = Vec::new();
-    for entry in walkdir::WalkDir::new(root).sort_by_file_name().follow_links(false) {
+    for entry in walkdir::WalkDir::new(part).sort_by_file_name().follow_links(false) {
         let entry = entry.map_err(|error| DatasetError::Read {
-            path: error.path().unwrap_or(root).to_path_buf(),
+            path: error.path().unwrap_or(part).to_path_buf(),
             source: error.into(),
         })?;
         if !entry.file_type().is_file() || !looks_like_an_image(entry.path()) {

@@ -57,6 +57,12 @@ pub const HANDS: [Hand; 4] = [
 const LAST_TRAIN_OF_ALL: u64 = 1037;
 /// Added to the ids of distractors, by where they stand in [`Hand::distractors`].
 const OFFSETS: [u64; 3] = [11_000_000, 21_000_000, 31_000_000];
+/// The person behind an id of a gallery with distractors.
+#[must_use]
+pub fn without_offset(id: u64) -> u64 {
+    OFFSETS.iter().rev().find_map(|offset| id.checked_sub(*offset)).unwrap_or(id)
+}
+
 /// Draws of gallery and query.
 pub const RUNS: usize = 10;
 

@@ -229,7 +229,11 @@ fn files_of(
         .collect()
 }
 
-pub(super) fn sha256(path: &Path) -> Result<String, DatasetError> {
+/// SHA-256 of a file, hexadecimal.
+///
+/// # Errors
+/// [`DatasetError::Read`].
+pub fn sha256(path: &Path) -> Result<String, DatasetError> {
     let bytes =
         fs::read(path).map_err(|source| DatasetError::Read { path: path.to_path_buf(), source })?;
     Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())

@@ -1,6 +1,7 @@
 //! The field's words as types. Uses std, serde and thiserror only, and knows no other room.
 
 mod attributes;
+mod calibration;
 mod embedding;
 mod generation;
 mod ids;
@@ -10,6 +11,7 @@ pub use attributes::{
     Aspect, AttributeError, AttributeFilter, HandAttributes, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
     Side,
 };
+pub use calibration::{CalibratedThreshold, Calibration, CalibrationError, Parts as CalibrationParts};
 pub use embedding::{Embedding, EmbeddingError};
 pub use generation::{Fingerprint, FingerprintError, Generation};
 pub use ids::{GalleryId, IdError, SampleId, SubjectId};

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::domain::{SampleId, SubjectId};
+use crate::domain::{Calibration, SampleId, SubjectId};
 use crate::storage::{DataKey, Store};
 
 use super::index::{Index, RowInfo};
@@ -44,6 +45,7 @@ impl SubjectEntry {
 pub(super) enum Busy {
     Subject(SubjectId),
     Sample(SampleId),
+    Calibration,
 }
 
 #[derive(Default)]
@@ -65,6 +67,7 @@ pub struct Gallery {
     pub(super) store: Store,
     pub(super) options: GalleryOptions,
     pub(super) index: Index,
+    pub(super) calibration: ArcSwapOption<Calibration>,
     pub(super) maintenance: super::maintain::Maintenance,
     state: Mutex<State>,
     freed: Condvar,
@@ -91,6 +94,7 @@ impl Gallery {
             store,
             options,
             index,
+            calibration: ArcSwapOption::empty(),
             maintenance,
             state: Mutex::default(),
             freed: Condvar::new(),
@@ -135,6 +139,7 @@ impl Gallery {
             });
         }
         drop(state);
+        self.load_calibration()?;
         rows.sort_unstable_by_key(|row| row.number);
         self.load_index(rows)
     }

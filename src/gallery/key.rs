@@ -9,6 +9,7 @@
 //! tombstone       05 | gallery u32 | keyed hash of the subject's id, 16 bytes | receipt 16 bytes
 //! erasure begun   06 | gallery u32 | subject u64
 //! deletion begun  07 | gallery u32
+//! calibration     08 | gallery u32 | generation u64
 //! image chunk     81 | gallery u32 | subject u64 | sample u64 | chunk u32
 //! segment chunk   82 | gallery u32 | chunk u32
 //! ```
@@ -24,6 +25,7 @@ pub(super) enum Key {
     Tombstone { gallery: u32, name: [u8; 16], receipt: [u8; 16] },
     ErasureBegun { gallery: u32, subject: u64 },
     DeletionBegun { gallery: u32 },
+    Calibration { gallery: u32, generation: u64 },
     ImageChunk { gallery: u32, subject: u64, sample: u64, chunk: u32 },
     SegmentChunk { gallery: u32, chunk: u32 },
 }
@@ -35,14 +37,15 @@ pub(super) const TEMPLATE: u8 = 0x04;
 pub(super) const TOMBSTONE: u8 = 0x05;
 pub(super) const ERASURE_BEGUN: u8 = 0x06;
 pub(super) const DELETION_BEGUN: u8 = 0x07;
+pub(super) const CALIBRATION: u8 = 0x08;
 pub(super) const IMAGE_CHUNK: u8 = 0x81;
 pub(super) const SEGMENT_CHUNK: u8 = 0x82;
 
 /// Kinds of which a subject has records.
 pub(super) const OF_SUBJECT: [u8; 4] = [SUBJECT, SAMPLE, TEMPLATE, IMAGE_CHUNK];
 /// Kinds of which a gallery has records, itself and its begun deletion left out.
-pub(super) const OF_GALLERY: [u8; 7] =
-    [SUBJECT, SAMPLE, TEMPLATE, TOMBSTONE, ERASURE_BEGUN, IMAGE_CHUNK, SEGMENT_CHUNK];
+pub(super) const OF_GALLERY: [u8; 8] =
+    [SUBJECT, SAMPLE, TEMPLATE, TOMBSTONE, ERASURE_BEGUN, CALIBRATION, IMAGE_CHUNK, SEGMENT_CHUNK];
 
 /// The start of every key of a kind in a gallery.
 pub(super) fn in_gallery(kind: u8, gallery: u32) -> Vec<u8> {
@@ -86,6 +89,11 @@ impl Key {
             }
             Self::ErasureBegun { gallery, subject } => of_subject(ERASURE_BEGUN, gallery, subject),
             Self::DeletionBegun { gallery } => in_gallery(DELETION_BEGUN, gallery),
+            Self::Calibration { gallery, generation } => {
+                let mut key = in_gallery(CALIBRATION, gallery);
+                key.extend_from_slice(&generation.to_be_bytes());
+                key
+            }
             Self::ImageChunk { gallery, subject, sample, chunk } => {
                 let mut key = of_sample(IMAGE_CHUNK, gallery, subject, sample);
                 key.extend_from_slice(&chunk.to_be_bytes());
@@ -117,6 +125,7 @@ impl Key {
             TOMBSTONE => Self::Tombstone { gallery, name: reader.take()?, receipt: reader.take()? },
             ERASURE_BEGUN => Self::ErasureBegun { gallery, subject: reader.number()? },
             DELETION_BEGUN => Self::DeletionBegun { gallery },
+            CALIBRATION => Self::Calibration { gallery, generation: reader.number()? },
             IMAGE_CHUNK => Self::ImageChunk {
                 gallery,
                 subject: reader.number()?,
@@ -153,7 +162,7 @@ mod tests {
 
     fn any_key() -> impl Strategy<Value = Key> {
         let numbers = (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
-        (0..9_u8, numbers, any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(
+        (0..10_u8, numbers, any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(
             |(kind, (gallery, subject, sample, generation, chunk), name, receipt)| match kind {
                 0 => Key::Gallery { gallery },
                 1 => Key::Subject { gallery, subject },
@@ -162,7 +171,8 @@ mod tests {
                 4 => Key::Tombstone { gallery, name, receipt },
                 5 => Key::ErasureBegun { gallery, subject },
                 6 => Key::DeletionBegun { gallery },
-                7 => Key::ImageChunk { gallery, subject, sample, chunk },
+                7 => Key::Calibration { gallery, generation },
+                8 => Key::ImageChunk { gallery, subject, sample, chunk },
                 _ => Key::SegmentChunk { gallery, chunk },
             },
         )

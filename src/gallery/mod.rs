@@ -7,6 +7,7 @@
 //! [`Gallery::remove_sample`] or [`Gallery::erase_subject`] returned for is found by none.
 //! Invariant: a search returns as many results as were asked for, or everything admitted.
 
+mod calibrate;
 mod catalogue;
 mod enrol;
 mod erase;

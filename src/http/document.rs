@@ -139,7 +139,7 @@ fn refusals(
     )];
     const NAMED: &[(&str, &str)] = &[(
         "404",
-        "Not there: `gallery_not_found`, `subject_not_found`, `sample_not_found`, `model_not_found`",
+        "Not there: `gallery_not_found`, `subject_not_found`, `sample_not_found`, `model_not_found`, `not_calibrated`",
     )];
     const BODY: &[(&str, &str)] = &[
         ("408", "The body came too slowly: `request_timeout`"),

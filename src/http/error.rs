@@ -110,6 +110,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::SubjectNotFound(_) => (StatusCode::NOT_FOUND, "subject_not_found"),
             ServiceError::SampleNotFound { .. } => (StatusCode::NOT_FOUND, "sample_not_found"),
             ServiceError::ModelNotFound(_) => (StatusCode::NOT_FOUND, "model_not_found"),
+            ServiceError::NotCalibrated(_) => (StatusCode::NOT_FOUND, "not_calibrated"),
             ServiceError::GalleryExists(_) => (StatusCode::CONFLICT, "gallery_exists"),
             ServiceError::SampleExists(_) => (StatusCode::CONFLICT, "sample_exists"),
             ServiceError::Erasing(_) => (StatusCode::CONFLICT, "subject_being_erased"),

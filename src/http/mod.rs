@@ -2,6 +2,7 @@
 //!
 //! `routes` is the whole API on one page; `error` the one table from errors to the wire.
 
+mod calibration;
 mod document;
 mod error;
 mod extract;
@@ -36,6 +37,9 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(galleries::list)
         .service(galleries::read)
         .service(galleries::delete)
+        .service(calibration::read)
+        .service(calibration::replace)
+        .service(calibration::remove)
         .service(samples::enrol_batch)
         .service(subjects::list)
         .service(subjects::read)

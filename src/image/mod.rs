@@ -46,6 +46,14 @@ impl Picture {
         Ok(Self { width, height, rgb })
     }
 
+    /// The picture at another size, as Pillow resizes; a side of 0 counts as 1.
+    #[must_use]
+    pub fn resized(&self, width: u32, height: u32, filter: Filter) -> Self {
+        let (width, height) = (width.max(1), height.max(1));
+        let rgb = resample::resize(self, &resample::Target::whole(width, height), filter);
+        Self { width, height, rgb }
+    }
+
     /// Width in pixels, at least 1.
     pub fn width(&self) -> u32 {
         self.width

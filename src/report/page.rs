@@ -2,7 +2,8 @@ use std::fmt::Write as _;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}\
 h1,h2{line-height:1.2}table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .7rem;border-bottom:1px solid #d5dae2;text-align:right}\
-th:first-child,td:first-child{text-align:left}figure{margin:1rem 0}svg{max-width:100%;height:auto}pre{background:#f4f6f9;padding:1rem;overflow:auto}";
+th:first-child,td:first-child{text-align:left}figure{margin:1rem 0}svg{max-width:100%;height:auto}pre{background:#f4f6f9;padding:1rem;overflow:auto}\
+.row{display:flex;flex-wrap:wrap;gap:.6rem}.row figure{margin:0;max-width:9rem}.row img{width:100%}figcaption{font-size:12px}";
 
 /// An HTML page made from top to bottom. Everything but charts is text, and escaped.
 #[derive(Debug, Clone)]
@@ -59,6 +60,22 @@ impl Page {
         let _ = writeln!(self.html, "<figure>{svg}</figure>");
     }
 
+    /// Small pictures in a row with words under each: PNG or JPEG files, put into the page.
+    pub fn pictures(&mut self, row: &[(String, Vec<u8>)]) {
+        use base64::Engine as _;
+        self.html.push_str("<div class=\"row\">\n");
+        for (caption, file) in row {
+            let kind = if file.starts_with(b"\x89PNG") { "png" } else { "jpeg" };
+            let data = base64::engine::general_purpose::STANDARD.encode(file);
+            let caption = escaped(caption);
+            let _ = writeln!(
+                self.html,
+                "<figure><img alt=\"{caption}\" src=\"data:image/{kind};base64,{data}\"><figcaption>{caption}</figcaption></figure>"
+            );
+        }
+        self.html.push_str("</div>\n");
+    }
+
     /// The whole page.
     #[must_use]
     pub fn finish(mut self) -> String {
@@ -89,5 +106,13 @@ mod tests {
         assert!(html.contains("<h1>a &lt;b&gt;</h1>") && html.contains("<h2>h &amp; h</h2>"));
         assert!(html.contains("<td>&lt;i&gt;</td><td>1</td>"));
         assert!(!html.contains("<script") && !html.contains(" src=") && !html.contains(" href="));
+    }
+
+    #[test]
+    fn pictures_lie_in_the_page() {
+        let mut page = Page::new("p");
+        page.pictures(&[("a & b".to_owned(), b"\x89PNGx".to_vec())]);
+        let html = page.finish();
+        assert!(html.contains("src=\"data:image/png;base64,iVBOR3g=\"") && html.contains("a &amp; b"));
     }
 }

@@ -25,6 +25,9 @@ pub enum ServiceError {
     /// No such model.
     #[error("there is no model `{0}`")]
     ModelNotFound(String),
+    /// The gallery has no thresholds.
+    #[error("gallery `{0}` has no calibration: `handclip calibrate` measures one")]
+    NotCalibrated(GalleryId),
     /// The gallery's name is taken.
     #[error("gallery `{0}` exists already")]
     GalleryExists(GalleryId),

@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::{GalleryId, SampleId, SubjectId};
+use crate::domain::{Calibration, GalleryId, SampleId, SubjectId};
 use crate::gallery::GallerySpec;
 
 use super::error::ServiceError;
@@ -65,6 +67,28 @@ impl Service {
     /// [`ServiceError::GalleryNotFound`].
     pub fn gallery(&self, id: &GalleryId) -> Result<GalleryView, ServiceError> {
         Ok(self.0.galleries.get(id)?.info().into())
+    }
+
+    /// The thresholds that a gallery decides with.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotCalibrated`].
+    pub fn calibration(&self, id: &GalleryId) -> Result<Arc<Calibration>, ServiceError> {
+        let found = self.0.galleries.get(id)?.calibration();
+        found.ok_or_else(|| ServiceError::NotCalibrated(id.clone()))
+    }
+
+    /// Has a gallery decide with these thresholds, or with none. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ServiceError::ModelMismatch`] for thresholds of another model.
+    pub async fn set_calibration(
+        &self,
+        id: &GalleryId,
+        calibration: Option<Calibration>,
+    ) -> Result<(), ServiceError> {
+        let gallery = self.0.galleries.get(id)?;
+        blocking(move || Ok(gallery.set_calibration(calibration)?)).await
     }
 
     /// Deletes a gallery with everyone in it.

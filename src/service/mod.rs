@@ -7,12 +7,15 @@ mod deployment;
 mod enrolment;
 mod error;
 mod eyes;
+pub mod evaluate;
 pub mod fine_tune;
 mod galleries;
+pub mod ledger;
 pub mod nano_card;
 mod options;
 pub mod pretrain;
 mod recognition;
+mod thresholds;
 pub mod tools;
 mod views;
 

@@ -11,10 +11,16 @@ pub enum ModelChoice {
 }
 
 impl ModelChoice {
-    /// `nano`, or the path of a directory.
+    /// `nano`, the path of a model's directory, or that of a run, whose best weights are meant.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        if name == "nano" { Self::Nano } else { Self::Directory(PathBuf::from(name)) }
+        if name == "nano" {
+            return Self::Nano;
+        }
+        let path = PathBuf::from(name);
+        let best = path.join("best");
+        let is_run = best.join("config.json").is_file() && !path.join("config.json").exists();
+        Self::Directory(if is_run { best } else { path })
     }
 }
 

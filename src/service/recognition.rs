@@ -7,10 +7,10 @@ use crate::image::Picture;
 use super::error::ServiceError;
 use super::eyes::micros;
 use super::views::{
-    CandidateView, Combine, CompareAnswer, Decision, EmbeddingView, Identify, IdentifyAnswer,
+    CandidateView, Combine, CompareAnswer, EmbeddingView, Identify, IdentifyAnswer,
     Readiness, Search, SearchAnswer, ThresholdView, Timings, Verify, VerifyAnswer,
 };
-use super::{Service, blocking};
+use super::{Service, blocking, thresholds};
 
 /// Most results of one question.
 pub const MAX_RESULTS: usize = 1_000;
@@ -28,13 +28,14 @@ impl Service {
         let started = Instant::now();
         check_limit(ask.limit)?;
         ask.filter.validate()?;
-        let threshold = check_threshold(ask.threshold)?;
+        let given = check_threshold(ask.threshold)?;
         if let Combine::MeanOf(k) = ask.combine {
             check_count("mean_of", k)?;
         }
         let live = self.0.live.load_full();
         let gallery = self.0.galleries.get(id)?;
         live.check(&gallery)?;
+        let threshold = given.or_else(|| thresholds::identification(&gallery));
         let mut timings = Timings::default();
         let seen = self.0.eyes.see(&live, ask.image, &mut timings).await?;
         let searching = Instant::now();
@@ -58,10 +59,8 @@ impl Service {
                 best_sample: candidate.best.into(),
             })
             .collect();
-        let decision = threshold.map(|threshold| match candidates.first() {
-            Some(first) if first.similarity >= threshold.similarity => Decision::Match,
-            _ => Decision::Unknown,
-        });
+        let best = candidates.first().map(|candidate| candidate.similarity);
+        let decision = threshold.map(|threshold| thresholds::identified(best, threshold));
         Ok(IdentifyAnswer {
             candidates,
             decision,
@@ -78,12 +77,13 @@ impl Service {
     /// [`ServiceError`].
     pub async fn verify(&self, id: &GalleryId, ask: Verify) -> Result<VerifyAnswer, ServiceError> {
         let started = Instant::now();
-        let threshold = check_threshold(ask.threshold)?;
+        let given = check_threshold(ask.threshold)?;
         let live = self.0.live.load_full();
         let gallery = self.0.galleries.get(id)?;
         live.check(&gallery)?;
         // Before the image is decoded: an unknown subject costs nothing.
-        gallery.subject(&ask.subject)?;
+        let samples = gallery.subject(&ask.subject)?.samples.len();
+        let threshold = given.or_else(|| thresholds::verification(&gallery, samples));
         let mut timings = Timings::default();
         let seen = self.0.eyes.see(&live, ask.image, &mut timings).await?;
         let searching = Instant::now();
@@ -98,7 +98,7 @@ impl Service {
         Ok(VerifyAnswer {
             subject: ask.subject,
             similarity,
-            decision: decide(similarity, threshold),
+            decision: threshold.map(|threshold| thresholds::verified(similarity, threshold)),
             threshold,
             samples: samples.into_iter().map(Into::into).collect(),
             quality: seen.quality,
@@ -174,7 +174,7 @@ impl Service {
         let similarity = a.embedding.similarity(&b.embedding).map_or(-1.0, |s| s.get());
         Ok(CompareAnswer {
             similarity,
-            decision: decide(similarity, threshold),
+            decision: threshold.map(|threshold| thresholds::verified(similarity, threshold)),
             threshold,
             quality: [a.quality, b.quality],
             model: live.batcher.embedder().name().to_owned(),
@@ -248,10 +248,6 @@ fn combine(
     }
 }
 
-fn decide(similarity: f32, threshold: Option<ThresholdView>) -> Option<Decision> {
-    threshold.map(|t| if similarity >= t.similarity { Decision::Match } else { Decision::NoMatch })
-}
-
 pub(super) fn check_limit(limit: usize) -> Result<(), ServiceError> {
     check_count("limit", limit)
 }
@@ -270,7 +266,7 @@ fn check_threshold(threshold: Option<f32>) -> Result<Option<ThresholdView>, Serv
     match threshold {
         None => Ok(None),
         Some(similarity) if (-1.0..=1.0).contains(&similarity) => {
-            Ok(Some(ThresholdView { similarity, source: "request" }))
+            Ok(Some(ThresholdView { similarity, source: "request", target: None }))
         }
         Some(similarity) => Err(ServiceError::Invalid {
             field: "threshold",

@@ -16,7 +16,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
 }
 
 /// As [`write_atomic`], readable by the owner only.
-pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
     write_with_mode(path, bytes, 0o600)
 }
 

@@ -1,4 +1,4 @@
-use crate::dataset::{self, LabelledImage, Protocol};
+use crate::dataset::{self, DatasetError, LabelledImage, Protocol};
 use crate::training::fine_tune::Recipe;
 
 use super::{FineTuneError, FineTuneRequest};
@@ -28,13 +28,25 @@ pub(super) fn divide(
     Ok(Parts { train, validation, held_out })
 }
 
+/// The images of the subjects that a run with this share and seed holds out.
+///
+/// # Errors
+/// [`DatasetError`] for a share that leaves a side empty.
+pub(in crate::service) fn held_out(
+    images: &[LabelledImage],
+    share_out: f64,
+    seed: u64,
+) -> Result<Vec<usize>, DatasetError> {
+    Ok(share(images, (0..images.len()).collect(), share_out, seed)?.1)
+}
+
 /// Takes `share` of the subjects of `from` out.
 fn share(
     images: &[LabelledImage],
     from: Vec<usize>,
     share: f64,
     seed: u64,
-) -> Result<(Vec<usize>, Vec<usize>), FineTuneError> {
+) -> Result<(Vec<usize>, Vec<usize>), DatasetError> {
     if share == 0.0 {
         return Ok((from, Vec::new()));
     }

@@ -4,12 +4,14 @@ mod divide;
 mod gallery_images;
 mod judge;
 mod report;
+mod trained_on;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
+use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -28,9 +30,11 @@ pub use crate::training::fine_tune::Stage;
 
 use super::nano_card::{CardError, Figures};
 use super::options::ModelChoice;
+pub(in crate::service) use divide::held_out;
 use divide::{Parts, divide};
 pub use gallery_images::GalleryImages;
 use judge::Judge;
+pub use trained_on::{TrainedOn, TrainedOnError};
 
 /// Images with labels.
 #[derive(Clone)]
@@ -186,6 +190,7 @@ pub fn fine_tune_model(
             PictureFiles::reading(paths, gallery.reader(), preprocessing, cache, unreadable)
         }
     };
+    let seen = trained_on(&request.data, &images, &parts);
     let judge = Judge { start: &start, files: &files, images: &images, device: &device };
     let before = judge.figures(&start.parameters, &parts.held_out)?;
 
@@ -195,6 +200,8 @@ pub fn fine_tune_model(
             .map_err(|source| FineTuneError::Folder { path: path.clone(), source })?;
     }
     let [best_dir, last_dir, board_dir] = folders;
+    // Before the first weights are there: no model of this run is without it.
+    seen.save(out)?;
     write_atomic(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     let mut log: Option<RunLog> = None;
     let mut board = EventLog::create(&board_dir)?;
@@ -273,6 +280,20 @@ pub fn fine_tune_model(
     let page = report::html(&start.name, &summary, &recipe.to_toml()?, &report::metrics(out));
     write_atomic(&out.join("report.html"), page.as_bytes())?;
     Ok(summary)
+}
+
+/// Hashes the images of every part. One that cannot be read is left out: it is not trained on either.
+fn trained_on(
+    data: &TrainingData,
+    images: &[LabelledImage],
+    parts: &Parts,
+) -> TrainedOn {
+    let hash = |at: &usize| match data {
+        TrainingData::Directory(_) => dataset::sha256(&images[*at].path).ok(),
+        TrainingData::Gallery(gallery) => gallery.reader()(*at).ok().map(|b| trained_on::hash(&b)),
+    };
+    let hashes = |of: &Vec<usize>| of.par_iter().filter_map(hash).collect();
+    TrainedOn::new([&parts.train, &parts.validation, &parts.held_out].map(hashes))
 }
 
 /// What TensorBoard shows of an epoch.

@@ -224,3 +224,37 @@ pub struct AttributesSchema {
     /// Free-form, at most 32 of at most 256 bytes.
     pub extra: Option<std::collections::BTreeMap<String, String>>,
 }
+
+/// Thresholds of a gallery, as the schema shows them.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Calibration)]
+pub struct CalibrationSchema {
+    /// The model whose similarities were measured, as 64 hexadecimal digits; it must be the gallery's.
+    pub fingerprint: String,
+    /// Subjects that were measured on.
+    pub subjects: usize,
+    /// Samples that a subject had in the gallery.
+    pub samples_per_subject: usize,
+    /// Subjects in the gallery that identification was measured with.
+    pub gallery_subjects: usize,
+    /// Thresholds for 1:1 by false match rate, the loosest target first.
+    pub verification: Vec<CalibratedThresholdSchema>,
+    /// Thresholds for 1:N by false positive identification rate, the loosest target first.
+    pub identification: Vec<CalibratedThresholdSchema>,
+    /// When it was measured, milliseconds since 1970.
+    pub made_at_ms: u64,
+}
+
+/// A threshold and the error rate that it was chosen for, as the schema shows it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = CalibratedThreshold)]
+pub struct CalibratedThresholdSchema {
+    /// The highest error rate wanted, 0 to 1.
+    pub target: f64,
+    /// Accepted at this similarity or above.
+    pub similarity: f32,
+    /// The rate measured at it.
+    pub rate: f64,
+    /// Upper end of that rate's 95 % interval.
+    pub upper: f64,
+}

@@ -44,8 +44,25 @@ pub struct Provenance {
 pub struct ThresholdView {
     /// Accepted at this similarity or above.
     pub similarity: f32,
-    /// `request`: given by the caller. There is no calibrated threshold yet.
+    /// `request`: given by the caller. `calibration`: the gallery's.
     pub source: &'static str,
+    /// The error rate that a calibrated threshold was chosen for; left out for one from the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetView>,
+}
+
+/// What a calibrated threshold promises.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct TargetView {
+    /// `fmr` (false match rate, 1:1) or `fpir` (false positive identification rate, 1:N).
+    pub rate: &'static str,
+    /// The highest rate wanted.
+    pub at_most: f64,
+    /// From this similarity on the answer is `uncertain`: the loosest threshold of the calibration.
+    pub uncertain_from: f32,
+    /// Whether the calibration covers what was asked: the gallery holds no more subjects, and a subject no more
+    /// samples, than it was measured with. Where it does not, there is no `match`, only `uncertain`.
+    pub covered: bool,
 }
 
 /// A decision. Without a threshold there is none: a similarity alone says nothing about error rates.
@@ -54,6 +71,9 @@ pub struct ThresholdView {
 pub enum Decision {
     /// At or above the threshold.
     Match,
+    /// Above the loosest threshold of the calibration and below the strictest, or above it where the calibration
+    /// does not cover the gallery: for a person to look at.
+    Uncertain,
     /// Below it (verification).
     NoMatch,
     /// Nobody at or above it (identification).
@@ -64,6 +84,7 @@ impl std::fmt::Display for Decision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Match => "match",
+            Self::Uncertain => "uncertain",
             Self::NoMatch => "no_match",
             Self::Unknown => "unknown",
         })

@@ -1,0 +1,181 @@
+use std::path::PathBuf;
+
+use crate::service::evaluate::{
+    EvaluateEvent, EvaluateOptions, EvaluateRequest, Evaluation, Protocol, Selection, SystemChoice,
+    evaluate,
+};
+
+use super::memory::keep_freed_memory;
+use super::{Failure, output};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// `nano`, a model directory, a run directory, or embeddings (.npy, .csv, .parquet); NAME=… names it
+    #[arg(long, default_value = "nano")]
+    model: String,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// What `evaluate`, `compare` and `calibrate` have in common.
+#[derive(Debug, clap::Args)]
+pub(super) struct HowArgs {
+    /// 11k Hands, a tree of draws, HD, a folder for each subject, or a CSV manifest
+    #[arg(long)]
+    data: PathBuf,
+    /// What is enrolled and what asks
+    #[arg(long, value_enum, default_value_t = ProtocolArg::Auto)]
+    protocol: ProtocolArg,
+    /// Draws of gallery and query
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    runs: u16,
+    /// Names the draws and the bootstrap
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Images of each subject that are enrolled, where draws are made here
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    enrolled: u16,
+    /// Only the subjects that `train --hold-out` with this share held out
+    #[arg(long, value_name = "SHARE")]
+    hold_out: Option<f64>,
+    /// The seed of that division
+    #[arg(long, default_value_t = 1)]
+    split_seed: u64,
+    /// Take images with accessories too; the published protocol leaves them out
+    #[arg(long)]
+    accessories: bool,
+    /// Leave out gallery samples of the probe's subject and capture (column `capture` of a manifest)
+    #[arg(long)]
+    other_capture: bool,
+    /// Evaluate subjects that the model was trained on: the figures say nothing about others
+    #[arg(long)]
+    allow_leak: bool,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Keep embeddings here between evaluations. They are biometric data; only their owner can read the files
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Replicates of the subject bootstrap
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    replicates: u32,
+    /// A new folder for the report: JSON, Markdown, HTML and charts
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Show images of the worst probes in the report: pictures of people
+    #[arg(long, requires = "out")]
+    show_images: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ProtocolArg {
+    /// A tree of draws where there is one, else `hands`
+    Auto,
+    /// query0..9 and gallery0..9 as they lie in folders
+    Tree,
+    /// The same with the distractors of gallery0..9_all
+    TreeAll,
+    /// Each kind of hand by itself, drawn by the seed
+    Hands,
+    /// One aspect enrolled, the other asked about
+    CrossAspect,
+    /// The test half of 11k Hands as published
+    #[value(name = "11k")]
+    Published,
+    /// The same, with the other three hands as distractors
+    #[value(name = "11k-all")]
+    PublishedAll,
+}
+
+impl HowArgs {
+    pub(super) fn selection(&self) -> Selection {
+        Selection {
+            protocol: match self.protocol {
+                ProtocolArg::Auto => Protocol::Auto,
+                ProtocolArg::Tree => Protocol::Tree { all: false },
+                ProtocolArg::TreeAll => Protocol::Tree { all: true },
+                ProtocolArg::Hands => Protocol::Hands,
+                ProtocolArg::CrossAspect => Protocol::CrossAspect,
+                ProtocolArg::Published => Protocol::Published { all: false },
+                ProtocolArg::PublishedAll => Protocol::Published { all: true },
+            },
+            runs: usize::from(self.runs),
+            seed: self.seed,
+            enrolled: usize::from(self.enrolled),
+            hold_out: self.hold_out.map(|share| (share, self.split_seed)),
+            accessories: self.accessories,
+            other_capture: self.other_capture,
+        }
+    }
+
+    pub(super) fn options(&self) -> EvaluateOptions {
+        EvaluateOptions {
+            device: self.device.clone(),
+            cache: self.cache.clone(),
+            replicates: self.replicates as usize,
+            allow_leak: self.allow_leak,
+            out: self.out.clone(),
+            show_images: self.show_images,
+            command: command(),
+        }
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.data.clone()
+    }
+
+    pub(super) fn out(&self) -> Option<&PathBuf> {
+        self.out.as_ref()
+    }
+}
+
+/// What was typed.
+pub(super) fn command() -> String {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    format!("handclip {}", words.join(" "))
+}
+
+/// Shows what happens on standard error.
+pub(super) fn with_progress<T, E>(
+    work: impl FnOnce(&dyn Fn(EvaluateEvent)) -> Result<T, E>,
+) -> Result<T, E> {
+    let bar = output::bar(0, "reading the data set");
+    let progress = |event: EvaluateEvent| match event {
+        EvaluateEvent::Notice(text) => bar.suspend(|| eprintln!("note: {text}")),
+        EvaluateEvent::System(name) => bar.set_message(format!("embedding with {name}")),
+        EvaluateEvent::Embedded { done, total } => {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+        EvaluateEvent::Set(name) => bar.set_message(format!("figures of {name}")),
+    };
+    let result = work(&progress);
+    bar.finish_and_clear();
+    result
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    keep_freed_memory();
+    let request = EvaluateRequest {
+        system: SystemChoice::named(&args.model),
+        data: args.how.data(),
+        selection: args.how.selection(),
+        options: args.how.options(),
+    };
+    let found = with_progress(|progress| evaluate(&request, progress))?;
+    if args.how.json {
+        return output::json(&found);
+    }
+    show(&found)?;
+    match args.how.out() {
+        Some(out) => say!("the report is in {}", out.join("report.html").display()),
+        None => Ok(()),
+    }
+}
+
+fn show(found: &Evaluation) -> Result<(), Failure> {
+    say!("{}", found.table())
+}

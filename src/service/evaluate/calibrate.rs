@@ -1,0 +1,237 @@
+//! Thresholds for a gallery: measured on some subjects, tried on others.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use crate::domain::{CalibratedThreshold, Calibration, CalibrationParts};
+use crate::evaluation::{
+    Bootstrap, Calibration as Measured, OpenSet, Rate, Refused, Scores, Threshold, ThresholdKind,
+};
+use crate::service::ledger::{RunKind, RunRecord};
+
+use super::embed::Embedded;
+use super::figures::{ask, open_set, trials};
+use super::output::Output;
+use super::plan::{Plan, PlannedSet, plan};
+use super::{EvaluateError, EvaluateEvent, EvaluateOptions, Selection, SystemChoice};
+
+/// What is calibrated on what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CalibrateRequest {
+    /// A model.
+    pub system: SystemChoice,
+    /// A data set in any layout that can be read.
+    pub data: PathBuf,
+    /// Which of its images. Every kind of hand gets the same thresholds.
+    pub selection: Selection,
+    /// Share of the subjects that thresholds are measured on; they are tried on the others.
+    pub share: f64,
+    /// FMR targets for verification.
+    pub fmr: Vec<f64>,
+    /// FPIR targets for identification.
+    pub fpir: Vec<f64>,
+    /// How thorough, and where.
+    pub options: EvaluateOptions,
+}
+
+/// Thresholds, and what they did to subjects that they were not measured on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Calibrated {
+    /// What a gallery uses.
+    pub calibration: Calibration,
+    /// The measurement in full.
+    pub measured: Measured,
+    /// The same thresholds on the other subjects.
+    pub tried: Vec<Tried>,
+    /// Targets that so few subjects cannot support: no threshold was made for them.
+    pub refused: Vec<Refused>,
+}
+
+/// A threshold on subjects that it was not measured on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tried {
+    /// Which rate it is to keep.
+    pub kind: ThresholdKind,
+    /// The rate asked for.
+    pub target: f64,
+    /// The threshold.
+    pub threshold: f32,
+    /// FMR or FPIR there.
+    pub rate: Rate,
+    /// FRR or FNIR at rank 1 there: files that were refused are misses.
+    pub missed: Rate,
+}
+
+/// Measures thresholds on a share of the subjects and tries them on the others.
+///
+/// # Errors
+/// [`EvaluateError`]; [`EvaluateError::NoThreshold`] where the subjects support none of the targets.
+pub fn calibrate(
+    request: &CalibrateRequest,
+    progress: &dyn Fn(EvaluateEvent),
+) -> Result<Calibrated, EvaluateError> {
+    let output = Output::prepare(request.options.out.as_deref())?;
+    let plan = plan(&request.data, &request.selection)?;
+    let (card, embedded) = request.system.embed(&plan, &request.options, progress)?;
+    let fingerprint = card.fingerprint.ok_or(EvaluateError::NoModel)?;
+    progress(EvaluateEvent::Set("thresholds".to_owned()));
+    let bootstrap = Bootstrap {
+        replicates: request.options.replicates,
+        seed: request.selection.seed,
+        ..Bootstrap::default()
+    };
+    let (chosen, others) = divide(&plan, request.share, request.selection.seed);
+    let here = Side::of(request, &plan, &embedded, &chosen)?;
+    let searches = here.open.as_ref().map(|(open, _)| (open, request.fpir.as_slice()));
+    let measured = Measured::new(&here.scores, &request.fmr, searches, &bootstrap);
+    let thresholds = |kind| -> Vec<CalibratedThreshold> {
+        let mut found: Vec<CalibratedThreshold> = measured
+            .thresholds
+            .iter()
+            .filter(|threshold| threshold.kind == kind)
+            .map(calibrated)
+            .collect();
+        found.sort_by(|a, b| b.target.total_cmp(&a.target));
+        found.dedup_by(|a, b| a.target == b.target);
+        found
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let parts = CalibrationParts {
+        fingerprint,
+        subjects: measured.subjects.map_or(0, |subjects| subjects as usize),
+        samples_per_subject: request.selection.enrolled,
+        gallery_subjects: here.open.as_ref().map_or(0, |(_, enrolled)| *enrolled),
+        verification: thresholds(ThresholdKind::Fmr),
+        identification: thresholds(ThresholdKind::Fpir),
+        made_at_ms: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
+    };
+    let calibration = Calibration::try_from(parts).map_err(|error| {
+        let reasons: Vec<&str> = measured.refused.iter().map(|r| r.reason.as_str()).collect();
+        EvaluateError::NoThreshold(if reasons.is_empty() {
+            error.to_string()
+        } else {
+            reasons.join("; ")
+        })
+    })?;
+    let there = Side::of(request, &plan, &embedded, &others).ok();
+    let tried = there.map_or_else(Vec::new, |there| {
+        measured.thresholds.iter().filter_map(|t| there.tried(t, bootstrap.level)).collect()
+    });
+    let refused = measured.refused.clone();
+    let calibrated = Calibrated { calibration, measured, tried, refused };
+    if let Some(output) = output {
+        output.json("calibration.json", &calibrated.calibration)?;
+        output.json("report.json", &calibrated)?;
+        output.record(&record(&calibrated, &card.name, &plan, request))?;
+    }
+    Ok(calibrated)
+}
+
+fn calibrated(threshold: &Threshold) -> CalibratedThreshold {
+    let interval = threshold.achieved.by_subject.unwrap_or(threshold.achieved.exact);
+    CalibratedThreshold {
+        target: threshold.target,
+        similarity: threshold.threshold,
+        rate: threshold.achieved.value,
+        upper: interval.high.max(threshold.achieved.exact.high).min(1.0),
+    }
+}
+
+/// People to measure on and people to try on; both hands and aspects of a person lie on one side.
+fn divide(plan: &Plan, share: f64, seed: u64) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let people: BTreeSet<u64> = plan.people.iter().copied().collect();
+    let mut order: Vec<u64> = people.into_iter().collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let chosen = (order.len() as f64 * share.clamp(0.0, 1.0)).round() as usize;
+    let others = order.split_off(chosen.min(order.len()));
+    (order.into_iter().collect(), others.into_iter().collect())
+}
+
+/// Scores and searches of some people.
+struct Side {
+    scores: Scores,
+    /// With how many subjects its smallest gallery held.
+    open: Option<(OpenSet, usize)>,
+}
+
+impl Side {
+    fn of(
+        request: &CalibrateRequest,
+        plan: &Plan,
+        embedded: &Embedded,
+        people: &BTreeSet<u64>,
+    ) -> Result<Self, EvaluateError> {
+        let person = |label: u64| plan.people.get(label as usize).copied().unwrap_or(label);
+        let sets: Vec<PlannedSet> =
+            plan.sets.iter().map(|set| set.only(|label| people.contains(&person(label)))).collect();
+        let asked: Vec<_> = sets.iter().map(|set| ask(set, embedded)).collect();
+        let sessions: Vec<_> = asked.iter().flat_map(|set| set.sessions.clone()).collect();
+        let lost: Vec<u64> = asked.iter().flat_map(|set| set.lost.clone()).collect();
+        let scores = Scores::gather(&trials(&sessions, embedded, None)?, &lost, person)?;
+        // All kinds of hand share a threshold, so their searches are pooled.
+        let (mut rankings, mut fewest) = (Vec::new(), usize::MAX);
+        for set in &sets {
+            let (of_set, enrolled) = open_set(set, embedded, &request.selection)?;
+            rankings.extend(of_set);
+            fewest = fewest.min(enrolled);
+        }
+        let open = OpenSet::of(&rankings, &[], person).ok().map(|open| (open, fewest));
+        Ok(Self { scores, open })
+    }
+
+    fn tried(&self, threshold: &Threshold, level: f64) -> Option<Tried> {
+        let t = threshold.threshold;
+        let count = |share: f64, of: u64| (share * of as f64).round() as u64;
+        let (rate, missed) = match threshold.kind {
+            ThresholdKind::Fmr => {
+                let impostor = self.scores.impostor().len() as u64;
+                let genuine = self.scores.genuine().len() as u64 + self.scores.lost();
+                let (fmr, frr) = (self.scores.fmr(t), self.scores.frr(t));
+                (
+                    Rate::of(count(fmr, impostor), impostor, level),
+                    Rate::of(count(frr, genuine), genuine, level),
+                )
+            }
+            ThresholdKind::Fpir => {
+                let (open, _) = self.open.as_ref()?;
+                let (fpir, fnir) = (open.fpir(t), open.fnir(1, t));
+                (
+                    Rate::of(count(fpir, open.non_mated()), open.non_mated(), level),
+                    Rate::of(count(fnir, open.mated()), open.mated(), level),
+                )
+            }
+        };
+        Some(Tried { kind: threshold.kind, target: threshold.target, threshold: t, rate, missed })
+    }
+}
+
+fn record(
+    calibrated: &Calibrated,
+    model: &str,
+    plan: &Plan,
+    request: &CalibrateRequest,
+) -> RunRecord {
+    let mut record = RunRecord::new(RunKind::Calibrate, &request.options.command);
+    record.set("model", model);
+    record.set("fingerprint", calibrated.calibration.fingerprint);
+    record.set("data", &plan.name);
+    record.set("protocol", plan.protocol);
+    record.set("seed", request.selection.seed);
+    record.set("share", request.share);
+    for tried in &calibrated.tried {
+        let kind = match tried.kind {
+            ThresholdKind::Fmr => "fmr",
+            ThresholdKind::Fpir => "fpir",
+        };
+        record.figure(format!("{kind}_{:e}/threshold", tried.target), f64::from(tried.threshold));
+        record.figure(format!("{kind}_{:e}/on_others", tried.target), tried.rate.value);
+        record.figure(format!("{kind}_{:e}/missed_on_others", tried.target), tried.missed.value);
+    }
+    record
+}

@@ -1,0 +1,553 @@
+//! From embeddings and draws to figures.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::evaluation::{
+    Bootstrap, DetPoint, Interval, MonteCarlo, OpenSet, OpenSetPoint, Outcome, ProbeValue, RunTable,
+    Ranking, Scores, Session, Spread, Trial, VerificationFigures, candidates, lowest_fpir, rank,
+};
+
+use super::embed::{Embedded, Refusal};
+use super::plan::{Plan, PlannedSet};
+use super::system::SystemCard;
+use super::{EvaluateError, EvaluateEvent, EvaluateOptions, Protocol, Selection};
+
+/// FMR that FNMR is reported at.
+pub(super) const FMR_TARGETS: [f64; 3] = [1e-2, 1e-3, 1e-4];
+/// FPIR that FNIR is reported at.
+pub(super) const FPIR_TARGETS: [f64; 3] = [1e-1, 1e-2, 3e-3];
+/// Share of the subjects that ask without being enrolled.
+pub(super) const STRANGERS: f64 = 0.5;
+/// Points of a DET curve.
+const DET_POINTS: usize = 200;
+/// Bars of a histogram.
+const BINS: usize = 60;
+/// Worst probes shown, and candidates of each.
+const FAILURES: usize = 10;
+const CANDIDATES: usize = 5;
+
+/// Everything that an evaluation found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// Of this document.
+    pub format: u32,
+    /// This program's version.
+    pub version: &'static str,
+    /// The command that asked.
+    pub command: String,
+    /// What was evaluated.
+    pub system: SystemCard,
+    /// On what.
+    pub data: DataCard,
+    /// Which images, drawn how; the protocol that was found.
+    pub selection: Selection,
+    /// How intervals were drawn.
+    pub bootstrap: Bootstrap,
+    /// The sets together.
+    pub overall: Overall,
+    /// One for each kind of hand, or each folder of draws.
+    pub sets: Vec<SetFigures>,
+}
+
+/// What was evaluated on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DataCard {
+    /// The data set's name; no path of the machine.
+    pub name: String,
+    /// Image files of all draws.
+    pub images: usize,
+    /// Their subjects; distractors count under the ids they are given.
+    pub subjects: usize,
+    /// Files that gave no embedding: failures to acquire, counted as misses.
+    pub refused: Vec<Refusal>,
+    /// SHA-256 over the files' hashes, sorted: two reports on the same images have the same.
+    pub sha256: String,
+}
+
+/// A figure with its spread over runs and its interval by subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Figure {
+    /// Mean of the runs.
+    pub mean: f64,
+    /// Standard deviation of the runs (`ddof = 1`); `null` for one run.
+    pub sd: Option<f64>,
+    /// Percentile interval of the bootstrap over subjects.
+    pub by_subject: Option<Interval>,
+}
+
+/// All sets together: figures are means of the sets', verification is pooled at one threshold.
+#[derive(Debug, Clone, Serialize)]
+pub struct Overall {
+    /// Share of probes whose first hit is at rank 1.
+    pub rank1: Figure,
+    /// Mean average precision, standard.
+    pub map: Figure,
+    /// Mean average precision, trapezoid.
+    pub map_trapezoid: Figure,
+    /// Mean inverse negative penalty.
+    pub minp: Figure,
+    /// Error rates of one-to-one comparisons.
+    pub verification: Option<VerificationFigures>,
+}
+
+/// Figures of one set.
+#[derive(Debug, Clone, Serialize)]
+pub struct SetFigures {
+    /// `dorsal right` and its like, or a folder's name.
+    pub name: String,
+    /// Labels that are enrolled or ask, distractors included.
+    pub subjects: usize,
+    /// Gallery samples of the first run.
+    pub gallery: usize,
+    /// Probes of the first run.
+    pub probes: usize,
+    /// Probes of all runs that could not be searched: their file was refused, or every mate's.
+    pub lost: usize,
+    /// Share of probes whose first hit is at rank 1.
+    pub rank1: Figure,
+    /// Mean average precision, standard.
+    pub map: Figure,
+    /// Mean average precision, trapezoid.
+    pub map_trapezoid: Figure,
+    /// Mean inverse negative penalty.
+    pub minp: Figure,
+    /// Run by run.
+    pub runs: RunTable,
+    /// Share of probes found within rank k, k from 1; mean of the runs.
+    pub cmc: Vec<f64>,
+    /// Error rates of one-to-one comparisons, all runs pooled.
+    pub verification: Option<VerificationFigures>,
+    /// FNMR against FMR.
+    pub det: Vec<DetPoint>,
+    /// Where the scores lie.
+    pub histogram: Option<Histogram>,
+    /// Searches for people who are not enrolled, drawn apart.
+    pub open_set: Option<OpenSetFigures>,
+    /// The probes whose mate came latest.
+    pub failures: Vec<Failure>,
+}
+
+/// How many comparisons had which similarity.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Histogram {
+    /// One more than bars.
+    pub edges: Vec<f64>,
+    /// Genuine comparisons.
+    pub genuine: Vec<u64>,
+    /// Impostor comparisons.
+    pub impostor: Vec<u64>,
+}
+
+/// Open-set identification.
+#[derive(Debug, Clone, Serialize)]
+pub struct OpenSetFigures {
+    /// Share of the subjects that ask without being enrolled, drawn anew in each run.
+    pub strangers_share: f64,
+    /// Searches for people who are enrolled.
+    pub mated: u64,
+    /// Searches for people who are not.
+    pub non_mated: u64,
+    /// Such people.
+    pub strangers: u64,
+    /// Lowest FPIR that so many can support.
+    pub lowest_fpir: f64,
+    /// One for each target, at rank 1.
+    pub points: Vec<OpenSetPoint>,
+}
+
+/// A probe whose mate came late.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Failure {
+    /// The run, from 0.
+    pub run: usize,
+    /// The probe's file.
+    pub file: String,
+    /// Whose hand it shows.
+    pub subject: String,
+    /// Rank of its first mate.
+    pub rank: usize,
+    /// Similarity of that mate.
+    pub similarity: f32,
+    /// Who came first.
+    pub candidates: Vec<FailureCandidate>,
+    /// Rows of the probe's and the candidates' files, for pictures.
+    #[serde(skip)]
+    pub(super) rows: Vec<usize>,
+}
+
+/// A gallery sample that came before a mate.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FailureCandidate {
+    /// Its file.
+    pub file: String,
+    /// Whose hand it shows.
+    pub subject: String,
+    /// How close.
+    pub similarity: f32,
+    /// Whether it is the probe's mate.
+    pub mate: bool,
+}
+
+/// The outcomes of a set's runs: what a comparison pairs.
+pub(super) struct Measured {
+    pub(super) rankings: Vec<Ranking>,
+    /// Run by run, each probe's file.
+    pub(super) files: Vec<Vec<usize>>,
+}
+
+/// A planned set as one system can be asked about it.
+pub(super) struct Asked {
+    pub(super) sessions: Vec<Session>,
+    /// Labels of searches and comparisons that never took place.
+    pub(super) lost: Vec<u64>,
+}
+
+/// Which figures, and how thoroughly.
+pub(super) struct Measure<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) selection: &'a Selection,
+    pub(super) bootstrap: Bootstrap,
+}
+
+impl Measure<'_> {
+    pub(super) fn new<'a>(
+        plan: &'a Plan,
+        selection: &'a Selection,
+        options: &EvaluateOptions,
+    ) -> Measure<'a> {
+        let bootstrap = Bootstrap {
+            replicates: options.replicates,
+            seed: selection.seed,
+            ..Bootstrap::default()
+        };
+        Measure { plan, selection, bootstrap }
+    }
+
+    /// All figures of a system, and what a comparison needs of them.
+    pub(super) fn evaluation(
+        &self,
+        (card, embedded): (SystemCard, &Embedded),
+        options: &EvaluateOptions,
+        progress: &dyn Fn(EvaluateEvent),
+    ) -> Result<(Evaluation, Vec<Measured>), EvaluateError> {
+        let asked: Vec<Asked> = self.plan.sets.iter().map(|set| ask(set, embedded)).collect();
+        let captures = self.captures(embedded);
+        let files = embedded.files();
+        let mut sets = Vec::new();
+        let mut measured = Vec::new();
+        for (planned, asked) in self.plan.sets.iter().zip(&asked) {
+            progress(EvaluateEvent::Set(planned.name.clone()));
+            let trials = trials(&asked.sessions, embedded, captures.as_deref())?;
+            let rankings: Vec<Ranking> = trials.iter().map(rank).collect();
+            sets.push(self.set(planned, asked, (&trials, &rankings), embedded)?);
+            let of_run = |session: &Session| session.probes.iter().map(|p| files[p.row]).collect();
+            let files = asked.sessions.iter().map(of_run).collect();
+            measured.push(Measured { rankings, files });
+        }
+        progress(EvaluateEvent::Set("all sets".to_owned()));
+        let overall = self.overall(&asked, &measured, embedded, captures.as_deref())?;
+        let evaluation = Evaluation {
+            format: 1,
+            version: env!("CARGO_PKG_VERSION"),
+            command: options.command.clone(),
+            system: card,
+            data: self.plan.card(embedded.refusals.clone()),
+            selection: Selection { protocol: self.plan.protocol, ..*self.selection },
+            bootstrap: self.bootstrap,
+            overall,
+            sets,
+        };
+        Ok((evaluation, measured))
+    }
+
+    fn person(&self) -> impl Fn(u64) -> u64 + Sync + '_ {
+        |label| self.plan.people.get(label as usize).copied().unwrap_or(label)
+    }
+
+    /// Captures by row of the embeddings.
+    fn captures(&self, embedded: &Embedded) -> Option<Vec<u64>> {
+        let captures = self.plan.captures.as_ref()?;
+        let taken = captures.iter().zip(&embedded.row_of);
+        Some(taken.filter(|(_, row)| row.is_some()).map(|(capture, _)| *capture).collect())
+    }
+
+    fn set(
+        &self,
+        planned: &PlannedSet,
+        asked: &Asked,
+        (trials, rankings): (&[Trial<'_>], &[Ranking]),
+        embedded: &Embedded,
+    ) -> Result<SetFigures, EvaluateError> {
+        let runs = RunTable::of(rankings.iter().map(Ranking::figures).collect());
+        let runs = runs.ok_or(EvaluateError::NothingLeft)?;
+        let scores = Scores::gather(trials, &asked.lost, self.person()).ok();
+        let first = planned.sessions.first();
+        let labels: BTreeSet<u64> = planned
+            .sessions
+            .iter()
+            .flat_map(|session| session.gallery.iter().chain(&session.probes))
+            .map(|entry| entry.label)
+            .collect();
+        Ok(SetFigures {
+            name: planned.name.clone(),
+            subjects: labels.len(),
+            gallery: first.map_or(0, |session| session.gallery.len()),
+            probes: first.map_or(0, |session| session.probes.len()),
+            lost: asked.lost.len(),
+            rank1: self.figure(rankings, |o| f64::from(u8::from(o.rank == 1)), runs.rank1)?,
+            map: self.figure(rankings, |o| o.average_precision, runs.map)?,
+            map_trapezoid: self.figure(
+                rankings,
+                |o| o.average_precision_trapezoid,
+                runs.map_trapezoid,
+            )?,
+            minp: self.figure(rankings, |o| o.inverse_negative_penalty, runs.minp)?,
+            runs,
+            cmc: mean_cmc(rankings),
+            verification: scores.as_ref().map(|s| s.figures(&FMR_TARGETS, &self.bootstrap)),
+            det: scores.as_ref().map_or_else(Vec::new, |scores| scores.det(DET_POINTS)),
+            histogram: scores.as_ref().map(histogram),
+            open_set: self.open_set(planned, embedded)?,
+            failures: self.failures(trials, rankings, embedded),
+        })
+    }
+
+    fn figure(
+        &self,
+        rankings: &[Ranking],
+        of: impl Fn(&Outcome) -> f64,
+        spread: Spread,
+    ) -> Result<Figure, EvaluateError> {
+        let values: Vec<Vec<ProbeValue>> = rankings.iter().map(|r| r.values(&of)).collect();
+        if values.iter().all(Vec::is_empty) {
+            return Ok(Figure { mean: spread.mean, sd: spread.sd, by_subject: None });
+        }
+        let (_, by_subject) = self.bootstrap.mean(&values)?;
+        Ok(Figure { mean: spread.mean, sd: spread.sd, by_subject })
+    }
+
+    fn overall(
+        &self,
+        asked: &[Asked],
+        measured: &[Measured],
+        embedded: &Embedded,
+        captures: Option<&[u64]>,
+    ) -> Result<Overall, EvaluateError> {
+        let of = |value: fn(&Outcome) -> f64| -> Result<Figure, EvaluateError> {
+            let values: Vec<Vec<ProbeValue>> =
+                measured.iter().flat_map(|m| &m.rankings).map(|r| r.values(value)).collect();
+            if values.iter().all(Vec::is_empty) {
+                return Ok(Figure { mean: 0.0, sd: None, by_subject: None });
+            }
+            let (mean, by_subject) = self.bootstrap.mean(&values)?;
+            let sd = Spread::of(&means_by_run(measured, value)).and_then(|spread| spread.sd);
+            Ok(Figure { mean, sd, by_subject })
+        };
+        let all: Vec<Session> = asked.iter().flat_map(|set| set.sessions.clone()).collect();
+        let lost: Vec<u64> = asked.iter().flat_map(|set| set.lost.clone()).collect();
+        let trials = trials(&all, embedded, captures)?;
+        let scores = Scores::gather(&trials, &lost, self.person()).ok();
+        Ok(Overall {
+            rank1: of(|o| f64::from(u8::from(o.rank == 1)))?,
+            map: of(|o| o.average_precision)?,
+            map_trapezoid: of(|o| o.average_precision_trapezoid)?,
+            minp: of(|o| o.inverse_negative_penalty)?,
+            verification: scores.map(|scores| scores.figures(&FMR_TARGETS, &self.bootstrap)),
+        })
+    }
+
+    /// Draws of its own, in which a share of the subjects is not enrolled. Not across two groups of images: there
+    /// the published protocols have no such draw.
+    fn open_set(
+        &self,
+        planned: &PlannedSet,
+        embedded: &Embedded,
+    ) -> Result<Option<OpenSetFigures>, EvaluateError> {
+        if self.plan.protocol == Protocol::CrossAspect {
+            return Ok(None);
+        }
+        let (rankings, _) = open_set(planned, embedded, self.selection)?;
+        let found = OpenSet::of(&rankings, &[], self.person()).ok();
+        Ok(found.map(|open| OpenSetFigures {
+            strangers_share: STRANGERS,
+            mated: open.mated(),
+            non_mated: open.non_mated(),
+            strangers: open.strangers(),
+            lowest_fpir: lowest_fpir(open.strangers()),
+            points: FPIR_TARGETS.map(|target| open.point(target, 1, &self.bootstrap)).to_vec(),
+        }))
+    }
+
+    /// The worst probes of all runs, each file once.
+    fn failures(
+        &self,
+        trials: &[Trial<'_>],
+        rankings: &[Ranking],
+        embedded: &Embedded,
+    ) -> Vec<Failure> {
+        let mut worst: BTreeMap<usize, (usize, Outcome)> = BTreeMap::new();
+        for (run, ranking) in rankings.iter().enumerate() {
+            for outcome in ranking.worst(FAILURES).into_iter().filter(|o| o.rank > 1) {
+                let known = worst.get(&outcome.row);
+                if known.is_none_or(|(_, other)| other.rank < outcome.rank) {
+                    worst.insert(outcome.row, (run, outcome));
+                }
+            }
+        }
+        let mut worst: Vec<(usize, Outcome)> = worst.into_values().collect();
+        worst.sort_by(|a, b| b.1.rank.cmp(&a.1.rank).then(a.1.row.cmp(&b.1.row)));
+        worst.truncate(FAILURES);
+        let files = embedded.files();
+        let name = |row: usize| {
+            let file = files.get(row).and_then(|at| self.plan.files.get(*at));
+            file.map_or_else(String::new, super::plan::EvaluatedFile::name)
+        };
+        let subject = |label: u64| {
+            self.plan.subjects.get(label as usize).cloned().unwrap_or_else(|| label.to_string())
+        };
+        let failure = |(run, outcome): (usize, Outcome)| {
+            let found = candidates(&trials[run], outcome.probe, CANDIDATES);
+            let file_row = |row: usize| files.get(row).copied().unwrap_or(0);
+            let rows = std::iter::once(outcome.row).chain(found.iter().map(|c| c.row));
+            Failure {
+                run,
+                file: name(outcome.row),
+                subject: subject(outcome.label),
+                rank: outcome.rank,
+                similarity: outcome.similarity,
+                rows: rows.map(file_row).collect(),
+                candidates: found
+                    .iter()
+                    .map(|candidate| FailureCandidate {
+                        file: name(candidate.row),
+                        subject: subject(candidate.label),
+                        similarity: candidate.similarity,
+                        mate: candidate.mate,
+                    })
+                    .collect(),
+            }
+        };
+        worst.into_iter().map(failure).collect()
+    }
+}
+
+/// Searches for people of whom a share is not enrolled, and how many subjects the galleries held.
+pub(super) fn open_set(
+    planned: &PlannedSet,
+    embedded: &Embedded,
+    selection: &Selection,
+) -> Result<(Vec<Ranking>, usize), EvaluateError> {
+    // Distractors never ask, so they tell nothing here.
+    let asking: BTreeSet<u64> =
+        planned.sessions.iter().flat_map(|s| &s.probes).map(|entry| entry.label).collect();
+    let mut label_of: BTreeMap<usize, u64> = BTreeMap::new();
+    for entry in planned.sessions.iter().flat_map(|s| s.gallery.iter().chain(&s.probes)) {
+        if asking.contains(&entry.label) {
+            label_of.insert(entry.row, entry.label);
+        }
+    }
+    let taken: Vec<(usize, u64)> = label_of
+        .into_iter()
+        .filter_map(|(file, label)| Some((embedded.row_of[file]?, label)))
+        .collect();
+    let labels: Vec<u64> = taken.iter().map(|(_, label)| *label).collect();
+    let draws = MonteCarlo {
+        runs: selection.runs,
+        samples: selection.enrolled,
+        seed: selection.seed,
+    };
+    let mut sessions = draws.open_set(&labels, STRANGERS)?;
+    for entry in sessions.iter_mut().flat_map(|s| s.gallery.iter_mut().chain(&mut s.probes)) {
+        entry.row = taken[entry.row].0;
+    }
+    let enrolled = sessions.first().map_or(0, |session| {
+        session.gallery.iter().map(|entry| entry.label).collect::<BTreeSet<u64>>().len()
+    });
+    let trials = trials(&sessions, embedded, None)?;
+    Ok((trials.iter().map(rank).collect(), enrolled))
+}
+
+pub(super) fn trials<'a>(
+    sessions: &'a [Session],
+    embedded: &'a Embedded,
+    captures: Option<&'a [u64]>,
+) -> Result<Vec<Trial<'a>>, EvaluateError> {
+    let trial = |session| {
+        let trial = Trial::new(&embedded.vectors, session)?;
+        Ok(match captures {
+            Some(captures) => trial.without_same_capture(captures)?,
+            None => trial,
+        })
+    };
+    sessions.iter().map(trial).collect()
+}
+
+/// Rows of files become rows of embeddings; what was refused is left out and counted.
+pub(super) fn ask(set: &PlannedSet, embedded: &Embedded) -> Asked {
+    let mut lost = Vec::new();
+    let mut sessions = Vec::new();
+    for session in &set.sessions {
+        let planned: BTreeSet<u64> = session.gallery.iter().map(|entry| entry.label).collect();
+        let keep = |entries: &[crate::evaluation::Entry]| -> Vec<crate::evaluation::Entry> {
+            let row = |entry: &crate::evaluation::Entry| embedded.row_of[entry.row];
+            entries.iter().filter_map(|e| Some(crate::evaluation::Entry { row: row(e)?, ..*e })).collect()
+        };
+        let gallery = keep(&session.gallery);
+        let enrolled: BTreeSet<u64> = gallery.iter().map(|entry| entry.label).collect();
+        for probe in session.probes.iter().filter(|probe| planned.contains(&probe.label)) {
+            if embedded.row_of[probe.row].is_none() || !enrolled.contains(&probe.label) {
+                lost.push(probe.label);
+            }
+        }
+        sessions.push(Session { gallery, probes: keep(&session.probes) });
+    }
+    Asked { sessions, lost }
+}
+
+fn mean_cmc(rankings: &[Ranking]) -> Vec<f64> {
+    let curves: Vec<Vec<f64>> =
+        rankings.iter().map(Ranking::cmc).filter(|curve| !curve.is_empty()).collect();
+    let length = curves.iter().map(Vec::len).min().unwrap_or(0);
+    (0..length)
+        .map(|k| curves.iter().map(|curve| curve[k]).sum::<f64>() / curves.len() as f64)
+        .collect()
+}
+
+/// Run by run, the mean over sets of a figure.
+fn means_by_run(measured: &[Measured], value: fn(&Outcome) -> f64) -> Vec<f64> {
+    let runs = measured.iter().map(|set| set.rankings.len()).min().unwrap_or(0);
+    let of_run = |run: usize| {
+        let means: Vec<f64> = measured
+            .iter()
+            .map(|set| &set.rankings[run].outcomes)
+            .filter(|outcomes| !outcomes.is_empty())
+            .map(|outcomes| outcomes.iter().map(value).sum::<f64>() / outcomes.len() as f64)
+            .collect();
+        means.iter().sum::<f64>() / means.len().max(1) as f64
+    };
+    (0..runs).map(of_run).collect()
+}
+
+fn histogram(scores: &Scores) -> Histogram {
+    let (genuine, impostor) = (scores.genuine(), scores.impostor());
+    let ends = |scores: &[f32]| (scores.last().copied(), scores.first().copied());
+    let ((low_a, high_a), (low_b, high_b)) = (ends(genuine), ends(impostor));
+    let low = f64::from(low_a.unwrap_or(0.0).min(low_b.unwrap_or(0.0)));
+    let high = f64::from(high_a.unwrap_or(1.0).max(high_b.unwrap_or(1.0)));
+    let width = ((high - low) / BINS as f64).max(f64::MIN_POSITIVE);
+    let count = |scores: &[f32]| {
+        let mut counts = vec![0_u64; BINS];
+        for score in scores {
+            let bin = ((f64::from(*score) - low) / width) as usize;
+            counts[bin.min(BINS - 1)] += 1;
+        }
+        counts
+    };
+    Histogram {
+        edges: (0..=BINS).map(|edge| low + width * edge as f64).collect(),
+        genuine: count(genuine),
+        impostor: count(impostor),
+    }
+}
