@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::app::{hands, write_folders};
 
-fn handclip(args: &[&str]) -> Output {
+pub(crate) fn handclip(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_handclip"));
     command.args(args).env_remove("HANDCLIP_DATA_DIR").env("HANDCLIP_LOG", "warn");
     command.output().unwrap()
@@ -19,13 +19,13 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[track_caller]
-fn done(output: &Output) -> String {
+pub(crate) fn done(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
 }
 
 #[track_caller]
-fn failed(output: &Output, code: i32) -> String {
+pub(crate) fn failed(output: &Output, code: i32) -> String {
     assert_eq!(
         output.status.code(),
         Some(code),
@@ -36,7 +36,7 @@ fn failed(output: &Output, code: i32) -> String {
     text(&output.stderr)
 }
 
-fn json(text: &str) -> Value {
+pub(crate) fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
@@ -84,31 +84,31 @@ fn a_folder_is_enrolled_with_errors_by_file_and_again_without_doubling() {
     let first = enrol();
     let message = failed(&first, 1);
     assert!(message.contains("broken.jpg") && message.contains("cut off"), "{message}");
-    let summary = json(&text(&first.stdout));
+    let summary = parse(&text(&first.stdout));
     assert_eq!((&summary["enrolled"], &summary["already_enrolled"]), (&48.into(), &0.into()));
 
     std::fs::remove_file(&broken).unwrap();
-    let summary = json(&done(&enrol()));
+    let summary = parse(&done(&enrol()));
     assert_eq!((&summary["enrolled"], &summary["already_enrolled"]), (&0.into(), &48.into()));
 
     let probe = files[5].display().to_string();
     let on = ["--data-dir", &data, "--gallery", "g"];
     let ask = |command: &str, rest: &[&str]| handclip(&[&[command], &on[..], rest].concat());
-    let answer = json(&done(&ask("identify", &[&probe, "--json", "--limit", "2"])));
+    let answer = parse(&done(&ask("identify", &[&probe, "--json", "--limit", "2"])));
     assert_eq!(answer["candidates"][0]["subject"], hands()[5].subject.as_str());
     assert_eq!(answer["candidates"].as_array().unwrap().len(), 2);
     let verify = ask("verify", &["--subject", &hands()[5].subject, "--threshold", "0.99", &probe]);
     assert!(done(&verify).contains("decision: match\n"), "{}", done(&verify));
-    let hits = json(&done(&ask("search", &["--prompt", "a left hand", "--json"])));
+    let hits = parse(&done(&ask("search", &["--prompt", "a left hand", "--json"])));
     assert_eq!(hits["hits"].as_array().unwrap().len(), 10);
     assert!(
         failed(&ask("verify", &["--subject", "nobody", &probe]), 1).contains("no subject `nobody`")
     );
 
     let gallery = |rest: &[&str]| handclip(&[&["gallery", "--data-dir", &data], rest].concat());
-    let audit = json(&done(&gallery(&["audit", "g"])));
+    let audit = parse(&done(&gallery(&["audit", "g"])));
     assert_eq!((&audit["samples"], &audit["found"]), (&48.into(), &48.into()));
-    let receipt = json(&done(&gallery(&["erase", "g", "person-2"])));
+    let receipt = parse(&done(&gallery(&["erase", "g", "person-2"])));
     assert_eq!(receipt["samples"], 8);
     assert!(
         done(&gallery(&["list"])).contains("        5        40"),
@@ -160,7 +160,7 @@ fn what_the_command_line_enrols_a_server_finds_and_the_other_way_round() {
 
     let identify = |filter: &[&str]| {
         let probe = [&["identify"], &on[..], &["--json", &file], filter].concat();
-        let answer = json(&done(&handclip(&probe)));
+        let answer = parse(&done(&handclip(&probe)));
         let candidates = answer["candidates"].as_array().unwrap().clone();
         candidates.iter().map(|c| c["subject"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
@@ -191,12 +191,12 @@ fn a_manifest_enrols_and_a_wrong_row_enrols_nothing() {
 
     let absent = enrol("person-0/0.jpg,ann,left,north\r\nperson-0/absent.jpg,bob,,\r\n");
     assert!(failed(&absent, 1).contains("absent.jpg"));
-    let summary = json(&text(&absent.stdout));
+    let summary = parse(&text(&absent.stdout));
     assert_eq!(summary["enrolled"], 1);
     assert_eq!(summary["failed"].as_array().unwrap().len(), 1);
     let photo = dir.path().join("person-0/0.jpg").display().to_string();
     let search = ["search", "--data-dir", &data, "--gallery", "g", "--image", &photo, "--json"];
-    let hit = json(&done(&handclip(&search)))["hits"][0].clone();
+    let hit = parse(&done(&handclip(&search)))["hits"][0].clone();
     assert_eq!((&hit["subject"], &hit["attributes"]["side"]), (&"ann".into(), &"left".into()));
     assert_eq!(hit["attributes"]["extra"]["site"], "north");
     assert!(hit["similarity"].as_f64().unwrap() > 0.999, "{hit}");
@@ -314,7 +314,7 @@ fn embed_prints_a_json_line_for_each_input() {
     }
     let texts = done(&handclip(&["embed", "--json", "--text", "a left hand", "a palm"]));
     assert_eq!(texts.lines().count(), 2);
-    assert_eq!(json(texts.lines().next().unwrap())["fingerprint"], lines[0]["fingerprint"]);
+    assert_eq!(parse(texts.lines().next().unwrap())["fingerprint"], lines[0]["fingerprint"]);
     let message = failed(&handclip(&["embed", "--json", &a, "/absent.jpg"]), 1);
     assert!(message.contains("/absent.jpg"), "{message}");
 }
@@ -358,13 +358,13 @@ fn synth_and_inspect_and_openapi_print_what_they_promise() {
             &out,
         ])
     };
-    assert_eq!(json(&done(&synth()))["images"], 8);
+    assert_eq!(parse(&done(&synth()))["images"], 8);
     assert!(failed(&synth(), 1).contains("not empty"));
-    let report = json(&done(&handclip(&["model", "inspect", "nano", "--json"])));
+    let report = parse(&done(&handclip(&["model", "inspect", "nano", "--json"])));
     assert_eq!(report["kind"], "clip");
     assert_eq!(report["problems"], Value::Array(Vec::new()));
     assert!(
-        json(&done(&handclip(&["openapi"])))["paths"]["/v1/galleries/{gallery}:identify"]
+        parse(&done(&handclip(&["openapi"])))["paths"]["/v1/galleries/{gallery}:identify"]
             .is_object()
     );
 }

@@ -109,8 +109,7 @@ pub(super) fn embedded(
 ) -> Result<Embedded, EvaluateError> {
     let mut taken = 0..;
     let row_of = found.iter().map(|e| e.as_ref().and_then(|_| taken.next())).collect();
-    let rows: Vec<&[f32]> = found.iter().flatten().map(Embedding::as_slice).collect();
-    let vectors = Arc::new(Vectors::from_rows(&rows)?);
+    let vectors = Arc::new(Vectors::from_embeddings(found.iter().flatten())?);
     Ok(Embedded { vectors, row_of, refusals, cached, seconds: started.elapsed().as_secs_f64() })
 }
 

@@ -142,6 +142,10 @@ impl TestApp {
         read(self.agent.put(self.url(path)).send_empty())
     }
 
+    pub(crate) fn put_json(&self, path: &str, body: &Value) -> Answer {
+        read(self.agent.put(self.url(path)).send_json(body))
+    }
+
     pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         read(self.agent.post(self.url(path)).send_json(body))
     }
