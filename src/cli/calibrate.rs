@@ -1,6 +1,8 @@
 use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::GalleryId;
-use crate::service::evaluate::{CalibrateRequest, Calibrated, SystemChoice, ThresholdKind, calibrate};
+use crate::service::evaluate::{
+    CalibrateRequest, Calibrated, SystemChoice, ThresholdKind, calibrate,
+};
 
 use super::evaluate::{HowArgs, with_progress};
 use super::memory::keep_freed_memory;
@@ -68,9 +70,18 @@ fn show(found: &Calibrated) -> Result<(), Failure> {
         found.calibration.subjects,
         found.calibration.gallery_subjects
     )?;
-    say!("{:<6} {:>8} {:>10} {:>10} {:>12} {:>12}", "rate", "target", "threshold", "measured", "on others", "missed there")?;
+    say!(
+        "{:<6} {:>8} {:>10} {:>10} {:>12} {:>12}",
+        "rate",
+        "target",
+        "threshold",
+        "measured",
+        "on others",
+        "missed there"
+    )?;
     for threshold in &found.measured.thresholds {
-        let tried = found.tried.iter().find(|t| t.kind == threshold.kind && t.target == threshold.target);
+        let tried =
+            found.tried.iter().find(|t| t.kind == threshold.kind && t.target == threshold.target);
         let on_others = |value: fn(&crate::service::evaluate::Tried) -> f64| {
             tried.map_or_else(|| "-".to_owned(), |tried| format!("{:.5}", value(tried)))
         };

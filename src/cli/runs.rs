@@ -63,7 +63,11 @@ fn list(args: &Args) -> Result<(), Failure> {
         });
         let [rank1, map, eer] = figures;
         let model = run.record.settings.get("model").map_or("-", String::as_str);
-        say!("{:<24} {:<10} {rank1:>8} {map:>8} {eer:>8}  {model}", run.id, run.record.kind.to_string())?;
+        say!(
+            "{:<24} {:<10} {rank1:>8} {map:>8} {eer:>8}  {model}",
+            run.id,
+            run.record.kind.to_string()
+        )?;
     }
     Ok(())
 }

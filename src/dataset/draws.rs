@@ -52,7 +52,8 @@ pub fn draw_trees(root: &Path, most: usize) -> Result<Vec<DrawTree>, DatasetErro
 
 fn tree(path: &Path, most: usize) -> Result<DrawTree, DatasetError> {
     let name = path.canonicalize().ok().unwrap_or_else(|| path.to_path_buf());
-    let name = name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let name =
+        name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let mut draws = Vec::new();
     for number in 0..most {
         let query = path.join(format!("query{number}"));

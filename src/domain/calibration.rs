@@ -52,7 +52,9 @@ pub enum CalibrationError {
     #[error("{0} is no error rate between 0 and 1, or no similarity")]
     Range(f64),
     /// Thresholds out of order.
-    #[error("targets must fall and similarities must not: {target} at {similarity} is out of order")]
+    #[error(
+        "targets must fall and similarities must not: {target} at {similarity} is out of order"
+    )]
     Order {
         /// The target.
         target: f64,

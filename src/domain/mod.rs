@@ -11,7 +11,9 @@ pub use attributes::{
     Aspect, AttributeError, AttributeFilter, HandAttributes, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
     Side,
 };
-pub use calibration::{CalibratedThreshold, Calibration, CalibrationError, Parts as CalibrationParts};
+pub use calibration::{
+    CalibratedThreshold, Calibration, CalibrationError, Parts as CalibrationParts,
+};
 pub use embedding::{Embedding, EmbeddingError};
 pub use generation::{Fingerprint, FingerprintError, Generation};
 pub use ids::{GalleryId, IdError, SampleId, SubjectId};

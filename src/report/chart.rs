@@ -41,11 +41,17 @@ impl Scale {
         placed.is_finite().then_some(placed)
     }
 
-    fn label(self, placed: f64, narrow: bool) -> String {
+    /// range: what the axis spans, which decides how many digits tell its marks apart.
+    fn label(self, placed: f64, range: &std::ops::Range<f64>) -> String {
         match self {
-            Self::Linear if narrow => format!("{placed:.1e}"),
-            Self::Linear => format!("{placed:.3}"),
-            Self::Log => format!("{:.0e}", 10_f64.powf(placed)),
+            Self::Linear if range.end.abs().max(range.start.abs()) < 0.01 => {
+                format!("{placed:.1e}")
+            }
+            Self::Linear => {
+                let digits = (2.0 - (range.end - range.start).log10()).ceil().clamp(0.0, 3.0);
+                format!("{placed:.*}", digits as usize)
+            }
+            Self::Log => format!("{:.1e}", 10_f64.powf(placed)).replace(".0e", "e"),
         }
     }
 }
@@ -63,6 +69,32 @@ pub struct Frame<'a> {
     pub x: Scale,
     /// Up the side.
     pub y: Scale,
+    /// Where the legend hides least.
+    pub legend: Corner,
+}
+
+/// A corner of a chart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Corner {
+    /// At the top on the left.
+    UpperLeft,
+    /// At the top on the right.
+    UpperRight,
+    /// At the bottom on the left.
+    LowerLeft,
+    /// At the bottom on the right.
+    LowerRight,
+}
+
+impl From<Corner> for SeriesLabelPosition {
+    fn from(corner: Corner) -> Self {
+        match corner {
+            Corner::UpperLeft => Self::UpperLeft,
+            Corner::UpperRight => Self::UpperRight,
+            Corner::LowerLeft => Self::LowerLeft,
+            Corner::LowerRight => Self::LowerRight,
+        }
+    }
 }
 
 /// A chart of lines over a common linear axis, as SVG.
@@ -70,7 +102,8 @@ pub struct Frame<'a> {
 /// # Errors
 /// [`ReportError`] when there is no point to draw.
 pub fn line_chart(title: &str, x_label: &str, series: &[Series]) -> Result<String, ReportError> {
-    lines(Frame { title, x_label, y_label: "", x: Scale::Linear, y: Scale::Linear }, series)
+    let (x, y, legend) = (Scale::Linear, Scale::Linear, Corner::UpperRight);
+    lines(Frame { title, x_label, y_label: "", x, y, legend }, series)
 }
 
 /// A chart of lines, as SVG.
@@ -158,7 +191,11 @@ fn draw_bars(
         .build_cartesian_2d(0.0..groups.len() as f64, ys)?;
     let name = |x: &f64| {
         let group = groups.get(x.floor().max(0.0) as usize);
-        if (x - x.floor() - 0.5).abs() < 0.01 { group.cloned().unwrap_or_default() } else { String::new() }
+        if (x - x.floor() - 0.5).abs() < 0.01 {
+            group.cloned().unwrap_or_default()
+        } else {
+            String::new()
+        }
     };
     chart
         .configure_mesh()
@@ -184,6 +221,7 @@ fn draw_bars(
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE.mix(0.85))
         .border_style(RGBColor(213, 218, 226))
         .draw()?;
@@ -210,7 +248,7 @@ fn draw(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let small = ys.end.abs().max(ys.start.abs()) < 0.01;
+    let (x_range, y_range) = (xs.clone(), ys.clone());
     let mut chart = ChartBuilder::on(&area)
         .caption(frame.title, ("sans-serif", 18))
         .margin(10)
@@ -219,7 +257,7 @@ fn draw(
         .build_cartesian_2d(xs, ys)?;
     let x_label = |x: &f64| match frame.x {
         Scale::Linear => format!("{x:.1}").trim_end_matches(".0").to_owned(),
-        Scale::Log => frame.x.label(*x, false),
+        Scale::Log => frame.x.label(*x, &x_range),
     };
     chart
         .configure_mesh()
@@ -228,7 +266,7 @@ fn draw(
         .x_desc(frame.x_label)
         .y_desc(frame.y_label)
         .x_label_formatter(&x_label)
-        .y_label_formatter(&|y| frame.y.label(*y, small))
+        .y_label_formatter(&|y| frame.y.label(*y, &y_range))
         .draw()?;
     for (series, color) in series.iter().zip(COLORS.iter().cycle()) {
         let color = *color;
@@ -239,6 +277,7 @@ fn draw(
     }
     chart
         .configure_series_labels()
+        .position(frame.legend.into())
         .background_style(WHITE.mix(0.85))
         .border_style(RGBColor(213, 218, 226))
         .draw()?;
@@ -276,8 +315,14 @@ mod tests {
 
     #[test]
     fn powers_of_ten_leave_out_what_has_none() {
-        let frame =
-            Frame { title: "DET", x_label: "FMR", y_label: "FNMR", x: Scale::Log, y: Scale::Log };
+        let frame = Frame {
+            title: "DET",
+            x_label: "FMR",
+            y_label: "FNMR",
+            x: Scale::Log,
+            y: Scale::Log,
+            legend: Corner::LowerLeft,
+        };
         let det = series("nano", &[(0.0, 0.5), (0.001, 0.1), (0.1, 0.01)]);
         let svg = lines(frame, std::slice::from_ref(&det)).unwrap();
         assert!(svg.contains("FNMR") && svg.contains("1e-2"), "{svg}");
@@ -294,7 +339,8 @@ mod tests {
     #[test]
     fn bars_are_named_and_none_is_an_error() {
         let groups = ["gaussian-blur".to_owned(), "jpeg".to_owned()];
-        let values = [("probe".to_owned(), vec![0.2, f64::NAN]), ("both".to_owned(), vec![-0.1, 0.3])];
+        let values =
+            [("probe".to_owned(), vec![0.2, f64::NAN]), ("both".to_owned(), vec![-0.1, 0.3])];
         let svg = bars("Rank-1 lost", "share", &groups, &values).unwrap();
         assert!(svg.contains("gaussian-blur") && svg.contains("jpeg") && svg.contains("probe"));
         assert!(!svg.contains("NaN"));

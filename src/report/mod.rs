@@ -4,7 +4,7 @@
 mod chart;
 mod page;
 
-pub use chart::{Frame, Scale, Series, bars, line_chart, lines, staircase};
+pub use chart::{Corner, Frame, Scale, Series, bars, line_chart, lines, staircase};
 pub use page::Page;
 
 /// Why a picture could not be drawn.

@@ -1,8 +1,9 @@
 use std::fmt::Write as _;
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}\
-h1,h2{line-height:1.2}table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .7rem;border-bottom:1px solid #d5dae2;text-align:right}\
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:78rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}\
+h1,h2{line-height:1.2}table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}th,td{padding:.3rem .7rem;border-bottom:1px solid #d5dae2;text-align:right;white-space:nowrap}\
 th:first-child,td:first-child{text-align:left}figure{margin:1rem 0}svg{max-width:100%;height:auto}pre{background:#f4f6f9;padding:1rem;overflow:auto}\
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:.6rem}.charts figure{margin:0}\
 .row{display:flex;flex-wrap:wrap;gap:.6rem}.row figure{margin:0;max-width:9rem}.row img{width:100%}figcaption{font-size:12px}";
 
 /// An HTML page made from top to bottom. Everything but charts is text, and escaped.
@@ -60,6 +61,13 @@ impl Page {
         let _ = writeln!(self.html, "<figure>{svg}</figure>");
     }
 
+    /// Pictures drawn by this room, beside each other where there is room.
+    pub fn charts<'a>(&mut self, svgs: impl IntoIterator<Item = &'a String>) {
+        self.html.push_str("<div class=\"charts\">\n");
+        svgs.into_iter().for_each(|svg| self.chart(svg));
+        self.html.push_str("</div>\n");
+    }
+
     /// Small pictures in a row with words under each: PNG or JPEG files, put into the page.
     pub fn pictures(&mut self, row: &[(String, Vec<u8>)]) {
         use base64::Engine as _;
@@ -113,6 +121,8 @@ mod tests {
         let mut page = Page::new("p");
         page.pictures(&[("a & b".to_owned(), b"\x89PNGx".to_vec())]);
         let html = page.finish();
-        assert!(html.contains("src=\"data:image/png;base64,iVBOR3g=\"") && html.contains("a &amp; b"));
+        assert!(
+            html.contains("src=\"data:image/png;base64,iVBOR3g=\"") && html.contains("a &amp; b")
+        );
     }
 }

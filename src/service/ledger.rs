@@ -195,8 +195,8 @@ pub fn find_run(folder: &Path, id: &str) -> Result<Run, LedgerError> {
 
 fn read(path: &Path) -> Result<Run, LedgerError> {
     let file = path.join(RECORD);
-    let text = std::fs::read(&file)
-        .map_err(|source| LedgerError::Read { path: file.clone(), source })?;
+    let text =
+        std::fs::read(&file).map_err(|source| LedgerError::Read { path: file.clone(), source })?;
     let record = serde_json::from_slice(&text)
         .map_err(|error| LedgerError::Record { path: file, problem: error.to_string() })?;
     let id = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());

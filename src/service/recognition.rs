@@ -7,8 +7,8 @@ use crate::image::Picture;
 use super::error::ServiceError;
 use super::eyes::micros;
 use super::views::{
-    CandidateView, Combine, CompareAnswer, EmbeddingView, Identify, IdentifyAnswer,
-    Readiness, Search, SearchAnswer, ThresholdView, Timings, Verify, VerifyAnswer,
+    CandidateView, Combine, CompareAnswer, EmbeddingView, Identify, IdentifyAnswer, Readiness,
+    Search, SearchAnswer, ThresholdView, Timings, Verify, VerifyAnswer,
 };
 use super::{Service, blocking, thresholds};
 

@@ -92,14 +92,16 @@ fn figures_are_those_that_a_plain_sort_of_embeddings_gives() {
                 .filter(enrolled)
                 .map(|i| rank_of_mate(&of_kind[*i].1, &gallery, labels[*i]))
                 .collect();
-            let share = |k| {
-                ranks.iter().filter(|rank| **rank <= k).count() as f64 / ranks.len() as f64
-            };
+            let share =
+                |k| ranks.iter().filter(|rank| **rank <= k).count() as f64 / ranks.len() as f64;
             let map = ranks.iter().map(|rank| 1.0 / *rank as f64).sum::<f64>() / ranks.len() as f64;
             let got = &set["runs"]["runs"][run as usize];
             let close = |name: &str, expected: f64| {
                 let value = got[name].as_f64().unwrap();
-                assert!((value - expected).abs() < 1e-12, "{name} of run {run}: {value}, {expected}");
+                assert!(
+                    (value - expected).abs() < 1e-12,
+                    "{name} of run {run}: {value}, {expected}"
+                );
             };
             close("rank1", share(1));
             close("rank5", share(5));
@@ -165,9 +167,8 @@ fn write_parquet(file: &Path, names: &[String]) {
          optional group embedding (LIST) { repeated group list { optional float element; } } }",
     )
     .unwrap();
-    let properties = WriterProperties::builder()
-        .set_compression(parquet::basic::Compression::SNAPPY)
-        .build();
+    let properties =
+        WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
     let out = std::fs::File::create(file).unwrap();
     let mut writer = SerializedFileWriter::new(out, schema.into(), properties.into()).unwrap();
     let mut group = writer.next_row_group().unwrap();
@@ -195,7 +196,9 @@ fn embeddings_of_another_program_join_the_table_in_every_format() {
     for file in external(dir.path()) {
         let theirs = evaluate(&["--runs", "2", "--model", &path(&file)]);
         assert_eq!(theirs["system"]["fingerprint"], Value::Null);
-        for (a, b) in ours["sets"].as_array().unwrap().iter().zip(theirs["sets"].as_array().unwrap()) {
+        for (a, b) in
+            ours["sets"].as_array().unwrap().iter().zip(theirs["sets"].as_array().unwrap())
+        {
             assert_eq!(a["runs"], b["runs"], "{}", path(&file));
         }
     }
@@ -249,8 +252,19 @@ fn a_comparison_pairs_probes_and_leaves_a_report_that_loads_nothing() {
     let (same, worse) = (format!("same={}", path(&csv)), format!("worse={}", path(&worse)));
     let (runs_dir, out_dir) = (path(&runs), path(&out));
     let command = [
-        "compare", "nano", &same, &worse, "--data", &data, "--runs", "3", "--replicates", "500",
-        "--out", &out_dir, "--json",
+        "compare",
+        "nano",
+        &same,
+        &worse,
+        "--data",
+        &data,
+        "--runs",
+        "3",
+        "--replicates",
+        "500",
+        "--out",
+        &out_dir,
+        "--json",
     ];
     let found = parse(&done(&handclip(&command)));
     assert_eq!(found["systems"].as_array().unwrap().len(), 3);
@@ -277,7 +291,10 @@ fn a_comparison_pairs_probes_and_leaves_a_report_that_loads_nothing() {
         assert!(!html.contains(loads), "{loads}");
     }
     assert!(!html.contains("<img"), "pictures of people only when asked for");
-    assert!(!html.contains(&path(drawn())) || html.contains("command"), "paths only in the command");
+    assert!(
+        !html.contains(&path(drawn())) || html.contains("command"),
+        "paths only in the command"
+    );
     let markdown = std::fs::read_to_string(out.join("report.md")).unwrap();
     assert!(markdown.contains("| set |") && markdown.contains("## Differences"));
     assert!(out.join("det_dorsal_right.svg").is_file() && out.join("comparison.json").is_file());
@@ -285,7 +302,15 @@ fn a_comparison_pairs_probes_and_leaves_a_report_that_loads_nothing() {
 
     let second = path(&runs.join("second"));
     let single = [
-        "evaluate", "--data", &data, "--runs", "2", "--replicates", "200", "--out", &second,
+        "evaluate",
+        "--data",
+        &data,
+        "--runs",
+        "2",
+        "--replicates",
+        "200",
+        "--out",
+        &second,
         "--show-images",
     ];
     let shown = done(&handclip(&single));
@@ -295,14 +320,22 @@ fn a_comparison_pairs_probes_and_leaves_a_report_that_loads_nothing() {
     let listed = done(&handclip(&["runs", "list", "--runs-dir", &runs_dir]));
     assert!(listed.contains("first") && listed.contains("compare") && listed.contains("second"));
     let diff = parse(&done(&handclip(&[
-        "runs", "diff", "first", "second", "--runs-dir", &runs_dir, "--json",
+        "runs",
+        "diff",
+        "first",
+        "second",
+        "--runs-dir",
+        &runs_dir,
+        "--json",
     ])));
     let settings: Vec<&str> =
         diff["settings"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
     assert!(settings.contains(&"runs") && !settings.contains(&"data_sha256"), "{settings:?}");
     let show = done(&handclip(&["runs", "show", "second", "--runs-dir", &runs_dir]));
     assert!(show.contains("fingerprint") && show.contains("rank1"));
-    assert!(failed(&handclip(&["runs", "show", "x", "--runs-dir", &runs_dir]), 1).contains("no run"));
+    assert!(
+        failed(&handclip(&["runs", "show", "x", "--runs-dir", &runs_dir]), 1).contains("no run")
+    );
 }
 
 #[test]
@@ -316,14 +349,14 @@ fn a_file_that_is_refused_is_a_miss_and_named() {
     std::fs::write(&spoilt.path, encode_png(&blank).unwrap()).unwrap();
     let cache = path(&dir.path().join("cache"));
     let data = path(&data);
-    let command =
-        ["evaluate", "--data", &data, "--replicates", "100", "--cache", &cache, "--json"];
+    let command = ["evaluate", "--data", &data, "--replicates", "100", "--cache", &cache, "--json"];
     let found = parse(&done(&handclip(&command)));
     let refused = found["data"]["refused"].as_array().unwrap();
     assert_eq!(refused.len(), 1);
     let name = spoilt.path.file_name().unwrap().to_str().unwrap();
     assert_eq!(refused[0]["file"], name);
-    let lost: u64 = found["sets"].as_array().unwrap().iter().map(|s| s["lost"].as_u64().unwrap()).sum();
+    let lost: u64 =
+        found["sets"].as_array().unwrap().iter().map(|s| s["lost"].as_u64().unwrap()).sum();
     assert!(lost > 0, "its searches are misses");
     let pooled = &found["overall"]["verification"];
     assert_eq!(pooled["lost"], lost);
@@ -333,7 +366,10 @@ fn a_file_that_is_refused_is_a_miss_and_named() {
     // The second time all but the refused one come from the cache, and nothing else changes.
     let again = parse(&done(&handclip(&command)));
     let images = found["data"]["images"].as_u64().unwrap();
-    assert_eq!((&found["system"]["cached"], &again["system"]["cached"]), (&0.into(), &(images - 1).into()));
+    assert_eq!(
+        (&found["system"]["cached"], &again["system"]["cached"]),
+        (&0.into(), &(images - 1).into())
+    );
     assert_eq!(found["sets"], again["sets"]);
 }
 
@@ -392,8 +428,18 @@ fn nobody_is_evaluated_on_whom_the_model_was_trained_unless_that_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let (data, run) = (path(drawn()), path(&dir.path().join("run")));
     let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/smoke.toml");
-    let train =
-        ["train", &data, "--recipe", &path(&recipe), "--hold-out", "0.4", "--out", &run, "--device", "cpu"];
+    let train = [
+        "train",
+        &data,
+        "--recipe",
+        &path(&recipe),
+        "--hold-out",
+        "0.4",
+        "--out",
+        &run,
+        "--device",
+        "cpu",
+    ];
     done(&handclip(&train));
     let ask = |rest: &[&str]| {
         let all = ["evaluate", "--model", &run, "--data", &data, "--replicates", "100", "--json"];
@@ -404,7 +450,9 @@ fn nobody_is_evaluated_on_whom_the_model_was_trained_unless_that_is_said() {
     let held_out = parse(&done(&ask(&["--hold-out", "0.4"])));
     assert_eq!(held_out["system"]["name"], "run/best");
     assert_eq!(held_out["sets"][0]["subjects"], 5);
-    assert!(failed(&ask(&["--hold-out", "0.4", "--split-seed", "2"]), 1).contains("were trained on"));
+    assert!(
+        failed(&ask(&["--hold-out", "0.4", "--split-seed", "2"]), 1).contains("were trained on")
+    );
     done(&ask(&["--allow-leak"]));
     let kept = std::fs::read_to_string(dir.path().join("run/data.json")).unwrap();
     assert!(!kept.contains("Hand_"), "hashes only");
@@ -446,13 +494,19 @@ fn calibrated_thresholds_decide_and_do_not_reach_beyond_what_was_measured() {
     let same = verify(&app, &first, others[0]);
     assert_eq!(same["decision"], "match", "{same}");
     let threshold = &same["threshold"];
-    assert_eq!((&threshold["source"], &threshold["target"]["rate"]), (&"calibration".into(), &"fmr".into()));
+    assert_eq!(
+        (&threshold["source"], &threshold["target"]["rate"]),
+        (&"calibration".into(), &"fmr".into())
+    );
     assert_eq!(threshold["target"]["at_most"], 0.2);
     assert_eq!(threshold["target"]["covered"], true);
     // A second sample of the subject: more chances of a false match than were measured.
     enrol(&app, &first, others[1]);
     let same = verify(&app, &first, others[0]);
-    assert_eq!((&same["decision"], &same["threshold"]["target"]["covered"]), (&"uncertain".into(), &false.into()));
+    assert_eq!(
+        (&same["decision"], &same["threshold"]["target"]["covered"]),
+        (&"uncertain".into(), &false.into())
+    );
 
     let mut other = calibration.clone();
     other["fingerprint"] = "00".repeat(32).into();

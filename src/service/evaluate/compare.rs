@@ -150,7 +150,11 @@ fn common(
             .iter()
             .map(|outcome| (measured.files[run][outcome.probe], outcome))
             .filter(|(file, _)| keep.contains(file))
-            .map(|(probe, outcome)| ProbeValue { probe, subject: outcome.label, value: of(outcome) })
+            .map(|(probe, outcome)| ProbeValue {
+                probe,
+                subject: outcome.label,
+                value: of(outcome),
+            })
             .collect()
     };
     let searched = |measured: &Measured| -> BTreeSet<usize> {

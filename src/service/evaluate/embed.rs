@@ -60,10 +60,8 @@ pub(super) fn embed_files(
 ) -> Result<Embedded, EvaluateError> {
     let started = Instant::now();
     let mut cache = cache.map(|dir| Cache::open(dir, embedder)).transpose()?;
-    let mut found: Vec<Option<Embedding>> = files
-        .iter()
-        .map(|file| cache.as_ref().and_then(|cache| cache.get(&file.sha256)))
-        .collect();
+    let mut found: Vec<Option<Embedding>> =
+        files.iter().map(|file| cache.as_ref().and_then(|cache| cache.get(&file.sha256))).collect();
     let cached = found.iter().flatten().count();
     let missing: Vec<usize> = (0..files.len()).filter(|at| found[*at].is_none()).collect();
     let mut refusals = Vec::new();

@@ -48,11 +48,8 @@ pub(super) fn read_external(
             return Err(fail(path, format!("names {name} twice, the second time in row {row}")));
         }
     }
-    let missing: Vec<String> = files
-        .iter()
-        .map(EvaluatedFile::name)
-        .filter(|name| !by_name.contains_key(name))
-        .collect();
+    let missing: Vec<String> =
+        files.iter().map(EvaluatedFile::name).filter(|name| !by_name.contains_key(name)).collect();
     if let Some(first) = missing.first() {
         let problem = format!("has no embedding of {} images, e.g. {first}", missing.len());
         return Err(fail(path, problem));
@@ -60,7 +57,9 @@ pub(super) fn read_external(
     let found = files.iter().map(|file| {
         let name = file.name();
         let values = by_name.get(&name).cloned().unwrap_or_default();
-        Embedding::from_raw(values).map(Some).map_err(|error| fail(path, format!("{name}: {error}")))
+        Embedding::from_raw(values)
+            .map(Some)
+            .map_err(|error| fail(path, format!("{name}: {error}")))
     });
     let found = found.collect::<Result<Vec<_>, _>>()?;
     embedded(found, Vec::new(), 0, started)
@@ -93,7 +92,10 @@ fn npy(path: &Path) -> Result<Rows, EvaluateError> {
         return Err(fail(path, "is in Fortran order: save numpy.ascontiguousarray of it"));
     }
     if rows != names.len() {
-        return Err(fail(path, format!("has {rows} rows, and {} names lie beside it", names.len())));
+        return Err(fail(
+            path,
+            format!("has {rows} rows, and {} names lie beside it", names.len()),
+        ));
     }
     if dim == 0 || rows.saturating_mul(dim) > MOST_VALUES {
         return Err(fail(path, format!("cannot be used with {rows} rows of {dim} values")));
@@ -117,11 +119,20 @@ fn names_beside(path: &Path) -> Result<Vec<String>, EvaluateError> {
     if text.is_file() {
         let content = std::fs::read_to_string(&text)
             .map_err(|source| EvaluateError::Read { path: text.clone(), source })?;
-        return Ok(content.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect());
+        return Ok(content
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty())
+            .map(str::to_owned)
+            .collect());
     }
     let table = path.with_extension("csv");
     if !table.is_file() {
-        let problem = format!("needs {} or {} with a file name for each row", text.display(), table.display());
+        let problem = format!(
+            "needs {} or {} with a file name for each row",
+            text.display(),
+            table.display()
+        );
         return Err(fail(path, problem));
     }
     let mut names = Vec::new();
@@ -188,7 +199,10 @@ fn parquet(path: &Path) -> Result<Rows, EvaluateError> {
             }
         }
         let (Some(name), Some(values)) = (name, values) else {
-            return Err(fail(path, "needs a column `path` of text and a column `embedding` of lists of floats"));
+            return Err(fail(
+                path,
+                "needs a column `path` of text and a column `embedding` of lists of floats",
+            ));
         };
         held += values.len();
         if held > MOST_VALUES {
@@ -208,7 +222,6 @@ fn float(field: &Field) -> Option<f32> {
         None
     }
 }
-
 
 /// A system's argument: a path, or `NAME=PATH` to call it by a name in reports.
 pub(super) fn named_path(text: &str) -> (Option<String>, PathBuf) {

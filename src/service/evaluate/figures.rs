@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::evaluation::{
-    Bootstrap, DetPoint, Interval, MonteCarlo, OpenSet, OpenSetPoint, Outcome, ProbeValue, RunTable,
-    Ranking, Scores, Session, Spread, Trial, VerificationFigures, candidates, lowest_fpir, rank,
+    Bootstrap, DetPoint, Interval, MonteCarlo, OpenSet, OpenSetPoint, Outcome, ProbeValue, Ranking,
+    RunTable, Scores, Session, Spread, Trial, VerificationFigures, candidates, lowest_fpir, rank,
 };
 
 use super::embed::{Embedded, Refusal};
@@ -453,11 +453,8 @@ pub(super) fn open_set(
         .filter_map(|(file, label)| Some((embedded.row_of[file]?, label)))
         .collect();
     let labels: Vec<u64> = taken.iter().map(|(_, label)| *label).collect();
-    let draws = MonteCarlo {
-        runs: selection.runs,
-        samples: selection.enrolled,
-        seed: selection.seed,
-    };
+    let draws =
+        MonteCarlo { runs: selection.runs, samples: selection.enrolled, seed: selection.seed };
     let mut sessions = draws.open_set(&labels, STRANGERS)?;
     for entry in sessions.iter_mut().flat_map(|s| s.gallery.iter_mut().chain(&mut s.probes)) {
         entry.row = taken[entry.row].0;
@@ -492,7 +489,10 @@ pub(super) fn ask(set: &PlannedSet, embedded: &Embedded) -> Asked {
         let planned: BTreeSet<u64> = session.gallery.iter().map(|entry| entry.label).collect();
         let keep = |entries: &[crate::evaluation::Entry]| -> Vec<crate::evaluation::Entry> {
             let row = |entry: &crate::evaluation::Entry| embedded.row_of[entry.row];
-            entries.iter().filter_map(|e| Some(crate::evaluation::Entry { row: row(e)?, ..*e })).collect()
+            entries
+                .iter()
+                .filter_map(|e| Some(crate::evaluation::Entry { row: row(e)?, ..*e }))
+                .collect()
         };
         let gallery = keep(&session.gallery);
         let enrolled: BTreeSet<u64> = gallery.iter().map(|entry| entry.label).collect();

@@ -1,6 +1,6 @@
 //! Evaluations as self-contained pages.
 
-use crate::report::{Frame, Page, Scale, Series, lines, staircase};
+use crate::report::{Corner, Frame, Page, Scale, Series, lines, staircase};
 
 use super::compare::Comparison;
 use super::figures::{Evaluation, SetFigures};
@@ -21,9 +21,7 @@ pub(super) fn evaluation(evaluation: &Evaluation, pictures: Pictures<'_>) -> Str
     facts_of(&mut page, evaluation);
     page.paragraph(READING);
     section(&mut page, "Identification", &ranks(evaluation));
-    for (_, svg) in charts(std::slice::from_ref(evaluation)) {
-        page.chart(&svg);
-    }
+    page.charts(charts(std::slice::from_ref(evaluation)).iter().map(|(_, svg)| svg));
     section(&mut page, "Verification", &verification(evaluation));
     section(&mut page, "Open-set identification", &open_set(evaluation));
     details(&mut page, evaluation, pictures);
@@ -41,9 +39,7 @@ pub(super) fn comparison(comparison: &Comparison, pictures: Pictures<'_>) -> Str
     page.paragraph(READING_DIFFERENCES);
     section(&mut page, "Side by side", &side_by_side(comparison));
     section(&mut page, "Differences", &differences(comparison));
-    for (_, svg) in charts(&comparison.systems) {
-        page.chart(&svg);
-    }
+    page.charts(charts(&comparison.systems).iter().map(|(_, svg)| svg));
     for evaluation in &comparison.systems {
         page.heading(&evaluation.system.name);
         list(&mut page, system(evaluation));
@@ -78,7 +74,8 @@ fn section(page: &mut Page, title: &str, table: &Table) {
 fn details(page: &mut Page, evaluation: &Evaluation, pictures: Pictures<'_>) {
     page.heading(&format!("Runs of {}", evaluation.system.name));
     let run = |(name, number, run): (&str, usize, &crate::evaluation::RankFigures)| {
-        let cells = [run.rank1, run.rank5, run.rank10, run.rank20, run.map, run.map_trapezoid, run.minp];
+        let cells =
+            [run.rank1, run.rank5, run.rank10, run.rank20, run.map, run.map_trapezoid, run.minp];
         let mut row = vec![name.to_owned(), number.to_string(), run.probes.to_string()];
         row.extend(cells.map(|value| format!("{:.2}", 100.0 * value)));
         row
@@ -89,7 +86,15 @@ fn details(page: &mut Page, evaluation: &Evaluation, pictures: Pictures<'_>) {
     });
     let rows: Vec<Vec<String>> = runs.map(run).collect();
     let header = [
-        "set", "run", "probes", "Rank-1", "Rank-5", "Rank-10", "Rank-20", "mAP", "mAP trapezoid",
+        "set",
+        "run",
+        "probes",
+        "Rank-1",
+        "Rank-5",
+        "Rank-10",
+        "Rank-20",
+        "mAP",
+        "mAP trapezoid",
         "mINP",
     ];
     page.table(&header, &rows);
@@ -114,7 +119,8 @@ fn details(page: &mut Page, evaluation: &Evaluation, pictures: Pictures<'_>) {
             ]
         };
         let rows: Vec<Vec<String>> = set.failures.iter().map(row).collect();
-        let header = ["probe", "subject", "run", "mate's rank", "mate's similarity", "first candidates"];
+        let header =
+            ["probe", "subject", "run", "mate's rank", "mate's similarity", "first candidates"];
         page.table(&header, &rows);
         pictures(set).iter().for_each(|row| page.pictures(row));
     }
@@ -130,7 +136,11 @@ pub(super) fn charts(systems: &[Evaluation]) -> Vec<(String, String)> {
         let cmc: Vec<Series> = of_set()
             .map(|(name, set)| Series {
                 name: name.clone(),
-                points: (1..).zip(&set.cmc).take(CMC_RANKS).map(|(k, v)| (f64::from(k), 100.0 * v)).collect(),
+                points: (1..)
+                    .zip(&set.cmc)
+                    .take(CMC_RANKS)
+                    .map(|(k, v)| (f64::from(k), 100.0 * v))
+                    .collect(),
             })
             .collect();
         let det: Vec<Series> = of_set()
@@ -149,24 +159,29 @@ pub(super) fn charts(systems: &[Evaluation]) -> Vec<(String, String)> {
             })
             .collect();
         let title = |what: &str| format!("{what}, {}", set.name);
-        let linear = |title, x_label, y_label| Frame {
+        let linear = |title, x_label, y_label, legend| Frame {
             title,
             x_label,
             y_label,
             x: Scale::Linear,
             y: Scale::Linear,
+            legend,
         };
         let (a, b, c) = (title("CMC"), title("DET"), title("Similarities"));
         let drawn = [
-            ("cmc", lines(linear(&a, "rank", "% of probes found"), &cmc)),
+            ("cmc", lines(linear(&a, "rank", "% of probes found", Corner::LowerRight), &cmc)),
             (
                 "det",
                 lines(
-                    Frame { x: Scale::Log, y: Scale::Log, ..linear(&b, "FMR", "FNMR") },
+                    Frame {
+                        x: Scale::Log,
+                        y: Scale::Log,
+                        ..linear(&b, "FMR", "FNMR", Corner::LowerLeft)
+                    },
                     &det,
                 ),
             ),
-            ("scores", lines(linear(&c, "similarity", "share"), &histograms)),
+            ("scores", lines(linear(&c, "similarity", "share", Corner::UpperLeft), &histograms)),
         ];
         let slug: String =
             set.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();

@@ -16,9 +16,8 @@ use super::plan::Plan;
 pub(super) fn check_leak(model: &Path, plan: &Plan) -> Result<(), EvaluateError> {
     let Some(trained) = TrainedOn::beside(model)? else { return Ok(()) };
     let known: BTreeSet<&str> = trained.images().collect();
-    let of_training = |path: &Path| -> Result<bool, DatasetError> {
-        Ok(known.contains(sha256(path)?.as_str()))
-    };
+    let of_training =
+        |path: &Path| -> Result<bool, DatasetError> { Ok(known.contains(sha256(path)?.as_str())) };
     let evaluated: BTreeSet<&str> = plan.subjects.iter().map(String::as_str).collect();
     let leaked: Vec<Option<String>> = plan
         .everybody
@@ -28,9 +27,7 @@ pub(super) fn check_leak(model: &Path, plan: &Plan) -> Result<(), EvaluateError>
         .collect::<Result<_, DatasetError>>()?;
     let leaked: BTreeSet<String> = leaked.into_iter().flatten().collect();
     match leaked.first() {
-        Some(subject) => {
-            Err(EvaluateError::Leak { count: leaked.len(), subject: subject.clone() })
-        }
+        Some(subject) => Err(EvaluateError::Leak { count: leaked.len(), subject: subject.clone() }),
         None => Ok(()),
     }
 }

@@ -26,7 +26,11 @@ pub(super) fn interval(interval: Option<Interval>) -> String {
 
 /// An error rate, small ones with their power of ten.
 pub(super) fn rate(value: f64) -> String {
-    if value == 0.0 || value >= 1e-3 { format!("{:.2} %", 100.0 * value) } else { format!("{value:.1e}") }
+    if value == 0.0 || value >= 1e-3 {
+        format!("{:.2} %", 100.0 * value)
+    } else {
+        format!("{value:.1e}")
+    }
 }
 
 /// Header and rows of a table.
@@ -113,8 +117,20 @@ pub(super) fn ranks(evaluation: &Evaluation) -> Table {
     }
     Table {
         header: vec![
-            "set", "subjects", "gallery", "probes", "no mate", "lost", "Rank-1", "95 % by subject",
-            "Rank-5", "Rank-10", "Rank-20", "mAP", "mAP trapezoid", "mINP",
+            "set",
+            "subjects",
+            "gallery",
+            "probes",
+            "no mate",
+            "lost",
+            "Rank-1",
+            "95 % by subject",
+            "Rank-5",
+            "Rank-10",
+            "Rank-20",
+            "mAP",
+            "mAP trapezoid",
+            "mINP",
         ],
         rows,
     }
@@ -147,13 +163,22 @@ pub(super) fn verification(evaluation: &Evaluation) -> Table {
                 ),
             });
         }
-        row.push(figures.lowest_fmr.map_or_else(|| "-".to_owned(), |lowest| format!("{lowest:.1e}")));
+        row.push(
+            figures.lowest_fmr.map_or_else(|| "-".to_owned(), |lowest| format!("{lowest:.1e}")),
+        );
         rows.push(row);
     }
     Table {
         header: vec![
-            "set", "genuine", "impostor", "lost", "EER (95 % by subject)", "FNMR at FMR 1e-2",
-            "FNMR at FMR 1e-3", "FNMR at FMR 1e-4", "lowest FMR supported",
+            "set",
+            "genuine",
+            "impostor",
+            "lost",
+            "EER (95 % by subject)",
+            "FNMR at FMR 1e-2",
+            "FNMR at FMR 1e-3",
+            "FNMR at FMR 1e-4",
+            "lowest FMR supported",
         ],
         rows,
     }
@@ -186,8 +211,13 @@ pub(super) fn open_set(evaluation: &Evaluation) -> Table {
     }
     Table {
         header: vec![
-            "set", "mated searches", "non-mated searches of people", "TPIR at FPIR 1e-1",
-            "TPIR at FPIR 1e-2", "TPIR at FPIR 3e-3", "lowest FPIR supported",
+            "set",
+            "mated searches",
+            "non-mated searches of people",
+            "TPIR at FPIR 1e-1",
+            "TPIR at FPIR 1e-2",
+            "TPIR at FPIR 3e-3",
+            "lowest FPIR supported",
         ],
         rows,
     }
@@ -241,7 +271,8 @@ pub(super) fn facts(evaluation: &Evaluation) -> Vec<(String, String)> {
         ),
     ];
     if let Some((share, seed)) = selection.hold_out {
-        let text = format!("{share} of them, as `train --hold-out` with split seed {seed} draws them");
+        let text =
+            format!("{share} of them, as `train --hold-out` with split seed {seed} draws them");
         facts.push(("subjects held out".to_owned(), text));
     }
     facts
@@ -250,7 +281,10 @@ pub(super) fn facts(evaluation: &Evaluation) -> Vec<(String, String)> {
 /// The model card's lines.
 pub(super) fn system(evaluation: &Evaluation) -> Vec<(String, String)> {
     let card = &evaluation.system;
-    let mut lines = vec![("name".to_owned(), card.name.clone()), ("dimensions".to_owned(), card.dim.to_string())];
+    let mut lines = vec![
+        ("name".to_owned(), card.name.clone()),
+        ("dimensions".to_owned(), card.dim.to_string()),
+    ];
     match card.fingerprint {
         Some(fingerprint) => lines.push(("fingerprint".to_owned(), fingerprint.to_string())),
         None => lines.push(("source".to_owned(), "embeddings from a file".to_owned())),

@@ -5,7 +5,6 @@ mod calibrate;
 mod compare;
 mod embed;
 
-mod single;
 mod external;
 mod figures;
 mod html;
@@ -14,6 +13,7 @@ mod markdown;
 mod output;
 mod plan;
 mod published;
+mod single;
 mod system;
 
 use std::path::PathBuf;
@@ -27,17 +27,17 @@ use crate::report::ReportError;
 use crate::storage::StorageError;
 
 use super::ServiceError;
-use super::ledger::LedgerError;
 use super::fine_tune::TrainedOnError;
+use super::ledger::LedgerError;
 
 pub use crate::evaluation::ThresholdKind;
 pub use calibrate::{CalibrateRequest, Calibrated, Tried, calibrate};
 pub use compare::{CompareRequest, Comparison, compare};
 pub use embed::Refusal;
-pub use single::evaluate;
 pub use figures::{Evaluation, SetFigures};
 pub use published::{PUBLISHED, PublishedFigure, PublishedProtocol};
-pub use system::{SystemChoice, SystemCard};
+pub use single::evaluate;
+pub use system::{SystemCard, SystemChoice};
 
 /// What is enrolled and what asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,7 +178,9 @@ pub enum EvaluateError {
     #[error("{path} has no gallery0_all: use `--protocol tree`", path = .0.display())]
     NoDistractors(PathBuf),
     /// The selection lets no image in.
-    #[error("no image is left to evaluate: check --hold-out, --accessories and the labels of aspect and side")]
+    #[error(
+        "no image is left to evaluate: check --hold-out, --accessories and the labels of aspect and side"
+    )]
     NothingLeft,
     /// An image without a capture.
     #[error("{path} has no `capture`: --other-capture needs a manifest with that column", path = .0.display())]
@@ -192,7 +194,10 @@ pub enum EvaluateError {
         problem: String,
     },
     /// A subject that the model was trained on.
-    #[error("{count} of the evaluated subjects were trained on, e.g. {subject}: evaluate on others (--hold-out {advice}), or say that you know (--allow-leak)", advice = "with the share and seed of the training run")]
+    #[error(
+        "{count} of the evaluated subjects were trained on, e.g. {subject}: evaluate on others (--hold-out {advice}), or say that you know (--allow-leak)",
+        advice = "with the share and seed of the training run"
+    )]
     Leak {
         /// How many.
         count: usize,

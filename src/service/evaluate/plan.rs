@@ -76,7 +76,8 @@ impl Register {
 /// Reads the data set and draws from it.
 pub(super) fn plan(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
     let whole = data.canonicalize().unwrap_or_else(|_| data.to_path_buf());
-    let name = whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let name =
+        whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     Ok(Plan { name, ..drawn(data, selection)? })
 }
 
@@ -94,7 +95,9 @@ fn drawn(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
     let everybody = dataset::read(data)?;
     let chosen = chosen(&everybody, selection)?;
     let (protocol, sets) = match selection.protocol {
-        Protocol::CrossAspect => (Protocol::CrossAspect, cross_aspect(&everybody, &chosen, selection)),
+        Protocol::CrossAspect => {
+            (Protocol::CrossAspect, cross_aspect(&everybody, &chosen, selection))
+        }
         Protocol::Published { all } => (selection.protocol, published(&everybody, all, selection)?),
         Protocol::Auto | Protocol::Hands | Protocol::Tree { .. } => {
             (Protocol::Hands, by_hand(&everybody, &chosen, selection))
@@ -129,7 +132,10 @@ fn from_trees(trees: &[DrawTree], selection: &Selection) -> Result<Plan, Evaluat
             };
             sessions.push((named(gallery), named(&draw.query)));
         }
-        sets.push(NamedSet { name: tree.name.replace("_r", " right").replace("_l", " left"), sessions });
+        sets.push(NamedSet {
+            name: tree.name.replace("_r", " right").replace("_l", " left"),
+            sessions,
+        });
         everybody.extend(dataset::read(&tree.path)?);
     }
     finish(Protocol::Tree { all }, register.images, sets, selection, everybody)
@@ -198,7 +204,11 @@ fn by_hand(images: &[LabelledImage], chosen: &[usize], selection: &Selection) ->
 }
 
 /// One aspect enrolled, the other asked about, of the same side.
-fn cross_aspect(images: &[LabelledImage], chosen: &[usize], selection: &Selection) -> Vec<NamedSet> {
+fn cross_aspect(
+    images: &[LabelledImage],
+    chosen: &[usize],
+    selection: &Selection,
+) -> Vec<NamedSet> {
     let of = |aspect, side| -> Vec<usize> {
         chosen.iter().filter(|at| is_kind(&images[**at], aspect, side)).copied().collect()
     };
@@ -303,7 +313,10 @@ fn finish(
             sessions: set
                 .sessions
                 .iter()
-                .map(|(gallery, probes)| Session { gallery: entries(gallery), probes: entries(probes) })
+                .map(|(gallery, probes)| Session {
+                    gallery: entries(gallery),
+                    probes: entries(probes),
+                })
                 .collect(),
         })
         .collect();
@@ -311,7 +324,16 @@ fn finish(
         true => Some(captures(&files)?),
         false => None,
     };
-    Ok(Plan { protocol, files, sets: planned, subjects, people, name: String::new(), captures, everybody })
+    Ok(Plan {
+        protocol,
+        files,
+        sets: planned,
+        subjects,
+        people,
+        name: String::new(),
+        captures,
+        everybody,
+    })
 }
 
 /// A number for the person behind each name: that of the name without a distractor's offset.

@@ -283,11 +283,7 @@ pub fn fine_tune_model(
 }
 
 /// Hashes the images of every part. One that cannot be read is left out: it is not trained on either.
-fn trained_on(
-    data: &TrainingData,
-    images: &[LabelledImage],
-    parts: &Parts,
-) -> TrainedOn {
+fn trained_on(data: &TrainingData, images: &[LabelledImage], parts: &Parts) -> TrainedOn {
     let hash = |at: &usize| match data {
         TrainingData::Directory(_) => dataset::sha256(&images[*at].path).ok(),
         TrainingData::Gallery(gallery) => gallery.reader()(*at).ok().map(|b| trained_on::hash(&b)),
