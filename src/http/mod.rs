@@ -4,6 +4,7 @@
 
 mod document;
 mod error;
+mod explain;
 mod extract;
 mod forms;
 mod frame;
@@ -32,6 +33,7 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(recognition::search)
         .service(recognition::compare)
         .service(recognition::embeddings)
+        .service(explain::explain)
         .service(galleries::create)
         .service(galleries::list)
         .service(galleries::read)

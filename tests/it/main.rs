@@ -12,6 +12,7 @@ mod checkpoint;
 mod cli;
 mod crash;
 mod datasets;
+mod explain;
 mod fine_tune;
 mod gallery;
 mod hub;
