@@ -53,9 +53,10 @@ mod tests {
     /// Part 2 counts 3, part 0 counts 1, of 4: what is left after a deletion.
     fn left(changed: &[Vec<bool>]) -> Result<Vec<f64>, Infallible> {
         let counts = [1.0, 0.0, 3.0, 0.0];
-        let left =
-            |mask: &Vec<bool>| mask.iter().zip(counts).map(|(c, n)| if *c { 0.0 } else { n });
-        Ok(changed.iter().map(|mask| left(mask).sum()).collect())
+        let left = |mask: &Vec<bool>| -> f64 {
+            mask.iter().zip(counts).map(|(changed, n)| if *changed { 0.0 } else { n }).sum()
+        };
+        Ok(changed.iter().map(left).collect())
     }
 
     #[test]

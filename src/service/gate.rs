@@ -39,3 +39,29 @@ impl Drop for Place<'_> {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::poll_immediate;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_are_under_way_so_many_wait_and_one_more_is_refused() {
+        let gate = Gate::new(1, 2);
+        let first = gate.enter().await.unwrap();
+        let (mut second, mut third) = (Box::pin(gate.enter()), Box::pin(gate.enter()));
+        assert!(poll_immediate(&mut second).await.is_none());
+        assert!(poll_immediate(&mut third).await.is_none());
+        let refused = gate.enter().await.unwrap_err();
+        assert!(matches!(refused, ServiceError::Busy { waiting: 2 }), "{refused}");
+        // Whoever leaves gives the place up, and whoever is done the turn.
+        drop(second);
+        drop(first);
+        let third = third.await.unwrap();
+        let mut fourth = Box::pin(gate.enter());
+        assert!(poll_immediate(&mut fourth).await.is_none());
+        drop(third);
+        assert!(fourth.await.is_ok());
+    }
+}

@@ -1,10 +1,10 @@
-use candle_core::{CpuStorage, CustomOp1, D, Device, Error, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::buffer::{f32s, fusible, with_f32s};
 use super::simd::dispatch;
-use super::softmax::{row_softmax, row_softmax_backward};
+use super::softmax::{row_softmax, row_softmax_backward, softmax};
 
 /// Multi-head scaled dot-product self-attention.
 /// qkv: `[batch, tokens, 3 * dim]`, queries, keys and values side by side, heads within each;
@@ -21,7 +21,7 @@ pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     mix_heads(&weights, &values)
 }
 
-/// The first half of [`attention`], of basic operations, for whoever must see inside: how much each token takes from
+/// The first half of [`attention`], for whoever must see inside: how much each token takes from
 /// each, `[batch, heads, tokens, tokens]`, and the values it takes, `[batch, heads, tokens, head]`.
 ///
 /// # Errors
@@ -32,9 +32,9 @@ pub fn attention_weights(qkv: &Tensor, heads: usize, causal: bool) -> Result<(Te
     // [3, batch, heads, tokens, head]
     let split = qkv.reshape((batch, tokens, 3, heads, shape.head))?.permute((2, 0, 3, 1, 4))?;
     let part = |i: usize| split.get(i)?.contiguous();
-    let scores = (part(0)?.matmul(&part(1)?.t()?)? * shape.scale())?;
+    let scores = (part(0)? * shape.scale())?.matmul(&part(1)?.t()?)?;
     let scores = if causal { scores.broadcast_add(&causal_mask(tokens, qkv)?)? } else { scores };
-    Ok((candle_nn::ops::softmax(&scores, D::Minus1)?, part(2)?))
+    Ok((softmax(&scores)?, part(2)?))
 }
 
 /// The second half of [`attention`]: `[batch, tokens, dim]` of what [`attention_weights`] gives.

@@ -72,9 +72,10 @@ fn deletion_falls_and_insertion_rises_faster_by_a_map_than_by_chance() {
             .collect();
         let (deletion, insertion) = areas(&of_method);
         println!("{method}: deletion {deletion:.4}, insertion {insertion:.4}");
-        if method == ExplainMethod::Relevance {
-            assert!(deletion < random_deletion - 0.02, "{deletion} {random_deletion}");
-            assert!(insertion > random_insertion + 0.02, "{insertion} {random_insertion}");
+        // Grad-CAM is no better than chance on this model; it is there because people ask for it.
+        if method != ExplainMethod::GradCam {
+            assert!(deletion < random_deletion - 0.1, "{method}: {deletion} {random_deletion}");
+            assert!(insertion > random_insertion + 0.05, "{method}: {insertion}");
         }
     }
     // Both curves begin and end with the same pictures whatever the map.
