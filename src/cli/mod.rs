@@ -13,6 +13,7 @@ mod demo;
 mod embed;
 mod enrol;
 mod evaluate;
+mod explain;
 mod gallery;
 mod health;
 mod identify;
@@ -66,6 +67,8 @@ enum Command {
     Verify(verify::Args),
     /// Find enrolled hands by words, by an image, or by both
     Search(search::Args),
+    /// Why is it as similar as it is? A heat map over an image
+    Explain(explain::Args),
     /// Make, list, show, check and delete galleries; erase subjects
     Gallery(gallery::Args),
     /// Embed images or prompts
@@ -106,6 +109,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Identify(args) => identify::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Search(args) => search::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Gallery(args) => gallery::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Model(args) => model::run(&args),

@@ -10,6 +10,7 @@ mod calibration;
 mod error;
 mod openset;
 mod people;
+mod perturbation;
 mod protocol;
 mod rank;
 mod runs;
@@ -24,6 +25,7 @@ pub use bootstrap::{Bootstrap, Paired, ProbeValue};
 pub use calibration::{Calibration, Refused, Threshold, ThresholdKind};
 pub use error::EvaluationError;
 pub use openset::{OpenSet, OpenSetPoint};
+pub use perturbation::{PerturbationCurve, perturbation_curve};
 pub use protocol::{Draw, Entry, MonteCarlo, Session, one_a_label};
 pub use rank::{
     Candidate, Outcome, RankFigures, Ranking, Stranger, average_precision,

@@ -228,6 +228,26 @@ impl Gallery {
         Ok(found.into_iter().map(|hit| sample_hit(&snapshot, hit)).collect())
     }
 
+    /// The sample that [`Gallery::verify`] finds closest, with its template; `None` for a subject without samples.
+    ///
+    /// # Errors
+    /// As [`Gallery::verify`].
+    pub fn closest_template(
+        &self,
+        subject: &SubjectId,
+        query: &Embedding,
+    ) -> Result<Option<(SampleHit, Embedding)>, GalleryError> {
+        self.check_dim(query)?;
+        let number = self.state().present(subject)?.number;
+        let snapshot = self.index.load();
+        let Some(hit) = snapshot.of_subject(number, query.as_slice()).into_iter().next() else {
+            return Ok(None);
+        };
+        let template = Embedding::from_unit(snapshot.template(hit.row).to_vec())
+            .map_err(|error| GalleryError::Index(error.to_string()))?;
+        Ok(Some((sample_hit(&snapshot, hit), template)))
+    }
+
     /// Asks about every sample with its own template.
     ///
     /// # Errors

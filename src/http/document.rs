@@ -163,13 +163,13 @@ fn refusals(
         ("507", "No room: `storage_full`, `limit_reached`"),
     ];
     let versioned = path.starts_with("/v1");
-    let recognition = [":identify", ":verify", ":search", "/compare", "/embeddings"];
+    let recognition = [":identify", ":verify", ":search", "/compare", "/embeddings", "/explain"];
     let writes =
         versioned && method != "get" && !recognition.iter().any(|verb| path.ends_with(verb));
     let groups = [
         (true, ALWAYS),
         (versioned && (path.contains('{') || has_body), ASKED),
-        (path.contains('{'), NAMED),
+        (path.contains('{') || path.ends_with("/explain"), NAMED),
         (has_body, BODY),
         (writes, WRITES),
     ];

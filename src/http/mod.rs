@@ -5,6 +5,7 @@
 mod calibration;
 mod document;
 mod error;
+mod explain;
 mod extract;
 mod forms;
 mod frame;
@@ -33,6 +34,7 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(recognition::search)
         .service(recognition::compare)
         .service(recognition::embeddings)
+        .service(explain::explain)
         .service(galleries::create)
         .service(galleries::list)
         .service(galleries::read)

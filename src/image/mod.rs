@@ -10,6 +10,7 @@ mod decode;
 mod encode;
 mod error;
 mod orientation;
+mod overlay;
 mod preprocessing;
 mod quality;
 mod resample;
@@ -19,7 +20,8 @@ pub use container::Format;
 pub use decode::{DecodeLimits, decode};
 pub use encode::{encode_jpeg, encode_png};
 pub use error::ImageError;
-pub use preprocessing::{Framing, Preprocessing};
+pub use overlay::{HeatMap, overlay};
+pub use preprocessing::{Framing, Placement, Preprocessing};
 pub use quality::{Quality, QualityLimits, assess, gate};
 pub use resample::Filter;
 

@@ -1,6 +1,6 @@
 use candle_core::{DType, Tensor};
 
-use super::layers::Source;
+use super::layers::{Lens, Source};
 use super::stages::Stages;
 use super::text::TextTower;
 use super::vision::VisionTower;
@@ -78,6 +78,15 @@ impl Clip {
     /// As [`Clip::image_features`].
     pub fn image_stages(&self, pixels: Tensor) -> Result<Stages<'_>, ModelError> {
         Ok(self.vision.stages(pixels, self.dtype)?.ending_in(DType::F32))
+    }
+
+    /// As [`Clip::image_features`], with the blocks' inside shown to `lens`.
+    pub(super) fn image_features_through(
+        &self,
+        pixels: &Tensor,
+        lens: &mut Lens<'_>,
+    ) -> Result<Tensor, ModelError> {
+        Ok(self.vision.forward_through(pixels, self.dtype, lens)?.to_dtype(DType::F32)?)
     }
 
     /// Raw text features, `[batch, dim]`, of token ids `[batch, tokens]` (u32), each sequence

@@ -10,7 +10,7 @@ use super::files::{
     CONFIG, NamedBytes, PREPROCESSOR, TOKENIZER, WEIGHTS, name_of, read_json, read_weights,
 };
 use super::parameters::ParameterSpec;
-use super::{Clip, ClipConfig, ModelError, Parameters, Tokenizer};
+use super::{Clip, ClipConfig, ExplainMethod, ModelError, Parameters, PatchMap, Tokenizer};
 use crate::domain::{Embedding, Fingerprint};
 use crate::image::Preprocessing;
 
@@ -191,6 +191,26 @@ impl Embedder {
             let shape = (chunk.len(), 3, height, width);
             self.clip.image_features(&Tensor::from_vec(batch, shape, &self.device)?)
         })
+    }
+
+    /// Which patches of a preprocessed image, `[3, height, width]`, make it as similar to `target` as it is.
+    ///
+    /// # Errors
+    /// As [`Clip::explain`].
+    pub fn explain(
+        &self,
+        pixels: &[f32],
+        target: &Embedding,
+        method: ExplainMethod,
+    ) -> Result<PatchMap, ModelError> {
+        let (height, width) = self.summary.image_size;
+        let (height, width) = (height as usize, width as usize);
+        let (got, expected) = (pixels.len(), 3 * height * width);
+        if got != expected {
+            return Err(ModelError::PixelCount { got, expected });
+        }
+        let pixels = Tensor::from_slice(pixels, (1, 3, height, width), &self.device)?;
+        self.clip.explain(&pixels, target, method)
     }
 
     /// Embeds prompts. A prompt at fault has an error of its own.

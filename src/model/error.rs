@@ -68,6 +68,14 @@ pub enum ModelError {
         /// Height and width that the model takes.
         expected: (u32, u32),
     },
+    /// A direction of another space than the model's.
+    #[error("a target of {got} dimensions, the model's embeddings have {expected}")]
+    Target {
+        /// Dimensions given.
+        got: usize,
+        /// Dimensions of the model's embeddings.
+        expected: usize,
+    },
     /// A feature without direction.
     #[error("the model gave an unusable feature: {0}")]
     Feature(#[from] EmbeddingError),

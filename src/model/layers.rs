@@ -4,7 +4,9 @@ use super::adapters::{Adapter, Adapters};
 use super::config::Activation;
 use super::stages::Stage;
 use super::{ModelError, Parameters};
-use crate::tensor::{attention, gelu, layer_norm, linear, quick_gelu};
+use crate::tensor::{
+    attention, attention_weights, gelu, layer_norm, linear, mix_heads, quick_gelu,
+};
 
 /// Where a tower takes its tensors from.
 #[derive(Clone, Copy)]
@@ -157,6 +159,25 @@ impl Block {
     fn forward(&self, xs: &Tensor, rows: Option<&Tensor>) -> CandleResult<Tensor> {
         let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
         let mixed = attention(&qkv, self.shape.heads, self.shape.causal)?;
+        self.finish(xs, mixed, rows)
+    }
+
+    /// As [`Block::forward`], with its inside shown to `lens`.
+    fn forward_through(
+        &self,
+        xs: &Tensor,
+        rows: Option<&Tensor>,
+        lens: &mut dyn FnMut(Inside, Tensor) -> CandleResult<Tensor>,
+    ) -> CandleResult<Tensor> {
+        let normed = lens(Inside::Norm, self.norm1.forward(xs)?)?;
+        let qkv = self.qkv.forward(&normed)?;
+        let (weights, values) = attention_weights(&qkv, self.shape.heads, self.shape.causal)?;
+        let weights = lens(Inside::Attention, weights)?;
+        self.finish(xs, mix_heads(&weights, &values)?, rows)
+    }
+
+    /// What follows the attention. mixed: `[batch, tokens, dim]`.
+    fn finish(&self, xs: &Tensor, mixed: Tensor, rows: Option<&Tensor>) -> CandleResult<Tensor> {
         let (xs, mixed) = match rows {
             Some(rows) => (select(xs, rows)?, select(&mixed, rows)?),
             None => (xs.clone(), mixed),
@@ -174,6 +195,18 @@ impl Block {
 fn select(xs: &Tensor, rows: &Tensor) -> CandleResult<Tensor> {
     xs.flatten_to(D::Minus2)?.index_select(rows, 0)
 }
+
+/// A place inside a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inside {
+    /// The first norm's output, `[batch, tokens, dim]`.
+    Norm,
+    /// How much each token takes from each, `[batch, heads, tokens, tokens]`.
+    Attention,
+}
+
+/// Sees a value inside a block of this number and says what the pass goes on with.
+pub(super) type Lens<'a> = dyn FnMut(usize, Inside, Tensor) -> CandleResult<Tensor> + 'a;
 
 /// The blocks of a tower.
 pub(super) struct Encoder {
@@ -204,5 +237,23 @@ impl Encoder {
         }
         stages.push(Box::new(move |xs: &Tensor| Ok(last.forward(xs, Some(&rows))?)));
         stages
+    }
+
+    /// What [`Encoder::stages`] computes, by operations that let `lens` see inside.
+    pub(super) fn forward_through(
+        &self,
+        xs: Tensor,
+        rows: &Tensor,
+        lens: &mut Lens<'_>,
+    ) -> CandleResult<Tensor> {
+        let Some((last, others)) = self.blocks.split_last() else {
+            return select(&xs, rows);
+        };
+        let mut xs = xs;
+        for (i, block) in others.iter().enumerate() {
+            xs = block.forward_through(&xs, None, &mut |inside, value| lens(i, inside, value))?;
+        }
+        let at_last = &mut |inside, value| lens(others.len(), inside, value);
+        last.forward_through(&xs, Some(rows), at_last)
     }
 }

@@ -1,6 +1,6 @@
 use candle_core::{DType, Tensor};
 
-use super::layers::{BlockShape, Encoder, Linear, Norm, Source};
+use super::layers::{BlockShape, Encoder, Lens, Linear, Norm, Source};
 use super::stages::Stages;
 use super::{ModelError, VisionConfig};
 
@@ -40,6 +40,29 @@ impl VisionTower {
 
     /// From `pixels`, `[batch, 3, side, side]`, normalised, to `[batch, projection]` in `dtype`.
     pub(super) fn stages(&self, pixels: Tensor, dtype: DType) -> Result<Stages<'_>, ModelError> {
+        let rows = self.class_rows(&pixels)?;
+        let mut steps = self.encoder.stages(rows);
+        steps.insert(0, Box::new(move |pixels: &Tensor| self.embed(pixels, dtype)));
+        steps.push(Box::new(|pooled: &Tensor| {
+            Ok(self.projection.forward(&self.post_norm.forward(pooled)?)?)
+        }));
+        Ok(Stages::new(pixels, steps))
+    }
+
+    /// As [`VisionTower::stages`], with the blocks' inside shown to `lens`.
+    pub(super) fn forward_through(
+        &self,
+        pixels: &Tensor,
+        dtype: DType,
+        lens: &mut Lens<'_>,
+    ) -> Result<Tensor, ModelError> {
+        let rows = self.class_rows(pixels)?;
+        let pooled = self.encoder.forward_through(self.embed(pixels, dtype)?, &rows, lens)?;
+        Ok(self.projection.forward(&self.post_norm.forward(&pooled)?)?)
+    }
+
+    /// Indices of the class tokens in `[batch * tokens]`. Refuses pixels of another size than the model's.
+    fn class_rows(&self, pixels: &Tensor) -> Result<Tensor, ModelError> {
         let (side, size) = (self.config.image_size, self.config.patch_size);
         let (batch, channels, height, width) = pixels.dims4()?;
         if (channels, height, width) != (3, side, side) {
@@ -49,13 +72,7 @@ impl VisionTower {
         let patches = (side / size).pow(2);
         let count = u32::try_from(patches + 1).map_err(candle_core::Error::wrap)?;
         let rows: Vec<u32> = (0..).step_by(count as usize).take(batch).collect();
-        let rows = Tensor::from_vec(rows, batch, pixels.device())?;
-        let mut steps = self.encoder.stages(rows);
-        steps.insert(0, Box::new(move |pixels: &Tensor| self.embed(pixels, dtype)));
-        steps.push(Box::new(|pooled: &Tensor| {
-            Ok(self.projection.forward(&self.post_norm.forward(pooled)?)?)
-        }));
-        Ok(Stages::new(pixels, steps))
+        Ok(Tensor::from_vec(rows, batch, pixels.device())?)
     }
 
     /// `[batch, tokens, dim]` of the class token and the patches.

@@ -221,6 +221,7 @@ impl From<ModelError> for ServiceError {
             | ModelError::Tokenizer(_)
             | ModelError::Tokens { .. }
             | ModelError::PixelCount { .. }
+            | ModelError::Target { .. }
             | ModelError::Preprocessing(_)
             | ModelError::ImageSize { .. }
             | ModelError::Panicked(_)

@@ -1,15 +1,12 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
-
 use crate::domain::Embedding;
-use crate::image::{DecodeLimits, QualityLimits, decode, gate};
+use crate::image::{DecodeLimits, Picture, QualityLimits, decode, gate};
 
 use super::blocking;
 use super::deployment::Deployment;
 use super::error::ServiceError;
+use super::gate::Gate;
 use super::options::ServiceOptions;
 use super::views::Timings;
 
@@ -17,9 +14,7 @@ use super::views::Timings;
 /// waiting callers by the queue.
 pub(super) struct Eyes {
     limits: DecodeLimits,
-    permits: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    queue: usize,
+    decoders: Gate,
     width: usize,
 }
 
@@ -31,6 +26,15 @@ pub(super) struct Seen {
     pub(super) file: Vec<u8>,
 }
 
+/// A file before the model sees it.
+pub(super) struct Opened<T> {
+    pub(super) kept: T,
+    pub(super) quality: f32,
+    /// `[3, height, width]`, as the model takes it.
+    pub(super) pixels: Vec<f32>,
+    file: Vec<u8>,
+}
+
 impl Eyes {
     pub(super) fn new(options: &ServiceOptions) -> Self {
         Self {
@@ -38,9 +42,7 @@ impl Eyes {
                 max_file_bytes: options.max_image_bytes,
                 ..DecodeLimits::default()
             },
-            permits: Arc::new(Semaphore::new(options.decoders.max(1))),
-            waiting: AtomicUsize::new(0),
-            queue: options.decode_queue,
+            decoders: Gate::new(options.decoders, options.decode_queue),
             // So many fill the decoders and the model's batches.
             width: options.decode_queue.min(options.queue).clamp(1, 32),
         }
@@ -54,45 +56,38 @@ impl Eyes {
         timings: &mut Timings,
     ) -> Result<Seen, ServiceError> {
         let started = Instant::now();
-        let permit = {
-            let _place = self.queue_up()?;
-            Arc::clone(&self.permits).acquire_owned().await.map_err(|_| ServiceError::Stopping)?
-        };
-        let (limits, preprocessing) =
-            (self.limits, live.batcher.embedder().preprocessing().clone());
-        let (file, quality, pixels) = blocking(move || {
-            let _permit = permit;
-            let picture = decode(&file, &limits)?;
-            let quality = gate(&picture, &QualityLimits::default())?;
-            let pixels = preprocessing.apply(&picture);
-            Ok((file, quality.score, pixels))
-        })
-        .await?;
+        let opened = self.open(live, file, drop).await?;
         timings.decode_us += micros(started);
         let started = Instant::now();
-        let embedding = live.batcher.image(pixels).await?;
+        let embedding = live.batcher.image(opened.pixels).await?;
         timings.embed_us += micros(started);
-        Ok(Seen { embedding, quality, file })
+        Ok(Seen { embedding, quality: opened.quality, file: opened.file })
+    }
+
+    /// Decodes, judges and preprocesses one image file. `keep` says what is left of the picture when the decoder is
+    /// free for the next one.
+    pub(super) async fn open<T: Send + 'static>(
+        &self,
+        live: &Deployment,
+        file: Vec<u8>,
+        keep: impl FnOnce(Picture) -> T + Send + 'static,
+    ) -> Result<Opened<T>, ServiceError> {
+        let permit = self.decoders.enter().await?;
+        let (limits, preprocessing) =
+            (self.limits, live.batcher.embedder().preprocessing().clone());
+        blocking(move || {
+            let _permit = permit;
+            let picture = decode(&file, &limits)?;
+            let quality = gate(&picture, &QualityLimits::default())?.score;
+            let pixels = preprocessing.apply(&picture);
+            Ok(Opened { kept: keep(picture), quality, pixels, file })
+        })
+        .await
     }
 
     /// Images that one caller may have under way without being told that the queue is full.
     pub(super) fn width(&self) -> usize {
         self.width
-    }
-
-    fn queue_up(&self) -> Result<Place<'_>, ServiceError> {
-        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Place(&self.waiting);
-        if waiting >= self.queue { Err(ServiceError::Busy { waiting }) } else { Ok(place) }
-    }
-}
-
-/// A caller's place in the queue, given up when it is dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

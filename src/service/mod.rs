@@ -7,9 +7,11 @@ mod deployment;
 mod enrolment;
 mod error;
 pub mod evaluate;
+pub mod explain;
 mod eyes;
 pub mod fine_tune;
 mod galleries;
+mod gate;
 pub mod ledger;
 pub mod nano_card;
 mod options;
@@ -29,6 +31,7 @@ use crate::storage::{MasterKey, Store, StoreOptions};
 
 use deployment::Deployment;
 use eyes::Eyes;
+use gate::Gate;
 
 pub use crate::dataset::{DatasetError, LabelledImage, read as read_dataset};
 pub use error::ServiceError;
@@ -36,6 +39,9 @@ pub use galleries::PageRequest;
 pub use options::{KeySource, ModelChoice, ServiceOptions};
 pub use recognition::MAX_RESULTS;
 pub use views::*;
+
+/// Requests that may wait for an explanation; one is made at a time, since each keeps a picture and a whole pass in memory.
+const MOST_WAITING_FOR_EXPLANATIONS: usize = 16;
 
 /// Everything that is served. Cheap to clone; clones share all of it.
 #[derive(Clone)]
@@ -45,6 +51,7 @@ struct Inner {
     live: ArcSwap<Deployment>,
     galleries: Galleries,
     eyes: Eyes,
+    explaining: Gate,
     notices: Vec<String>,
 }
 
@@ -82,6 +89,7 @@ impl Service {
             live: ArcSwap::from_pointee(Deployment::first(batcher)),
             galleries,
             eyes: Eyes::new(options),
+            explaining: Gate::new(1, MOST_WAITING_FOR_EXPLANATIONS),
             notices,
         })))
     }

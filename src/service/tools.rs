@@ -45,6 +45,11 @@ impl OfflineModel {
         Ok(Self { embedder, notices })
     }
 
+    /// The model itself.
+    pub(super) fn embedder(&self) -> &Embedder {
+        &self.embedder
+    }
+
     /// Embeds an image file. The quality gate is not asked: this only computes.
     ///
     /// # Errors

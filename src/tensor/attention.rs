@@ -1,10 +1,10 @@
-use candle_core::{CpuStorage, CustomOp1, D, Device, Error, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::buffer::{f32s, fusible, with_f32s};
 use super::simd::dispatch;
-use super::softmax::{row_softmax, row_softmax_backward};
+use super::softmax::{row_softmax, row_softmax_backward, softmax};
 
 /// Multi-head scaled dot-product self-attention.
 /// qkv: `[batch, tokens, 3 * dim]`, queries, keys and values side by side, heads within each;
@@ -13,22 +13,36 @@ use super::softmax::{row_softmax, row_softmax_backward};
 /// # Errors
 /// When the last axis is not three times a multiple of `heads`.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    let (batch, tokens, width) = qkv.dims3()?;
-    if heads == 0 || width == 0 || width % (3 * heads) != 0 || tokens == 0 {
-        let message = format!("attention of {heads} heads over {tokens} tokens of {width} values");
-        return Err(Error::Msg(message).bt());
-    }
-    let shape = HeadShape { tokens, heads, head: width / (3 * heads), causal };
     if fusible(&[qkv]) {
+        let shape = HeadShape::of(qkv, heads, causal)?;
         return qkv.contiguous()?.apply_op1(Attention { shape });
     }
+    let (weights, values) = attention_weights(qkv, heads, causal)?;
+    mix_heads(&weights, &values)
+}
+
+/// The first half of [`attention`], for whoever must see inside: how much each token takes from
+/// each, `[batch, heads, tokens, tokens]`, and the values it takes, `[batch, heads, tokens, head]`.
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_weights(qkv: &Tensor, heads: usize, causal: bool) -> Result<(Tensor, Tensor)> {
+    let shape = HeadShape::of(qkv, heads, causal)?;
+    let (batch, tokens) = (qkv.dim(0)?, shape.tokens);
     // [3, batch, heads, tokens, head]
     let split = qkv.reshape((batch, tokens, 3, heads, shape.head))?.permute((2, 0, 3, 1, 4))?;
     let part = |i: usize| split.get(i)?.contiguous();
-    let scores = (part(0)?.matmul(&part(1)?.t()?)? * shape.scale())?;
+    let scores = (part(0)? * shape.scale())?.matmul(&part(1)?.t()?)?;
     let scores = if causal { scores.broadcast_add(&causal_mask(tokens, qkv)?)? } else { scores };
-    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
-    weights.matmul(&part(2)?)?.transpose(1, 2)?.reshape((batch, tokens, width / 3))
+    Ok((softmax(&scores)?, part(2)?))
+}
+
+/// The second half of [`attention`]: `[batch, tokens, dim]` of what [`attention_weights`] gives.
+///
+/// # Errors
+/// When the sizes do not fit.
+pub fn mix_heads(weights: &Tensor, values: &Tensor) -> Result<Tensor> {
+    weights.matmul(values)?.transpose(1, 2)?.flatten_from(2)
 }
 
 /// `[tokens, tokens]`: 0 where a row's token may look, minus infinity elsewhere.
@@ -50,6 +64,16 @@ struct HeadShape {
 }
 
 impl HeadShape {
+    fn of(qkv: &Tensor, heads: usize, causal: bool) -> Result<Self> {
+        let (_, tokens, width) = qkv.dims3()?;
+        if heads == 0 || width == 0 || width % (3 * heads) != 0 || tokens == 0 {
+            let message =
+                format!("attention of {heads} heads over {tokens} tokens of {width} values");
+            return Err(Error::Msg(message).bt());
+        }
+        Ok(Self { tokens, heads, head: width / (3 * heads), causal })
+    }
+
     fn scale(&self) -> f64 {
         (self.head as f64).sqrt().recip()
     }

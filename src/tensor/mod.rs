@@ -19,7 +19,7 @@ mod softmax;
 mod update;
 
 pub use activation::{gelu, quick_gelu};
-pub use attention::attention;
+pub use attention::{attention, attention_weights, mix_heads};
 pub use backward::backward;
 pub use device::{DeviceChoice, DeviceError, open};
 pub use linear::linear;

@@ -54,6 +54,11 @@ impl Snapshot {
         search::audit(self)
     }
 
+    /// A row's template, `[dim]`.
+    pub(super) fn template(&self, row: u32) -> &[f32] {
+        self.rows.vector(row)
+    }
+
     pub(super) fn info(&self, row: u32) -> &Arc<RowInfo> {
         self.rows.info(row)
     }

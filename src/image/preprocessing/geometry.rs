@@ -41,6 +41,32 @@ impl Geometry {
         }
     }
 
+    /// Where `picture` lies in its frame.
+    pub(super) fn place(&self, picture: &Picture) -> Placement {
+        let (height, width) = self.size();
+        let (across, down) = match *self {
+            Self::Crop { scale, height, width } => {
+                let (full_height, full_width) = scale.of(picture);
+                let side = |full: u32, wanted: u32| {
+                    let Overlap { taken, at } = Overlap::of_crop(full, wanted);
+                    (f64::from(full), f64::from(at) - f64::from(taken.start))
+                };
+                (side(full_width, width), side(full_height, height))
+            }
+            Self::Squash { height, width } => ((width.into(), 0.0), (height.into(), 0.0)),
+            Self::Pad { height, width } => {
+                let (inner_height, inner_width) = fit_inside(picture, height, width);
+                let side = |inner: u32, all: u32| (f64::from(inner), f64::from((all - inner) / 2));
+                (side(inner_width, width), side(inner_height, height))
+            }
+        };
+        let share = |(size, at): (f64, f64), all: u32| Side {
+            size: size / f64::from(all),
+            at: at / f64::from(all),
+        };
+        Placement { across: share(across, width), down: share(down, height) }
+    }
+
     /// The framed picture, `[height, width, 3]`.
     pub(super) fn frame(&self, picture: &Picture, filter: Filter) -> Vec<u8> {
         match *self {
@@ -73,6 +99,36 @@ impl Geometry {
                 place(&part, &across, &down, &Canvas { width, height, fill })
             }
         }
+    }
+}
+
+/// Where a picture lies in the frame that a model sees of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Placement {
+    across: Side,
+    down: Side,
+}
+
+/// Length of the picture's side and where it begins, as shares of the frame's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Side {
+    size: f64,
+    at: f64,
+}
+
+impl Side {
+    fn in_frame(self, position: f64) -> Option<f64> {
+        let framed = self.at + position * self.size;
+        (0.0..1.0).contains(&framed).then_some(framed)
+    }
+}
+
+impl Placement {
+    /// Where a point of the picture lies in the frame; `None` where the frame leaves it out. Points are shares of width
+    /// and height, from the top left.
+    #[must_use]
+    pub fn in_frame(&self, x: f64, y: f64) -> Option<(f64, f64)> {
+        Some((self.across.in_frame(x)?, self.down.in_frame(y)?))
     }
 }
 
@@ -225,6 +281,53 @@ mod tests {
             Geometry::Pad { height: 224, width: 224 },
         ] {
             assert_eq!(geometry.frame(&tower, Filter::Bicubic).len(), 224 * 224 * 3);
+        }
+    }
+
+    /// A white point on black is found in the frame where the placement says, or nowhere where it says so.
+    #[test]
+    fn a_point_of_the_picture_is_where_its_placement_says() {
+        let geometries = [
+            Geometry::clip(64, 64),
+            Geometry::Squash { height: 64, width: 64 },
+            Geometry::Pad { height: 64, width: 64 },
+            Geometry::Crop { scale: Scale::None, height: 64, width: 301 },
+        ];
+        for (width, height) in [(320, 200), (200, 320), (400, 97), (64, 64)] {
+            for (x, y) in [(4, 90), (100, 40), (180, 8), (60, 60), (199, 96), (390, 50)] {
+                if x + 4 > width || y + 4 > height {
+                    continue;
+                }
+                let point = picture(width, height, |px, py| {
+                    [if px.abs_diff(x + 1) < 3 && py.abs_diff(y + 1) < 3 { 255 } else { 0 }; 3]
+                });
+                let (x, y) = (f64::from(x) + 1.5, f64::from(y) + 1.5);
+                for geometry in geometries {
+                    let (rows, columns) = geometry.size();
+                    let framed = geometry.frame(&point, Filter::Bilinear);
+                    let lights = (0..rows * columns).zip(framed.chunks_exact(3));
+                    let (mut light, mut cx, mut cy) = (0.0, 0.0, 0.0);
+                    for (i, pixel) in lights {
+                        light += f64::from(pixel[0]);
+                        cx += f64::from(pixel[0]) * (f64::from(i % columns) + 0.5);
+                        cy += f64::from(pixel[0]) * (f64::from(i / columns) + 0.5);
+                    }
+                    let place = geometry.place(&point);
+                    let found = place.in_frame(x / f64::from(width), y / f64::from(height));
+                    let case = format!("{geometry:?} {width}x{height} at {x},{y}: {found:?}");
+                    match found {
+                        Some((fx, fy)) => {
+                            assert!(light > 0.0, "{case}: no light");
+                            let (dx, dy) = (
+                                cx / light - fx * f64::from(columns),
+                                cy / light - fy * f64::from(rows),
+                            );
+                            assert!(dx.abs() < 1.0 && dy.abs() < 1.0, "{case}: off by {dx}, {dy}");
+                        }
+                        None => assert!(light < 12.0 * 255.0, "{case}: light {light}"),
+                    }
+                }
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ mod geometry;
 mod json;
 
 use geometry::Geometry;
+pub use geometry::Placement;
 
 use super::{Filter, ImageError, Picture};
 
@@ -103,6 +104,11 @@ impl Preprocessing {
     /// Height and width of what the model sees, in pixels.
     pub fn size(&self) -> (u32, u32) {
         self.geometry.size()
+    }
+
+    /// Where `picture` lies in what the model sees of it.
+    pub fn placement(&self, picture: &Picture) -> Placement {
+        self.geometry.place(picture)
     }
 
     /// The framed picture, `[height, width, 3]`, 0..=255.

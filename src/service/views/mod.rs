@@ -2,9 +2,11 @@
 //! REST API and `--json` print the same.
 
 mod enrolled;
+mod explain;
 mod recognition;
 mod system;
 
 pub use enrolled::*;
+pub use explain::*;
 pub use recognition::*;
 pub use system::*;

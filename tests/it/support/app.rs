@@ -154,6 +154,20 @@ impl TestApp {
         read(self.agent.post(self.url(path)).content_type(content_type).send(body))
     }
 
+    /// A JSON question answered in bytes: status, content type and body.
+    pub(crate) fn post_accepting(
+        &self,
+        path: &str,
+        accept: &str,
+        body: &Value,
+    ) -> (u16, String, Vec<u8>) {
+        let asked = self.agent.post(self.url(path)).header("accept", accept).send_json(body);
+        let mut response = asked.expect("the server answers");
+        let content_type = response.headers().get("content-type").and_then(|v| v.to_str().ok());
+        let content_type = content_type.unwrap_or_default().to_owned();
+        (response.status().as_u16(), content_type, response.body_mut().read_to_vec().unwrap())
+    }
+
     pub(crate) fn get_with(&self, path: &str, header: &str, value: &str) -> Answer {
         read(self.agent.get(self.url(path)).header(header, value).call())
     }
