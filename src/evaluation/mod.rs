@@ -1,10 +1,38 @@
-//! Figures of merit as pure functions over similarities and labels, and the draws they are taken on.
-//! Knows neither models nor galleries.
+//! Figures of merit as pure functions over unit embeddings, labels and seeds, and the draws they are
+//! taken on. Knows neither models nor galleries.
+//!
+//! Words are those of ISO/IEC 19795-1. A similarity is accepted at a threshold when it is not below it,
+//! and every tie counts against the system. Search is exact; equal similarities keep gallery order.
 
+mod beta;
+mod bootstrap;
+mod calibration;
+mod error;
+mod openset;
+mod people;
 mod protocol;
 mod rank;
+mod runs;
+mod scores;
+mod support;
+mod threshold;
+mod trial;
+mod vectors;
+mod verification;
 
-pub use protocol::{Draw, one_a_label};
+pub use bootstrap::{Bootstrap, Paired, ProbeValue};
+pub use calibration::{Calibration, Refused, Threshold, ThresholdKind};
+pub use error::EvaluationError;
+pub use openset::{OpenSet, OpenSetPoint};
+pub use protocol::{Draw, Entry, MonteCarlo, Session, one_a_label};
 pub use rank::{
-    RankFigures, average_precision, average_precision_trapezoid, mate_ranks, rank_figures,
+    Candidate, Outcome, RankFigures, Ranking, Stranger, average_precision,
+    average_precision_trapezoid, candidates, mate_ranks, rank, rank_figures,
 };
+pub use runs::{RunTable, Spread};
+pub use scores::Scores;
+pub use support::{Unsupported, claim_fmr, claim_fpir, lowest_fmr, lowest_fpir};
+pub use threshold::{Interval, Rate};
+pub use trial::Trial;
+pub use vectors::Vectors;
+pub use verification::{DetPoint, Eer, OperatingPoint, VerificationFigures};

@@ -1,6 +1,6 @@
 //! Devices, and the operations a transformer needs that candle lacks a backward or a fast path for.
 //!
-//! Every operation here is differentiable in all its arguments. On a CPU in f32 it is one fused
+//! Every operation on tensors here is differentiable in all its arguments. On a CPU in f32 it is one fused
 //! pass with its own backward; elsewhere it is composed of basic candle operations, which have
 //! theirs. Knows tensors, not models.
 
@@ -13,6 +13,7 @@ mod device;
 mod gradients;
 mod linear;
 mod norm;
+mod products;
 mod simd;
 mod softmax;
 mod update;
@@ -23,5 +24,6 @@ pub use backward::backward;
 pub use device::{DeviceChoice, DeviceError, open};
 pub use linear::linear;
 pub use norm::{layer_norm, normalise};
+pub use products::Panels;
 pub use softmax::softmax;
 pub use update::{in_place, update, widest, with_values};

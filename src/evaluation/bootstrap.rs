@@ -1,0 +1,194 @@
+use std::collections::BTreeSet;
+
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{EvaluationError, Interval, Outcome, Ranking};
+
+/// Resampling of subjects with replacement: a subject that is drawn brings all of its probes along, so
+/// what a subject's probes have in common is not taken for evidence. Percentile intervals.
+///
+/// Replicate r draws from stream r of the seed, so results do not depend on the number of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// Replicates; 0 for no interval.
+    pub replicates: usize,
+    /// Share of intervals that hold the truth.
+    pub level: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self { replicates: 2000, level: 0.95, seed: 0 }
+    }
+}
+
+/// What one probe of one run scored.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ProbeValue {
+    /// Place among the session's probes.
+    pub probe: usize,
+    /// The subject that is resampled.
+    pub subject: u64,
+    /// The score, as 1 for a hit at rank 1, or an average precision.
+    pub value: f64,
+}
+
+/// Two systems on identical probes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Paired {
+    /// The first one's mean of run means.
+    pub a: f64,
+    /// The second one's.
+    pub b: f64,
+    /// a - b.
+    pub difference: f64,
+    /// Of the difference; `None` without replicates.
+    pub interval: Option<Interval>,
+    /// Two-sided: twice the smaller share of replicates at or beyond 0 on either side, each counted with
+    /// one more that is (so it is never 0), at most 1. `None` without replicates.
+    pub p: Option<f64>,
+}
+
+impl Ranking {
+    /// A value of every probe that has a mate, for the bootstrap.
+    #[must_use]
+    pub fn values(&self, of: impl Fn(&Outcome) -> f64) -> Vec<ProbeValue> {
+        let value = |outcome: &Outcome| ProbeValue {
+            probe: outcome.probe,
+            subject: outcome.label,
+            value: of(outcome),
+        };
+        self.outcomes.iter().map(value).collect()
+    }
+
+    /// 1 for every probe whose first hit is at rank `k` or better, 0 for the others.
+    #[must_use]
+    pub fn hits(&self, k: usize) -> Vec<ProbeValue> {
+        self.values(|outcome| f64::from(u8::from(outcome.rank <= k)))
+    }
+}
+
+impl Bootstrap {
+    /// The mean over runs of the mean over a run's probes, with its interval: the same subjects are drawn
+    /// for all runs. No interval without replicates.
+    ///
+    /// # Errors
+    /// [`EvaluationError::NoSubjects`] without a value.
+    pub fn mean(
+        &self,
+        runs: &[Vec<ProbeValue>],
+    ) -> Result<(f64, Option<Interval>), EvaluationError> {
+        let sums = Sums::of(runs)?;
+        let replicates = self.replicates(sums.subjects, |weights| sums.mean(weights));
+        let replicates: Vec<f64> = replicates.into_iter().flatten().collect();
+        let mean = sums.mean(&vec![1.0; sums.subjects]).ok_or(EvaluationError::NoSubjects)?;
+        Ok((mean, Interval::percentile(replicates, self.level)))
+    }
+
+    /// The difference of two systems that were asked the same: run by run the same probes of the same
+    /// subjects in the same order. Both get the same resample.
+    ///
+    /// # Errors
+    /// [`EvaluationError::NotPaired`], or [`EvaluationError::NoSubjects`] without a value.
+    pub fn paired(
+        &self,
+        a: &[Vec<ProbeValue>],
+        b: &[Vec<ProbeValue>],
+    ) -> Result<Paired, EvaluationError> {
+        let asked = |values: &Vec<ProbeValue>| -> Vec<(usize, u64)> {
+            values.iter().map(|value| (value.probe, value.subject)).collect()
+        };
+        let differs = |run: &usize| {
+            a.get(*run).map(asked).is_none() || a.get(*run).map(asked) != b.get(*run).map(asked)
+        };
+        if let Some(run) = (0..a.len().max(b.len())).find(differs) {
+            return Err(EvaluationError::NotPaired { run });
+        }
+        let (first, second) = (Sums::of(a)?, Sums::of(b)?);
+        let both = |weights: &[f64]| Some((first.mean(weights)?, second.mean(weights)?));
+        let all = vec![1.0; first.subjects];
+        let (a, b) = both(&all).ok_or(EvaluationError::NoSubjects)?;
+        let differences: Vec<f64> = self
+            .replicates(first.subjects, |weights| both(weights).map(|(a, b)| a - b))
+            .into_iter()
+            .flatten()
+            .collect();
+        let count = differences.len() as f64;
+        let beyond = |test: fn(&f64) -> bool| differences.iter().filter(|d| test(d)).count() as f64;
+        let smaller = beyond(|d| *d <= 0.0).min(beyond(|d| *d >= 0.0));
+        let p = (count > 0.0).then(|| (2.0 * (smaller + 1.0) / (count + 1.0)).min(1.0));
+        let interval = Interval::percentile(differences, self.level);
+        Ok(Paired { a, b, difference: a - b, interval, p })
+    }
+
+    /// Calls `f` with how often each of `subjects` was drawn, replicate after replicate.
+    pub(super) fn replicates<R: Send>(
+        &self,
+        subjects: usize,
+        f: impl Fn(&[f64]) -> R + Sync,
+    ) -> Vec<R> {
+        (0..self.replicates)
+            .into_par_iter()
+            .map_init(
+                || vec![0.0; subjects],
+                |weights, replicate| {
+                    let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+                    rng.set_stream(replicate as u64);
+                    weights.fill(0.0);
+                    for _ in 0..subjects {
+                        weights[rng.random_range(0..subjects)] += 1.0;
+                    }
+                    f(weights)
+                },
+            )
+            .collect()
+    }
+}
+
+/// Run by run, what every subject's probes sum up to, and how many they are.
+struct Sums {
+    subjects: usize,
+    runs: Vec<Vec<(f64, f64)>>,
+}
+
+impl Sums {
+    fn of(runs: &[Vec<ProbeValue>]) -> Result<Self, EvaluationError> {
+        let names: BTreeSet<u64> = runs.iter().flatten().map(|value| value.subject).collect();
+        let names: Vec<u64> = names.into_iter().collect();
+        if names.is_empty() {
+            return Err(EvaluationError::NoSubjects);
+        }
+        let sum = |run: &Vec<ProbeValue>| {
+            let mut sums = vec![(0.0, 0.0); names.len()];
+            for value in run {
+                let at = names.partition_point(|name| *name < value.subject);
+                sums[at].0 += value.value;
+                sums[at].1 += 1.0;
+            }
+            sums
+        };
+        Ok(Self { subjects: names.len(), runs: runs.iter().map(sum).collect() })
+    }
+
+    /// Mean over the runs in which any of the drawn subjects has a probe; `None` where there is none.
+    fn mean(&self, weights: &[f64]) -> Option<f64> {
+        let (mut total, mut runs) = (0.0, 0.0);
+        for run in &self.runs {
+            let (mut sum, mut count) = (0.0, 0.0);
+            for ((own, probes), weight) in run.iter().zip(weights) {
+                sum += weight * own;
+                count += weight * probes;
+            }
+            if count > 0.0 {
+                total += sum / count;
+                runs += 1.0;
+            }
+        }
+        (runs > 0.0).then(|| total / runs)
+    }
+}

@@ -1,0 +1,222 @@
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::support::claim_fpir;
+use super::threshold::{Rate, accepted, smallest};
+use super::{Bootstrap, EvaluationError, Interval, Ranking};
+
+/// Searches of people who are enrolled and of people who are not.
+///
+/// Ranks count gallery samples; where every subject has one, as in the published protocols, they are
+/// those of subjects.
+#[derive(Debug, Clone)]
+pub struct OpenSet {
+    /// By similarity of the mate, descending.
+    mated: Vec<Mated>,
+    /// Similarities of the mates, in that order.
+    mates: Vec<f32>,
+    /// Highest similarities of the others, descending.
+    non_mated: Vec<f32>,
+    /// Whose they are, in that order.
+    strangers: Vec<u32>,
+    /// Whose mated probes failed before the search.
+    lost: Vec<u32>,
+    people: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Mated {
+    rank: usize,
+    similarity: f32,
+    person: u32,
+}
+
+/// The rates at the threshold for one target of FPIR.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenSetPoint {
+    /// FPIR asked for.
+    pub target: f64,
+    /// Rank within which a mate counts.
+    pub rank: usize,
+    /// The smallest score of all at which FPIR is at most the target.
+    pub threshold: f32,
+    /// Non-mated probes with a candidate that is not below the threshold.
+    pub fpir: Rate,
+    /// Mated probes whose mate is not within the rank or is below the threshold, and those that failed.
+    pub fnir: Rate,
+    /// 1 - FNIR.
+    pub tpir: f64,
+    /// Interval of FNIR when every replicate sets its own threshold for the target.
+    pub fnir_at_target: Option<Interval>,
+    /// Why the target cannot be claimed on so many subjects that are not enrolled; nothing where it can.
+    pub refused: Option<String>,
+}
+
+impl OpenSet {
+    /// Pools rankings: their outcomes are the mated probes, their strangers the non-mated ones.
+    ///
+    /// lost: the label of every mated probe that failed before the search, or whose subject failed to be
+    /// enrolled: misses. person: who is behind a label, as in [`super::Scores::gather`].
+    ///
+    /// # Errors
+    /// [`EvaluationError::NoMated`] or [`EvaluationError::NoNonMated`].
+    pub fn of(
+        rankings: &[Ranking],
+        lost: &[u64],
+        person: impl Fn(u64) -> u64,
+    ) -> Result<Self, EvaluationError> {
+        let mated = rankings.iter().flat_map(|ranking| &ranking.outcomes);
+        let strangers = rankings.iter().flat_map(|ranking| &ranking.strangers);
+        let labels = mated.clone().map(|outcome| outcome.label);
+        let labels = labels.chain(strangers.clone().map(|stranger| stranger.label));
+        let names: BTreeSet<u64> = labels.chain(lost.iter().copied()).map(&person).collect();
+        let names: Vec<u64> = names.into_iter().collect();
+        let number = |label: u64| {
+            let name = person(label);
+            names.partition_point(|other| *other < name) as u32
+        };
+        let mut mated: Vec<Mated> = mated
+            .map(|outcome| Mated {
+                rank: outcome.rank,
+                similarity: outcome.similarity,
+                person: number(outcome.label),
+            })
+            .collect();
+        mated.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
+        let mut others: Vec<(f32, u32)> = strangers
+            .filter_map(|stranger| Some((stranger.similarity?, number(stranger.label))))
+            .collect();
+        others.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let (non_mated, strangers): (Vec<f32>, Vec<u32>) = others.into_iter().unzip();
+        if mated.is_empty() {
+            return Err(EvaluationError::NoMated);
+        }
+        if non_mated.is_empty() {
+            return Err(EvaluationError::NoNonMated);
+        }
+        Ok(Self {
+            mates: mated.iter().map(|mated| mated.similarity).collect(),
+            mated,
+            non_mated,
+            strangers,
+            lost: lost.iter().map(|label| number(*label)).collect(),
+            people: names.len(),
+        })
+    }
+
+    /// Mated probes searched for.
+    #[must_use]
+    pub fn mated(&self) -> u64 {
+        self.mated.len() as u64
+    }
+
+    /// Non-mated probes searched for.
+    #[must_use]
+    pub fn non_mated(&self) -> u64 {
+        self.non_mated.len() as u64
+    }
+
+    /// People among the non-mated probes.
+    #[must_use]
+    pub fn strangers(&self) -> u64 {
+        self.strangers.iter().collect::<BTreeSet<_>>().len() as u64
+    }
+
+    /// False positive identification rate: non-mated probes with any candidate that is not below `t`.
+    #[must_use]
+    pub fn fpir(&self, t: f32) -> f64 {
+        accepted(&self.non_mated, t) as f64 / self.non_mated.len() as f64
+    }
+
+    /// False negative identification rate: mated probes whose mate is not within `rank` or is below `t`. A
+    /// mated probe that failed before the search is one.
+    #[must_use]
+    pub fn fnir(&self, rank: usize, t: f32) -> f64 {
+        self.misses(rank, t) as f64 / (self.mated.len() + self.lost.len()) as f64
+    }
+
+    /// The smallest score of all, of mates and of strangers, at which FPIR is at most `target`; where no score
+    /// is high enough, the next number above the highest.
+    #[must_use]
+    pub fn threshold_at_fpir(&self, target: f64) -> f32 {
+        smallest(&self.non_mated, &self.mates, target)
+    }
+
+    /// The rates at the threshold for `target`, a mate within `rank` counting.
+    #[must_use]
+    pub fn point(&self, target: f64, rank: usize, bootstrap: &Bootstrap) -> OpenSetPoint {
+        let threshold = self.threshold_at_fpir(target);
+        let all = (self.mated.len() + self.lost.len()) as u64;
+        let level = bootstrap.level;
+        let mut fpir = Rate::of(accepted(&self.non_mated, threshold), self.non_mated(), level);
+        let mut fnir = Rate::of(self.misses(rank, threshold), all, level);
+        let replicates = bootstrap
+            .replicates(self.people, |weights| self.replicate(weights, target, rank, threshold));
+        let of = |value: fn(&[Option<f64>; 3]) -> Option<f64>| {
+            let values: Vec<f64> = replicates.iter().filter_map(value).collect();
+            (10 * values.len() >= 9 * replicates.len())
+                .then(|| Interval::percentile(values, level))?
+        };
+        fpir.by_subject = of(|replicate| replicate[0]);
+        fnir.by_subject = of(|replicate| replicate[1]);
+        OpenSetPoint {
+            target,
+            rank,
+            threshold,
+            fpir,
+            fnir,
+            tpir: 1.0 - fnir.value,
+            fnir_at_target: of(|replicate| replicate[2]),
+            refused: claim_fpir(target, self.strangers()).err().map(|refused| refused.to_string()),
+        }
+    }
+
+    fn misses(&self, rank: usize, t: f32) -> u64 {
+        let missed = |mated: &&Mated| mated.rank > rank || mated.similarity < t;
+        (self.mated.iter().filter(missed).count() + self.lost.len()) as u64
+    }
+
+    /// FPIR and FNIR at `threshold`, and FNIR at the replicate's own threshold.
+    fn replicate(
+        &self,
+        weights: &[f64],
+        target: f64,
+        rank: usize,
+        threshold: f32,
+    ) -> [Option<f64>; 3] {
+        let weight = |who: &u32| weights[*who as usize];
+        let strangers: f64 = self.strangers.iter().map(weight).sum();
+        let lost: f64 = self.lost.iter().map(weight).sum();
+        let all = lost + self.mated.iter().map(|mated| weight(&mated.person)).sum::<f64>();
+        let fnir = |missed: &dyn Fn(f32) -> bool| {
+            let misses = self.mated.iter().filter(|m| m.rank > rank || missed(m.similarity));
+            let misses: f64 = misses.map(|mated| weight(&mated.person)).sum();
+            (all > 0.0).then(|| (misses + lost) / all)
+        };
+        let (mut false_positives, mut at) = (0.0, 0);
+        let mut critical = None;
+        // Ties pass as a whole or not.
+        while let Some(score) = self.non_mated.get(at).copied().filter(|_| critical.is_none()) {
+            while self.non_mated.get(at) == Some(&score) {
+                false_positives += weight(&self.strangers[at]);
+                at += 1;
+            }
+            if false_positives / strangers > target {
+                critical = Some(score);
+            }
+        }
+        let own = match critical {
+            Some(score) => fnir(&|similarity| similarity <= score),
+            None => fnir(&|_| false),
+        };
+        let accepted = accepted(&self.non_mated, threshold) as usize;
+        let fpir: f64 = self.strangers[..accepted].iter().map(weight).sum();
+        let any = strangers > 0.0;
+        [
+            any.then(|| fpir / strangers),
+            fnir(&|similarity| similarity < threshold),
+            any.then_some(own).flatten(),
+        ]
+    }
+}

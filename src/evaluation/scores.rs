@@ -1,0 +1,238 @@
+use std::collections::BTreeSet;
+
+use rayon::prelude::*;
+
+use super::threshold::{accepted, share, smallest};
+use super::{EvaluationError, Trial};
+
+/// Impostor comparisons kept with their people, the closest first: 48 MiB. What a bootstrap needs of the
+/// rest is their number.
+const TAIL: usize = 1 << 22;
+
+/// The scores of genuine and impostor comparisons, and of whom they are.
+///
+/// An impostor comparison takes 4 bytes here: 25 million, as of 5,000 probes in a gallery of 5,000, take
+/// 100 MB. Pool the runs of small sessions; take large ones one by one.
+#[derive(Debug, Clone)]
+pub struct Scores {
+    /// Descending.
+    pub(super) genuine: Vec<f32>,
+    /// Descending.
+    pub(super) impostor: Vec<f32>,
+    /// Genuine comparisons that never took place.
+    pub(super) lost: u64,
+    pub(super) people: Option<People>,
+}
+
+/// Who the comparisons are of: what a bootstrap over people needs. People are numbered from 0.
+#[derive(Debug, Clone)]
+pub(super) struct People {
+    /// How many.
+    pub(super) count: usize,
+    /// Whose each genuine comparison is, in the order of the scores.
+    pub(super) genuine: Vec<u32>,
+    /// Whose each lost comparison is.
+    pub(super) lost: Vec<u32>,
+    /// The highest impostor comparisons, descending; all of them where [`Self::whole`].
+    pub(super) tail: Vec<Pair>,
+    /// Whether the tail is all.
+    pub(super) whole: bool,
+    /// Probes and gallery samples of every person, trial by trial.
+    pub(super) sizes: Vec<Vec<(f64, f64)>>,
+    /// Impostor comparisons of a person with himself, under another label.
+    pub(super) own: Vec<f64>,
+}
+
+/// An impostor comparison.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Pair {
+    pub(super) score: f32,
+    pub(super) probe: u32,
+    pub(super) sample: u32,
+}
+
+impl Scores {
+    /// Compares every probe of the trials with its whole gallery. A comparison is genuine where the labels
+    /// are equal.
+    ///
+    /// lost: the label of every genuine comparison that never took place: one for each probe that failed to
+    /// be acquired, and one for each probe whose subject failed to be enrolled. They are misses in
+    /// [`Self::frr`], and no part of [`Self::fnmr`].
+    /// person: who is behind a label. Distractors are hands of people under labels of their own; for the
+    /// count of subjects and for the bootstrap they are those people. The identity where labels are people.
+    ///
+    /// # Errors
+    /// [`EvaluationError::NoGenuine`] or [`EvaluationError::NoImpostor`].
+    pub fn gather(
+        trials: &[Trial<'_>],
+        lost: &[u64],
+        person: impl Fn(u64) -> u64 + Sync,
+    ) -> Result<Self, EvaluationError> {
+        let everybody =
+            trials.iter().flat_map(|t| t.session.gallery.iter().chain(&t.session.probes));
+        let names: BTreeSet<u64> =
+            everybody.map(|entry| entry.label).chain(lost.iter().copied()).map(&person).collect();
+        let names: Vec<u64> = names.into_iter().collect();
+        let number = |label: u64| {
+            let name = person(label);
+            names.partition_point(|other| *other < name) as u32
+        };
+        let (mut genuine, mut impostor) = (Vec::new(), Vec::new());
+        let (mut sizes, mut own) = (Vec::new(), vec![0.0; names.len()]);
+        let mut numbered = Vec::new();
+        for trial in trials {
+            let of = |entries: &[super::Entry]| -> Vec<u32> {
+                entries.iter().map(|entry| number(entry.label)).collect()
+            };
+            let (probes, gallery) = (of(&trial.session.probes), of(&trial.session.gallery));
+            let mut size = vec![(0.0, 0.0); names.len()];
+            probes.iter().for_each(|who| size[*who as usize].0 += 1.0);
+            gallery.iter().for_each(|who| size[*who as usize].1 += 1.0);
+            sizes.push(size);
+            for one in trial.each_probe(|at, row| split(trial, at, row, &probes, &gallery)) {
+                genuine.extend(one.genuine.iter().map(|score| (*score, probes[one.probe])));
+                impostor.extend_from_slice(&one.impostor);
+                own[probes[one.probe] as usize] += one.own;
+            }
+            numbered.push((probes, gallery));
+        }
+        genuine.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let (genuine, whose): (Vec<f32>, Vec<u32>) = genuine.into_iter().unzip();
+        let mut scores = Self::from_scores(genuine, impostor)?;
+        let whole = scores.impostor.len() <= TAIL;
+        let cut = if whole { f32::NEG_INFINITY } else { scores.impostor[TAIL - 1] };
+        scores.lost = lost.len() as u64;
+        scores.people = Some(People {
+            count: names.len(),
+            genuine: whose,
+            lost: lost.iter().map(|label| number(*label)).collect(),
+            tail: tail(trials, &numbered, cut),
+            whole,
+            sizes,
+            own,
+        });
+        Ok(scores)
+    }
+
+    /// Takes scores whose people are not known: there is no bootstrap over people then, and no lowest rate.
+    ///
+    /// # Errors
+    /// [`EvaluationError::NoGenuine`], [`EvaluationError::NoImpostor`] or, for a NaN,
+    /// [`EvaluationError::NotANumber`].
+    pub fn from_scores(
+        mut genuine: Vec<f32>,
+        mut impostor: Vec<f32>,
+    ) -> Result<Self, EvaluationError> {
+        if genuine.iter().chain(&impostor).any(|score| score.is_nan()) {
+            return Err(EvaluationError::NotANumber);
+        }
+        if genuine.is_empty() {
+            return Err(EvaluationError::NoGenuine);
+        }
+        if impostor.is_empty() {
+            return Err(EvaluationError::NoImpostor);
+        }
+        for scores in [&mut genuine, &mut impostor] {
+            scores.par_sort_unstable_by(|a, b| b.total_cmp(a));
+        }
+        Ok(Self { genuine, impostor, lost: 0, people: None })
+    }
+
+    /// Scores of genuine comparisons, descending.
+    #[must_use]
+    pub fn genuine(&self) -> &[f32] {
+        &self.genuine
+    }
+
+    /// Scores of impostor comparisons, descending.
+    #[must_use]
+    pub fn impostor(&self) -> &[f32] {
+        &self.impostor
+    }
+
+    /// Genuine comparisons that never took place.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// People that took part or failed to; `None` where they are not known.
+    #[must_use]
+    pub fn subjects(&self) -> Option<u64> {
+        self.people.as_ref().map(|people| people.count as u64)
+    }
+
+    /// False match rate: impostor comparisons accepted, of those made. Accepted is what is not below `t`.
+    #[must_use]
+    pub fn fmr(&self, t: f32) -> f64 {
+        share(accepted(&self.impostor, t), self.impostor.len() as u64)
+    }
+
+    /// False non-match rate: genuine comparisons rejected, of those made. What failed to be acquired or
+    /// enrolled is no comparison, as ISO/IEC 19795-1 has it.
+    #[must_use]
+    pub fn fnmr(&self, t: f32) -> f64 {
+        share(self.rejected(t), self.genuine.len() as u64)
+    }
+
+    /// False rejection rate: the same, with every comparison that never took place counted as a rejection.
+    /// With F lost among all, this is F + (1 - F) FNMR.
+    #[must_use]
+    pub fn frr(&self, t: f32) -> f64 {
+        share(self.rejected(t) + self.lost, self.genuine.len() as u64 + self.lost)
+    }
+
+    /// The smallest score of all, genuine and impostor, at which FMR is at most `target`; where no score is
+    /// high enough, the next number above the highest.
+    #[must_use]
+    pub fn threshold_at_fmr(&self, target: f64) -> f32 {
+        smallest(&self.impostor, &self.genuine, target)
+    }
+
+    pub(super) fn rejected(&self, t: f32) -> u64 {
+        self.genuine.len() as u64 - accepted(&self.genuine, t)
+    }
+}
+
+/// What one probe adds.
+struct One {
+    probe: usize,
+    genuine: Vec<f32>,
+    impostor: Vec<f32>,
+    own: f64,
+}
+
+fn split(trial: &Trial<'_>, at: usize, row: &[f32], probes: &[u32], gallery: &[u32]) -> One {
+    let probe = trial.session.probes[at];
+    let mut one =
+        One { probe: at, genuine: Vec::new(), impostor: Vec::with_capacity(row.len()), own: 0.0 };
+    for ((entry, who), score) in trial.session.gallery.iter().zip(gallery).zip(row) {
+        if entry.label != probe.label {
+            one.impostor.push(*score);
+            one.own += f64::from(u8::from(*who == probes[at]));
+        } else if trial.counts(probe, *entry) {
+            one.genuine.push(*score);
+        }
+    }
+    one
+}
+
+/// The impostor comparisons not below `cut`, descending.
+fn tail(trials: &[Trial<'_>], numbered: &[(Vec<u32>, Vec<u32>)], cut: f32) -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    for (trial, (probes, gallery)) in trials.iter().zip(numbered) {
+        let found = trial.each_probe(|at, row| {
+            let label = trial.session.probes[at].label;
+            let samples = trial.session.gallery.iter().zip(gallery).zip(row);
+            samples
+                .filter(|((entry, _), score)| entry.label != label && **score >= cut)
+                .map(|((_, who), score)| Pair { score: *score, probe: probes[at], sample: *who })
+                .collect::<Vec<Pair>>()
+        });
+        pairs.extend(found.into_iter().flatten());
+    }
+    pairs.par_sort_unstable_by(|a, b| {
+        b.score.total_cmp(&a.score).then((a.probe, a.sample).cmp(&(b.probe, b.sample)))
+    });
+    pairs
+}
