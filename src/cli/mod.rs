@@ -19,6 +19,7 @@ mod offline;
 mod openapi;
 mod output;
 mod pretrain;
+mod robustness;
 mod search;
 mod serve;
 mod synth;
@@ -76,6 +77,8 @@ enum Command {
     Train(train::Args),
     /// Train the embedded model on generated hands, or score a model on them
     Pretrain(pretrain::Args),
+    /// Measure what damaged pictures cost, and whether all groups of people are served alike
+    Robustness(robustness::Args),
     /// Print the OpenAPI document
     Openapi,
     /// Ask a running server whether it is alive
@@ -101,6 +104,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dataset(args) => dataset::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
+        Command::Robustness(args) => robustness::run(&args),
         Command::Openapi => openapi::run(),
         Command::Health(args) => health::run(&args),
     }

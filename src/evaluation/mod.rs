@@ -8,10 +8,12 @@ mod beta;
 mod bootstrap;
 mod calibration;
 mod error;
+mod groups;
 mod openset;
 mod people;
 mod protocol;
 mod rank;
+mod robustness;
 mod runs;
 mod scores;
 mod support;
@@ -23,12 +25,14 @@ mod verification;
 pub use bootstrap::{Bootstrap, Paired, ProbeValue};
 pub use calibration::{Calibration, Refused, Threshold, ThresholdKind};
 pub use error::EvaluationError;
+pub use groups::{GroupFigures, GroupRow, GroupTable, Grouping, LEAST_SUBJECTS, Terms, by_group};
 pub use openset::{OpenSet, OpenSetPoint};
 pub use protocol::{Draw, Entry, MonteCarlo, Session, one_a_label};
 pub use rank::{
     Candidate, Outcome, RankFigures, Ranking, Stranger, average_precision,
     average_precision_trapezoid, candidates, mate_ranks, rank, rank_figures,
 };
+pub use robustness::{Answer, Asked, Change, Damage, Estimate, Standing, Tally, false_match_share};
 pub use runs::{RunTable, Spread};
 pub use scores::Scores;
 pub use support::{Unsupported, claim_fmr, claim_fpir, lowest_fmr, lowest_fpir};

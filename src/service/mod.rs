@@ -13,6 +13,7 @@ pub mod nano_card;
 mod options;
 pub mod pretrain;
 mod recognition;
+pub mod robustness;
 pub mod tools;
 mod views;
 
