@@ -23,6 +23,7 @@ mod offline;
 mod openapi;
 mod output;
 mod pretrain;
+mod robustness;
 mod runs;
 mod search;
 mod serve;
@@ -91,6 +92,8 @@ enum Command {
     Runs(runs::Args),
     /// Train the embedded model on generated hands, or score a model on them
     Pretrain(pretrain::Args),
+    /// Measure what damaged pictures cost, and whether all groups of people are served alike
+    Robustness(robustness::Args),
     /// Print the OpenAPI document
     Openapi,
     /// Ask a running server whether it is alive
@@ -121,6 +124,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Runs(args) => runs::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
+        Command::Robustness(args) => robustness::run(&args),
         Command::Openapi => openapi::run(),
         Command::Health(args) => health::run(&args),
     }

@@ -8,11 +8,13 @@ mod beta;
 mod bootstrap;
 mod calibration;
 mod error;
+mod groups;
 mod openset;
 mod people;
 mod perturbation;
 mod protocol;
 mod rank;
+mod robustness;
 mod runs;
 mod scores;
 mod support;
@@ -24,6 +26,7 @@ mod verification;
 pub use bootstrap::{Bootstrap, Paired, ProbeValue};
 pub use calibration::{Calibration, Refused, Threshold, ThresholdKind};
 pub use error::EvaluationError;
+pub use groups::{GroupFigures, GroupRow, GroupTable, Grouping, LEAST_SUBJECTS, Terms, by_group};
 pub use openset::{OpenSet, OpenSetPoint};
 pub use perturbation::{PerturbationCurve, perturbation_curve};
 pub use protocol::{Draw, Entry, MonteCarlo, Session, one_a_label};
@@ -31,6 +34,7 @@ pub use rank::{
     Candidate, Outcome, RankFigures, Ranking, Stranger, average_precision,
     average_precision_trapezoid, candidates, mate_ranks, rank, rank_figures,
 };
+pub use robustness::{Answer, Asked, Change, Damage, Estimate, Standing, Tally, false_match_share};
 pub use runs::{RunTable, Spread};
 pub use scores::Scores;
 pub use support::{Unsupported, claim_fmr, claim_fpir, lowest_fmr, lowest_fpir};

@@ -4,7 +4,7 @@ use ::image::codecs::jpeg::JpegEncoder;
 use ::image::codecs::png::PngEncoder;
 use ::image::{ExtendedColorType, ImageEncoder as _};
 
-use super::{Format, ImageError, Picture};
+use super::{DecodeLimits, Format, ImageError, Picture, decode};
 
 /// `picture` as a PNG: lossless, without metadata.
 ///
@@ -28,4 +28,12 @@ pub fn encode_jpeg(picture: &Picture, quality: u8) -> Result<Vec<u8>, ImageError
         .write_image(picture.rgb(), picture.width(), picture.height(), ExtendedColorType::Rgb8)
         .map_err(|e| ImageError::Encode { format: Format::Jpeg, detail: e.to_string() })?;
     Ok(out)
+}
+
+/// `picture` as a JPEG of `quality` shows it.
+///
+/// # Errors
+/// As [`encode_jpeg`], and when the picture is over the default limits of decoding.
+pub fn through_jpeg(picture: &Picture, quality: u8) -> Result<Picture, ImageError> {
+    decode(&encode_jpeg(picture, quality)?, &DecodeLimits::default())
 }

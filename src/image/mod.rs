@@ -1,11 +1,13 @@
 //! Pictures: from the bytes of a stranger's file to the pixels a model sees.
 //!
-//! Owns decoding within limits, upright orientation, quality, and the one preprocessing that
-//! training, evaluation, enrolment and identification share. Knows nothing of tensors, models,
+//! Owns decoding within limits, upright orientation, quality, the one preprocessing that
+//! training, evaluation, enrolment and identification share, and the damage that robustness is
+//! measured with. Knows nothing of tensors, models,
 //! galleries or HTTP.
 
 mod blur;
 mod container;
+mod corruption;
 mod decode;
 mod encode;
 mod error;
@@ -14,16 +16,19 @@ mod overlay;
 mod preprocessing;
 mod quality;
 mod resample;
+mod sample;
 
 pub use blur::gaussian_blur;
 pub use container::Format;
+pub use corruption::{Corruption, Family, Severity, UnknownCorruption, UnknownSeverity, corrupt};
 pub use decode::{DecodeLimits, decode};
-pub use encode::{encode_jpeg, encode_png};
+pub use encode::{encode_jpeg, encode_png, through_jpeg};
 pub use error::ImageError;
 pub use overlay::{HeatMap, overlay};
 pub use preprocessing::{Framing, Placement, Preprocessing};
 pub use quality::{Quality, QualityLimits, assess, gate};
 pub use resample::Filter;
+pub use sample::bilinear;
 
 /// Pixels of an upright image: 8-bit RGB, row-major. Invariant: both sides are at least 1 and the
 /// buffer is `width * height * 3` bytes.
@@ -69,6 +74,12 @@ impl Picture {
     /// The pixels, `[height, width, 3]`.
     pub fn rgb(&self) -> &[u8] {
         &self.rgb
+    }
+
+    /// Other pixels in the same shape; `rgb` must be as long as this picture's.
+    fn with_rgb(&self, rgb: Vec<u8>) -> Self {
+        debug_assert_eq!(rgb.len(), self.rgb.len());
+        Self { width: self.width, height: self.height, rgb }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod nano_card;
 mod options;
 pub mod pretrain;
 mod recognition;
+pub mod robustness;
 mod thresholds;
 pub mod tools;
 mod views;

@@ -2,7 +2,7 @@ use rand::Rng as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::image::{DecodeLimits, Picture, decode, encode_jpeg, gaussian_blur};
+use crate::image::{Picture, bilinear, gaussian_blur, through_jpeg};
 
 /// Random changes to a training picture. None mirrors it: that would turn a left hand into a right one.
 /// All changes are slight by default, because proportions and skin tone tell people apart.
@@ -94,7 +94,7 @@ impl Augment {
                     (u * window.size[0] + window.shift[0], v * window.size[1] + window.shift[1]);
                 let sx = (cos * u + sin * v + 0.5) * m - 0.5;
                 let sy = (cos * v - sin * u + 0.5) * m - 0.5;
-                let sampled = bilinear(pixels, from, sx, sy);
+                let sampled = bilinear(pixels, (from, from), sx, sy);
                 let at = (y * self.size + x) * 3;
                 let [r, g, b] = sampled;
                 let grey = 0.299 * r + 0.587 * g + 0.114 * b;
@@ -146,9 +146,7 @@ impl Augment {
             picture = gaussian_blur(&picture, sigma);
         }
         if let Some(quality) = quality {
-            let file = encode_jpeg(&picture, quality);
-            let again = file.and_then(|file| decode(&file, &DecodeLimits::default()));
-            picture = again.unwrap_or(picture);
+            picture = through_jpeg(&picture, quality).unwrap_or(picture);
         }
         picture.rgb().to_vec()
     }
@@ -193,21 +191,6 @@ impl Flip {
             }
         }
     }
-}
-
-/// Beyond the border the border repeats.
-fn bilinear(pixels: &[u8], n: usize, x: f32, y: f32) -> [f32; 3] {
-    let top = (n - 1) as f32;
-    let (x, y) = (x.clamp(0.0, top), y.clamp(0.0, top));
-    let (x0, y0) = (x as usize, y as usize);
-    let (x1, y1) = ((x0 + 1).min(n - 1), (y0 + 1).min(n - 1));
-    let (tx, ty) = (x - x0 as f32, y - y0 as f32);
-    let at = |x: usize, y: usize, c: usize| f32::from(pixels[(y * n + x) * 3 + c]);
-    std::array::from_fn(|c| {
-        let upper = at(x0, y0, c) * (1.0 - tx) + at(x1, y0, c) * tx;
-        let lower = at(x0, y1, c) * (1.0 - tx) + at(x1, y1, c) * tx;
-        upper * (1.0 - ty) + lower * ty
-    })
 }
 
 #[cfg(test)]

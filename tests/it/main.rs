@@ -23,6 +23,7 @@ mod model;
 mod nano;
 mod preprocessing;
 mod real_photos;
+mod robustness;
 mod scan;
 mod service;
 mod support;
