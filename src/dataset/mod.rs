@@ -9,6 +9,6 @@ mod tree;
 
 pub use error::DatasetError;
 pub use inspect::{Inspection, NearDuplicate, Unreadable, inspect};
-pub use read::{LabelledImage, read};
+pub use read::{LabelledImage, read, read_to_train};
 pub use split::{HANDS, Hand, Protocol, RUNS, Run, Split, leaks, split};
 pub use tree::{Count, Manifest, ManifestFile, SplitCounts, counts, write_tree};

@@ -32,7 +32,7 @@ pub(super) fn learn_prompts(
     cancel: &AtomicBool,
 ) -> Result<Tensor, TrainingError> {
     let clip = Clip::frozen(inputs.model, inputs.parameters)?;
-    let (images, labels) = image_features(inputs, &clip)?;
+    let (images, labels) = image_features(inputs, &clip, cancel)?;
     let hands = inputs.pictures.iter().map(|picture| picture.hand as usize + 1).max().unwrap_or(0);
     let seed = inputs.recipe.seed;
     let prompts = Prompts::new(inputs, &clip, hands, recipe.tokens)?;
@@ -99,10 +99,15 @@ pub(super) fn learn_prompts(
 fn image_features(
     inputs: FineTuneInputs<'_>,
     clip: &Clip,
+    cancel: &AtomicBool,
 ) -> Result<(Tensor, Vec<u32>), TrainingError> {
     let side = inputs.model.vision.image_size;
     let (mut features, mut labels) = (Vec::new(), Vec::new());
     for pictures in inputs.pictures.chunks(CHUNK) {
+        // Some features have to be there, for what is made of them.
+        if cancel.load(Ordering::Relaxed) && !features.is_empty() {
+            break;
+        }
         let mut pixels = Vec::new();
         for picture in pictures {
             if let Some(framed) = inputs.files.pixels(picture.file)? {

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::training::error::TrainingError;
 
+use super::prompts::asks;
+
 pub use losses::{CrossEntropy, Losses, MarginLoss, SupCon, Triplet, Weighted};
 pub(super) use settings::block_of;
 pub use settings::{
@@ -142,6 +144,9 @@ impl Recipe {
         let enough = !pairs || batch.images > 1 && batch.hands > 1;
         let rule = "2 or more for triplet and sup_con, and so many hands";
         must("batch.images", rule, enough, batch.images)?;
+        let silent = self.prompts.templates.iter().find(|template| !asks(template));
+        let rule = "a text that asks for something in braces, as {hand}";
+        must("prompts.templates", rule, silent.is_none(), silent.map_or("", String::as_str))?;
         let learned = self.prompt_learning.is_some();
         let rule = "with [prompt_learning], whose prompts it compares with";
         must("losses.image_to_prompt", rule, learned || losses.image_to_prompt.is_none(), "alone")?;
@@ -258,6 +263,7 @@ mod tests {
             ("[lora]\nrank = 0", "lora.rank"),
             ("[optimizer]\naverage = 0.9\n[lora]", "average"),
             ("[compute]\nprecision = \"f16\"", "f16"),
+            ("[prompts]\ntemplates = [\"a hand\"]", "prompts.templates"),
             ("[augment]\ncrop = 0.0", "crop"),
             ("[augment]\nerase = 1.5", "erase"),
         ] {
