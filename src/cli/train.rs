@@ -6,7 +6,8 @@ use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::GalleryId;
 use crate::service::ModelChoice;
 use crate::service::fine_tune::{
-    FineTuneEvent, FineTuneRequest, FineTuneSummary, Stage, TrainingData, fine_tune_model, read_recipe,
+    FineTuneEvent, FineTuneRequest, FineTuneSummary, Stage, TrainingData, fine_tune_model,
+    read_recipe,
 };
 use crate::telemetry;
 
@@ -131,7 +132,9 @@ fn train(args: &Args, data: TrainingData) -> Result<(), Failure> {
         show(&summary)?;
     }
     if summary.cancelled {
-        return Err("interrupted: the same command with --resume goes on from the last epoch".into());
+        return Err(
+            "interrupted: the same command with --resume goes on from the last epoch".into()
+        );
     }
     Ok(())
 }

@@ -60,7 +60,8 @@ pub fn read(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
 /// As [`read`]; [`DatasetError::TrainedAndTested`] for trees of which one tests on a subject that another
 /// trains on.
 pub fn read_to_train(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
-    let splits = if root.is_dir() && hand_info(root).is_none() { splits(root)? } else { Vec::new() };
+    let splits =
+        if root.is_dir() && hand_info(root).is_none() { splits(root)? } else { Vec::new() };
     if splits.is_empty() {
         return read(root);
     }
@@ -231,10 +232,7 @@ fn manifest(rows: &Rows) -> Result<Vec<LabelledImage>, DatasetError> {
 }
 
 fn unreadable(root: &Path, error: walkdir::Error) -> DatasetError {
-    DatasetError::Read {
-        path: error.path().unwrap_or(root).to_path_buf(),
-        source: error.into(),
-    }
+    DatasetError::Read { path: error.path().unwrap_or(root).to_path_buf(), source: error.into() }
 }
 
 /// Images of the data set `root` that lie under `part`.
@@ -456,7 +454,8 @@ mod tests {
             std::fs::remove_dir_all(dir.path().join(base).join("train_all")).unwrap();
             assert_eq!(read_to_train(dir.path()).unwrap().len(), 2, "train and val of {base}");
         }
-        let dir = tree(&["a/train/7/1.jpg", "a/test/8/1.jpg", "b/train/6/1.jpg", "b/test/0007/1.jpg"]);
+        let dir =
+            tree(&["a/train/7/1.jpg", "a/test/8/1.jpg", "b/train/6/1.jpg", "b/test/0007/1.jpg"]);
         let message = read_to_train(dir.path()).unwrap_err().to_string();
         assert!(message.contains("subject 7") && message.contains("one split"), "{message}");
         assert_eq!(subjects(&read_to_train(&dir.path().join("a")).unwrap()), ["7"]);

@@ -109,7 +109,8 @@ fn the_command_prints_the_published_table_from_the_label_file_alone() {
             format!("{}/{}", count["subjects"], count["images"])
         };
         let number = |part: &str| json["splits"][0][part].to_string();
-        let got = [of("train"), of("test"), number("query"), number("gallery"), number("gallery_all")];
+        let got =
+            [of("train"), of("test"), number("query"), number("gallery"), number("gallery_all")];
         assert_eq!(got, row[1..]);
         assert_eq!(json["splits"][0]["aspect"], code);
     }

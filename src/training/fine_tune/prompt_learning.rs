@@ -125,12 +125,12 @@ fn image_features(
 }
 
 /// "a photo of a w w w w hand." with other words `w` for every hand.
-struct Prompts<'a> {
-    clip: &'a Clip,
+pub(super) struct Prompts<'a> {
+    pub(super) clip: &'a Clip,
     /// Embeddings before and behind the words, `[1, tokens, dim]`, start and end token included.
-    frame: [Tensor; 2],
+    pub(super) frame: [Tensor; 2],
     /// `[hands, words, dim]`.
-    words: Var,
+    pub(super) words: Var,
 }
 
 impl<'a> Prompts<'a> {
@@ -167,7 +167,7 @@ impl<'a> Prompts<'a> {
 
     /// Unit text features of these hands, `[hands, dim]`, taken at the end token: at the start token, which
     /// sees nothing before it, all hands would have the same.
-    fn features(&self, hands: &[u32]) -> Result<Tensor, TrainingError> {
+    pub(super) fn features(&self, hands: &[u32]) -> Result<Tensor, TrainingError> {
         let index = Tensor::new(hands, self.words.device())?;
         let words = self.words.as_tensor().index_select(&index, 0)?;
         let n = hands.len();

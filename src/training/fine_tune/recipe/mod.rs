@@ -238,6 +238,11 @@ mod tests {
         assert_eq!((recipe.batch.hands, recipe.batch.images, recipe.epochs), (16, 4, 60));
         assert_eq!(recipe.losses.weights(), [("cross_entropy", 1.0), ("triplet", 1.0)]);
         assert_eq!(Recipe::from_toml(&recipe.to_toml().unwrap()).unwrap(), recipe);
+        let soft = Recipe::from_toml("[losses.triplet]\nmargin = \"soft\"").unwrap();
+        assert_eq!(soft.losses.triplet.as_ref().unwrap().margin, None);
+        assert_eq!(Recipe::from_toml(&soft.to_toml().unwrap()).unwrap(), soft);
+        let hard = Recipe::from_toml("[losses.triplet]\nmargin = 1").unwrap();
+        assert_eq!(hard.losses.triplet.unwrap().margin, Some(1.0));
     }
 
     #[test]
@@ -245,6 +250,7 @@ mod tests {
         for (text, named) in [
             ("epoch = 3", "epoch"),
             ("[losses.triplet]\nmargins = 1.0", "margins"),
+            ("[losses.triplet]\nmargin = \"wide\"", "wide"),
             ("epochs = 0", "epochs"),
             ("[losses]", "losses"),
             ("[losses.info_nce]\nweight = -1.0", "info_nce"),
