@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use crate::service::datasets::{
-    Inspection, Protocol, SplitCounts, SplitRequest, inspect_dataset, split_dataset,
+    Hand, Inspection, Protocol, SplitCounts, SplitRequest, inspect_dataset, split_dataset,
 };
 
 use super::{Failure, output};
@@ -20,10 +20,28 @@ enum Command {
     Split(SplitArgs),
 }
 
+/// Where the images lie, by place or by name.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// 11k Hands or its HandInfo.csv, HD, a tree of published splits, a folder for each subject, or a CSV manifest
+    path: Option<PathBuf>,
+    /// The same, by name
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Source {
+    fn path(&self) -> Result<PathBuf, Failure> {
+        let path = self.path.as_ref().or(self.data.as_ref());
+        path.cloned().ok_or_else(|| "name a data set".into())
+    }
+}
+
 #[derive(Debug, clap::Args)]
 struct InspectArgs {
-    /// 11k Hands, HD, a tree of published splits, a folder for each subject, or a CSV manifest
-    path: PathBuf,
+    #[command(flatten)]
+    source: Source,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -32,6 +50,7 @@ struct InspectArgs {
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Division {
     /// 11k Hands, each of the four hands by its own limit, as in the published tables
+    #[value(name = "11k", alias = "published")]
     Published,
     /// 11k Hands, one limit for all four hands: for models of all hands
     Joint,
@@ -41,11 +60,14 @@ enum Division {
 
 #[derive(Debug, clap::Args)]
 struct SplitArgs {
-    /// 11k Hands or its HandInfo.csv, or any data set with `--protocol subjects`
-    path: PathBuf,
+    #[command(flatten)]
+    source: Source,
     /// How subjects are divided
     #[arg(long, value_enum, default_value_t = Division::Joint)]
     protocol: Division,
+    /// One kind of hand alone: D-r, D-l, P-r or P-l
+    #[arg(long, value_parser = hand)]
+    aspect: Option<Hand>,
     /// With `--protocol subjects`: share of the subjects to train on
     #[arg(long, default_value_t = 0.5)]
     train: f64,
@@ -56,8 +78,8 @@ struct SplitArgs {
     /// right only where each model sees one split
     #[arg(long)]
     allow_leaks: bool,
-    /// Print the counts and write nothing; needs no image files
-    #[arg(long, conflicts_with = "out")]
+    /// Print the counts and write nothing, whatever `--out` says; needs no image files
+    #[arg(long)]
     dry_run: bool,
     /// A new folder for the splits
     #[arg(long, required_unless_present = "dry_run")]
@@ -65,6 +87,11 @@ struct SplitArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// For clap: a kind of hand as the published tables name it.
+fn hand(text: &str) -> Result<Hand, String> {
+    Hand::named(text).ok_or_else(|| "D-r, D-l, P-r or P-l is taken".to_owned())
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -81,11 +108,12 @@ fn split(args: &SplitArgs) -> Result<(), Failure> {
         Division::Subjects => Protocol::Subjects { train: args.train },
     };
     let request = SplitRequest {
-        path: args.path.clone(),
+        path: args.source.path()?,
         protocol,
+        hand: args.aspect,
         seed: args.seed,
         allow_leaks: args.allow_leaks,
-        out: args.out.clone(),
+        out: args.out.clone().filter(|_| !args.dry_run),
     };
     let bar = output::bar(0, "hashing and linking");
     let summary = split_dataset(&request, &|done, total| {
@@ -99,11 +127,12 @@ fn split(args: &SplitArgs) -> Result<(), Failure> {
     table(&summary.splits)?;
     if summary.leaked_subjects > 0 {
         eprintln!(
-            "warning: {} subjects are trained on in one split and tested on in another; train a model on one split only",
-            summary.leaked_subjects
+            "warning: {} subjects are trained on in one split and tested on in another; train a model on one split only{}",
+            summary.leaked_subjects,
+            if args.allow_leaks { "" } else { " (to write such splits takes --allow-leaks)" }
         );
     }
-    match &args.out {
+    match &request.out {
         Some(out) => say!("written to {}, with split.json", out.display()),
         None => Ok(()),
     }
@@ -125,7 +154,7 @@ fn table(splits: &[SplitCounts]) -> Result<(), Failure> {
         };
         say!(
             "{:<10} {:>16} {:>16} {:>6} {:>8} {:>12}",
-            split.name,
+            split.aspect.unwrap_or(&split.name),
             pair(&split.train),
             pair(&split.test),
             split.query,
@@ -138,7 +167,7 @@ fn table(splits: &[SplitCounts]) -> Result<(), Failure> {
 
 fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let bar = output::bar(0, "decoding");
-    let found = inspect_dataset(&args.path, &|done, total| {
+    let found = inspect_dataset(&args.source.path()?, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;

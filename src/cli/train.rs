@@ -1,11 +1,13 @@
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::GalleryId;
 use crate::service::ModelChoice;
 use crate::service::fine_tune::{
-    FineTuneEvent, FineTuneRequest, Stage, TrainingData, fine_tune_model, read_recipe,
+    FineTuneEvent, FineTuneRequest, FineTuneSummary, Stage, TrainingData, fine_tune_model,
+    read_recipe,
 };
 use crate::telemetry;
 
@@ -13,14 +15,24 @@ use super::memory::keep_freed_memory;
 use super::offline::{Absent, with_service};
 use super::{Failure, output};
 
+/// What to train on.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// 11k Hands, a tree of published splits (its training part), HD, a folder for each subject, or a CSV manifest
+    path: Option<PathBuf>,
+    /// The same, by name
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The images that this gallery retained, instead of files
+    #[arg(long, value_name = "NAME")]
+    gallery: Option<GalleryId>,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// 11k Hands, a tree of published splits, HD, a folder for each subject, or a CSV manifest
-    #[arg(required_unless_present = "gallery")]
-    data: Option<PathBuf>,
-    /// Train on the images that this gallery retained, instead of files
-    #[arg(long, conflicts_with = "data", value_name = "NAME")]
-    gallery: Option<GalleryId>,
+    #[command(flatten)]
+    source: Source,
     #[command(flatten)]
     store: StoreArgs,
     /// How to train (TOML); left out, the field's recipe for ViT
@@ -57,7 +69,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     keep_freed_memory();
-    match (&args.data, &args.gallery) {
+    let Source { path, data, gallery } = &args.source;
+    match (path.as_ref().or(data.as_ref()), gallery) {
         (Some(data), _) => train(args, TrainingData::Directory(data.clone())),
         (None, Some(gallery)) => {
             let model = ModelArgs { model: args.model.clone(), device: "cpu".to_owned() };
@@ -109,11 +122,24 @@ fn train(args: &Args, data: TrainingData) -> Result<(), Failure> {
             None => format!("epoch {}: loss {:.3}", report.epoch, report.loss),
         }),
     };
-    let summary = fine_tune_model(&request, &progress, &AtomicBool::new(false))?;
+    let cancel = Arc::new(AtomicBool::new(false));
+    heed_interrupts(&cancel);
+    let summary = fine_tune_model(&request, &progress, &cancel)?;
     bar.finish_and_clear();
     if args.json {
-        return output::json(&summary);
+        output::json(&summary)?;
+    } else {
+        show(&summary)?;
     }
+    if summary.cancelled {
+        return Err(
+            "interrupted: the same command with --resume goes on from the last epoch".into()
+        );
+    }
+    Ok(())
+}
+
+fn show(summary: &FineTuneSummary) -> Result<(), Failure> {
     if let (Some(before), Some(after)) = (&summary.before, &summary.after) {
         say!(
             "held out {} subjects: rank-1 {:.3} -> {:.3}, mAP {:.3} -> {:.3}",
@@ -125,4 +151,41 @@ fn train(args: &Args, data: TrainingData) -> Result<(), Failure> {
         )?;
     }
     say!("the best weights (epoch {}) are in {}", summary.best_epoch, summary.model.display())
+}
+
+/// The first Ctrl-C (or SIGTERM) ends the run after the step it is at, the second one at once. Without a way to be
+/// told of signals they do what they did before: end the process, from which `--resume` goes on as well.
+fn heed_interrupts(cancel: &Arc<AtomicBool>) {
+    let cancel = Arc::clone(cancel);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            if interrupted().await.is_err() {
+                return;
+            }
+            cancel.store(true, Ordering::Relaxed);
+            eprintln!("stopping after this step; once more to stop at once");
+            if interrupted().await.is_ok() {
+                // As a shell reports a program that SIGINT ended.
+                std::process::exit(130);
+            }
+        });
+    });
+}
+
+#[cfg(unix)]
+async fn interrupted() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn interrupted() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
 }

@@ -69,6 +69,18 @@ pub enum DatasetError {
         /// The split that tests on it.
         tested: String,
     },
+    /// Trees of splits of which one trains on whom another tests on.
+    #[error(
+        "subject {subject} is trained on ({trained}) and tested on ({tested}): train on one split alone, or divide the data set with the joint protocol", trained = trained.display(), tested = tested.display()
+    )]
+    TrainedAndTested {
+        /// The subject.
+        subject: String,
+        /// An image that is trained on.
+        trained: PathBuf,
+        /// The split that tests on the subject.
+        tested: PathBuf,
+    },
     /// The folder holds something already.
     #[error("{path} is not empty: name a new folder", path = .0.display())]
     NotEmpty(PathBuf),

@@ -11,6 +11,6 @@ mod tree;
 pub use draws::{DrawFolders, DrawTree, draw_trees};
 pub use error::DatasetError;
 pub use inspect::{Inspection, NearDuplicate, Unreadable, inspect};
-pub use read::{LabelledImage, read};
+pub use read::{LabelledImage, read, read_to_train};
 pub use split::{HANDS, Hand, Protocol, RUNS, Run, Split, leaks, split, without_offset};
 pub use tree::{Count, Manifest, ManifestFile, SplitCounts, counts, sha256, write_tree};

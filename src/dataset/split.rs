@@ -36,6 +36,8 @@ pub enum Protocol {
 pub struct Hand {
     /// The end of its folder's name.
     pub name: &'static str,
+    /// As the published tables name it.
+    pub code: &'static str,
     /// Surface shown.
     pub aspect: Aspect,
     /// Hand shown.
@@ -48,10 +50,10 @@ pub struct Hand {
 
 /// The four hands in the order of the published tables.
 pub const HANDS: [Hand; 4] = [
-    Hand::new("dorsal_r", Aspect::Dorsal, Side::Right, 1050, [1, 2, 3]),
-    Hand::new("dorsal_l", Aspect::Dorsal, Side::Left, 1037, [0, 2, 3]),
-    Hand::new("palmar_r", Aspect::Palmar, Side::Right, 1051, [1, 0, 3]),
-    Hand::new("palmar_l", Aspect::Palmar, Side::Left, 1042, [2, 0, 1]),
+    Hand::new(["dorsal_r", "D-r"], (Aspect::Dorsal, Side::Right), 1050, [1, 2, 3]),
+    Hand::new(["dorsal_l", "D-l"], (Aspect::Dorsal, Side::Left), 1037, [0, 2, 3]),
+    Hand::new(["palmar_r", "P-r"], (Aspect::Palmar, Side::Right), 1051, [1, 0, 3]),
+    Hand::new(["palmar_l", "P-l"], (Aspect::Palmar, Side::Left), 1042, [2, 0, 1]),
 ];
 /// Last id that is in the training half of every hand.
 const LAST_TRAIN_OF_ALL: u64 = 1037;
@@ -68,13 +70,28 @@ pub const RUNS: usize = 10;
 
 impl Hand {
     const fn new(
-        name: &'static str,
-        aspect: Aspect,
-        side: Side,
+        [name, code]: [&'static str; 2],
+        (aspect, side): (Aspect, Side),
         last_train: u64,
         distractors: [usize; 3],
     ) -> Self {
-        Self { name, aspect, side, last_train, distractors }
+        Self { name, code, aspect, side, last_train, distractors }
+    }
+
+    /// The hand that the published tables (`D-r`) or folders (`dorsal_r`) name so; letters of either case.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let same = |hand: &&Self| {
+            hand.code.eq_ignore_ascii_case(name) || hand.name.eq_ignore_ascii_case(name)
+        };
+        HANDS.iter().find(same).copied()
+    }
+
+    /// Whether an image shows this kind of hand.
+    #[must_use]
+    pub fn is_of(&self, image: &LabelledImage) -> bool {
+        let attributes = &image.attributes;
+        attributes.aspect == Some(self.aspect) && attributes.side == Some(self.side)
     }
 }
 
@@ -134,10 +151,8 @@ fn by_hand(
     let mut splits: Vec<Split> = Vec::with_capacity(HANDS.len());
     for (at, hand) in (0_u64..).zip(&HANDS) {
         let of_hand = |index: &usize| {
-            let attributes = &images[*index].attributes;
-            attributes.aspect == Some(hand.aspect)
-                && attributes.side == Some(hand.side)
-                && attributes.accessories == Some(false)
+            let image = &images[*index];
+            hand.is_of(image) && image.attributes.accessories == Some(false)
         };
         let (train, test): (Vec<usize>, Vec<usize>) =
             (0..images.len()).filter(of_hand).partition(|index| ids[*index] <= last_train(hand));

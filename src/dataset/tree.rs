@@ -13,7 +13,7 @@ use crate::storage::file::write_atomic;
 
 use super::DatasetError;
 use super::read::{LabelledImage, SPLIT_PREFIX};
-use super::split::{Protocol, Split};
+use super::split::{Hand, Protocol, Split};
 
 /// Images and subjects of a part of a split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -29,6 +29,9 @@ pub struct Count {
 pub struct SplitCounts {
     /// `dorsal_r` and its like, or `all`.
     pub name: String,
+    /// `D-r` and its like, as the published tables have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aspect: Option<&'static str>,
     /// Trained on.
     pub train: Count,
     /// One image of every subject trained on.
@@ -90,6 +93,7 @@ pub fn counts(images: &[LabelledImage], splits: &[Split]) -> Vec<SplitCounts> {
         let gallery = first.map_or(0, |run| run.gallery.len());
         SplitCounts {
             name: split.name.clone(),
+            aspect: Hand::named(&split.name).map(|hand| hand.code),
             train: count(&split.train),
             val: count(&split.val),
             test: count(&split.test),

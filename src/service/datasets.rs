@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::dataset::{self, DatasetError};
-pub use crate::dataset::{Count, Inspection, Protocol, SplitCounts};
+use crate::dataset::{self, DatasetError, LabelledImage};
+pub use crate::dataset::{Count, Hand, Inspection, Protocol, SplitCounts};
 
 /// What to divide, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +14,8 @@ pub struct SplitRequest {
     pub path: PathBuf,
     /// How subjects are divided.
     pub protocol: Protocol,
+    /// The only hand that is divided; `None` for all.
+    pub hand: Option<Hand>,
     /// Names the draws.
     pub seed: u64,
     /// Whether a subject may be trained on in one split and tested on in another.
@@ -31,20 +33,36 @@ pub struct SplitSummary {
     pub leaked_subjects: usize,
 }
 
+/// What there is to divide.
+fn images_of(request: &SplitRequest) -> Result<Vec<LabelledImage>, DatasetError> {
+    let mut images = dataset::read(&request.path)?;
+    // The published halves are drawn hand by hand, and each needs the others for its distractors.
+    if let (Some(hand), Protocol::Subjects { .. }) = (&request.hand, request.protocol) {
+        images.retain(|image| hand.is_of(image));
+    }
+    Ok(images)
+}
+
 /// Divides a data set. `progress` gets files done and in all.
 ///
 /// # Errors
-/// [`DatasetError`]; [`DatasetError::Leaks`] where subjects are on both sides and that was not asked for.
+/// [`DatasetError`]; [`DatasetError::Leaks`] where subjects are on both sides and that was not asked for. What
+/// only counts says how many there are and writes nothing that could be trained on.
 pub fn split_dataset(
     request: &SplitRequest,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<SplitSummary, DatasetError> {
-    let SplitRequest { path, protocol, seed, allow_leaks, out } = request;
-    let images = dataset::read(path)?;
-    let splits = dataset::split(&images, *protocol, *seed)?;
+    let SplitRequest { path, protocol, hand, seed, allow_leaks, out } = request;
+    let images = images_of(request)?;
+    let mut splits = dataset::split(&images, *protocol, *seed)?;
+    if let Some(hand) = hand {
+        let of_one = matches!(protocol, Protocol::Subjects { .. });
+        splits.retain(|split| of_one || split.name == hand.name);
+    }
     let leaks = dataset::leaks(&images, &splits);
     if let Some((subject, (trained, tested))) = leaks.first_key_value()
         && !allow_leaks
+        && out.is_some()
     {
         return Err(DatasetError::Leaks {
             count: leaks.len(),

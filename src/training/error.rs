@@ -41,6 +41,11 @@ pub enum TrainingError {
         /// The learning rate at that step.
         learning_rate: f64,
     },
+    /// Image-text contrast over images that prompts cannot tell apart.
+    #[error(
+        "info_nce needs prompts, but all images would get the same one: give the data labels (aspect, side, accessories, or a column `prompt`), or leave [losses.info_nce] out"
+    )]
+    NoPrompts,
     /// A recipe that cannot be read.
     #[error("the recipe cannot be read: {0}")]
     Recipe(String),
@@ -87,6 +92,9 @@ pub enum TrainingError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The caller cancelled while it validated: the epoch does not count.
+    #[error("cancelled")]
+    Cancelled,
     /// What the caller does between steps failed.
     #[error(transparent)]
     Callback(Box<dyn std::error::Error + Send + Sync>),

@@ -302,7 +302,7 @@ fn embed_prints_a_json_line_for_each_input() {
     let files = write_folders(dir.path());
     let (a, b) = (files[0].display().to_string(), files[1].display().to_string());
     let lines = done(&handclip(&["embed", "--json", &a, &b]));
-    let lines: Vec<Value> = lines.lines().map(json).collect();
+    let lines: Vec<Value> = lines.lines().map(parse).collect();
     assert_eq!(lines.len(), 2);
     for (line, input) in lines.iter().zip([&a, &b]) {
         assert_eq!(line["input"], input.as_str());

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use handclip::service::ModelChoice;
@@ -162,7 +164,8 @@ fn a_run_that_was_killed_goes_on_to_the_same_weights() {
     std::fs::write(&recipe, text).unwrap();
     let start = |out: &Path, resume: bool| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_handclip"));
-        command.arg("train").arg(&data).arg("--recipe").arg(&recipe).arg("--out").arg(out);
+        command.arg("train").arg("--recipe").arg(&recipe).arg("--data").arg(&data);
+        command.arg("--out").arg(out);
         command.args(["--device", "cpu", "--hold-out", "0.34", "--json"]);
         command.args(resume.then_some("--resume"));
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
@@ -208,6 +211,44 @@ fn a_run_that_was_killed_goes_on_to_the_same_weights() {
     let other = FineTuneRequest { resume: true, ..other };
     let error = fine_tune_model(&other, &|_| {}, &AtomicBool::new(false)).unwrap_err();
     assert!(error.to_string().contains("another recipe"), "{error}");
+}
+
+/// Ctrl-C on the real program: it ends after the step it is at, and what lies there serves and goes on.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_leaves_a_model_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = hands(dir.path());
+    let (recipe, out) = (dir.path().join("recipe.toml"), dir.path().join("run"));
+    std::fs::write(&recipe, RECIPE.replace("epochs = 2", "epochs = 500")).unwrap();
+    let start = |resume: bool| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_handclip"));
+        command.args(["train", "--hold-out", "0.34", "--device", "cpu", "--json", "--data"]);
+        command.arg(&data).arg("--recipe").arg(&recipe).arg("--out").arg(&out);
+        command.args(resume.then_some("--resume"));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let interrupt_after_epoch = |process: Child, epochs: usize| {
+        let lines = || std::fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
+        while lines().lines().count() < epochs {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let id = process.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        let output = process.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("stopping after this step") && said.contains("--resume"), "{said}");
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(summary["cancelled"], true);
+        assert!(summary["after"].is_null(), "nobody waits for figures");
+        lines().lines().count()
+    };
+    let epochs = interrupt_after_epoch(start(false), 1);
+    assert!(epochs < 20, "it took {epochs} epochs to stop");
+    assert!(OfflineModel::open(&ModelChoice::Directory(out.join("best")), "cpu").is_ok());
+    assert!(OfflineModel::open(&ModelChoice::Directory(out.join("last")), "cpu").is_ok());
+    assert!(interrupt_after_epoch(start(true), epochs + 1) > epochs);
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::Device;
 use rayon::prelude::*;
 
@@ -18,10 +20,15 @@ pub(super) struct Judge<'a> {
     pub(super) files: &'a PictureFiles<'a>,
     pub(super) images: &'a [LabelledImage],
     pub(super) device: &'a Device,
+    pub(super) cancel: &'a AtomicBool,
 }
 
 impl Judge<'_> {
-    /// `None` where there is nothing to score on.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// `None` where there is nothing to score on, or no time left for it.
     pub(super) fn figures(
         &self,
         parameters: &Parameters,
@@ -35,6 +42,9 @@ impl Judge<'_> {
         let embedder: Embedder = self.start.embedder(parameters, self.device)?;
         let (mut labels, mut embeddings) = (Vec::new(), Vec::new());
         for chunk in known.chunks(CHUNK) {
+            if self.is_cancelled() {
+                return Ok(None);
+            }
             let pixels: Vec<Option<Vec<f32>>> = chunk
                 .par_iter()
                 .map(|(at, _)| {

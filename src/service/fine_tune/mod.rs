@@ -85,6 +85,8 @@ pub struct FineTuneSummary {
     pub best_epoch: usize,
     /// Whether it ended early because validation got no better.
     pub stopped_early: bool,
+    /// Whether it ended early because the caller cancelled it; then there are no figures of what it came to.
+    pub cancelled: bool,
     /// Share of the time spent waiting for pictures.
     pub waiting: f64,
     /// Figures on the held-out subjects before training.
@@ -177,7 +179,7 @@ pub fn fine_tune_model(
         ModelChoice::Directory(dir) => Trainable::open(dir, &device)?,
     };
     let images = match &request.data {
-        TrainingData::Directory(path) => dataset::read(path)?,
+        TrainingData::Directory(path) => dataset::read_to_train(path)?,
         TrainingData::Gallery(gallery) => gallery.images()?,
     };
     let parts = divide(&images, request, &recipe)?;
@@ -191,7 +193,7 @@ pub fn fine_tune_model(
         }
     };
     let seen = trained_on(&request.data, &images, &parts);
-    let judge = Judge { start: &start, files: &files, images: &images, device: &device };
+    let judge = Judge { start: &start, files: &files, images: &images, device: &device, cancel };
     let before = judge.figures(&start.parameters, &parts.held_out)?;
 
     let folders = ["best", "last", "tensorboard"].map(|name| out.join(name));
@@ -226,6 +228,10 @@ pub fn fine_tune_model(
         inputs,
         &mut |parameters, report| {
             let figures = judge.figures(parameters, &parts.validation).map_err(callback)?;
+            // Half a validation says nothing: the epoch before stays the last.
+            if judge.is_cancelled() && !parts.validation.is_empty() {
+                return Err(TrainingError::Cancelled);
+            }
             // Without validation subjects the last epoch is as good as any.
             let merit = figures.map_or(report.epoch as f64, |f| f.rank1 + f.map);
             let log = match &mut log {
@@ -267,6 +273,7 @@ pub fn fine_tune_model(
         images_seen: tuned.images,
         best_epoch: tuned.best_epoch,
         stopped_early: tuned.stopped_early,
+        cancelled: judge.is_cancelled(),
         waiting: tuned.waiting,
         before,
         after: judge.figures(&best, held_out)?,

@@ -18,7 +18,7 @@ pub(super) fn markdown(model: &str, summary: &FineTuneSummary) -> String {
         summary.subjects[1],
         summary.steps,
         summary.best_epoch,
-        if summary.stopped_early { " (stopped early)" } else { "" },
+        ending(summary),
     );
     if let (Some(before), Some(after)) = (&summary.before, &summary.after) {
         text.push_str(&format!(
@@ -56,6 +56,15 @@ pub(super) fn markdown(model: &str, summary: &FineTuneSummary) -> String {
     text
 }
 
+/// How a run ended, where it was not by itself.
+fn ending(summary: &FineTuneSummary) -> &'static str {
+    match (summary.cancelled, summary.stopped_early) {
+        (true, _) => " (cancelled)",
+        (false, true) => " (stopped early)",
+        (false, false) => "",
+    }
+}
+
 /// The run as a page with its curves. `recipe`: the whole recipe as TOML; `metrics`: the lines of
 /// `metrics.jsonl`.
 pub(super) fn html(model: &str, summary: &FineTuneSummary, recipe: &str, metrics: &str) -> String {
@@ -71,7 +80,7 @@ pub(super) fn html(model: &str, summary: &FineTuneSummary, recipe: &str, metrics
         summary.steps,
         summary.images_seen,
         summary.best_epoch,
-        if summary.stopped_early { " (stopped early)" } else { "" },
+        ending(summary),
         100.0 * summary.waiting
     ));
     if let (Some(before), Some(after)) = (&summary.before, &summary.after) {

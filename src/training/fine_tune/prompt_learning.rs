@@ -32,7 +32,7 @@ pub(super) fn learn_prompts(
     cancel: &AtomicBool,
 ) -> Result<Tensor, TrainingError> {
     let clip = Clip::frozen(inputs.model, inputs.parameters)?;
-    let (images, labels) = image_features(inputs, &clip)?;
+    let (images, labels) = image_features(inputs, &clip, cancel)?;
     let hands = inputs.pictures.iter().map(|picture| picture.hand as usize + 1).max().unwrap_or(0);
     let seed = inputs.recipe.seed;
     let prompts = Prompts::new(inputs, &clip, hands, recipe.tokens)?;
@@ -99,10 +99,15 @@ pub(super) fn learn_prompts(
 fn image_features(
     inputs: FineTuneInputs<'_>,
     clip: &Clip,
+    cancel: &AtomicBool,
 ) -> Result<(Tensor, Vec<u32>), TrainingError> {
     let side = inputs.model.vision.image_size;
     let (mut features, mut labels) = (Vec::new(), Vec::new());
     for pictures in inputs.pictures.chunks(CHUNK) {
+        // Some features have to be there, for what is made of them.
+        if cancel.load(Ordering::Relaxed) && !features.is_empty() {
+            break;
+        }
         let mut pixels = Vec::new();
         for picture in pictures {
             if let Some(framed) = inputs.files.pixels(picture.file)? {
@@ -120,12 +125,12 @@ fn image_features(
 }
 
 /// "a photo of a w w w w hand." with other words `w` for every hand.
-struct Prompts<'a> {
-    clip: &'a Clip,
+pub(super) struct Prompts<'a> {
+    pub(super) clip: &'a Clip,
     /// Embeddings before and behind the words, `[1, tokens, dim]`, start and end token included.
-    frame: [Tensor; 2],
+    pub(super) frame: [Tensor; 2],
     /// `[hands, words, dim]`.
-    words: Var,
+    pub(super) words: Var,
 }
 
 impl<'a> Prompts<'a> {
@@ -162,7 +167,7 @@ impl<'a> Prompts<'a> {
 
     /// Unit text features of these hands, `[hands, dim]`, taken at the end token: at the start token, which
     /// sees nothing before it, all hands would have the same.
-    fn features(&self, hands: &[u32]) -> Result<Tensor, TrainingError> {
+    pub(super) fn features(&self, hands: &[u32]) -> Result<Tensor, TrainingError> {
         let index = Tensor::new(hands, self.words.device())?;
         let words = self.words.as_tensor().index_select(&index, 0)?;
         let n = hands.len();

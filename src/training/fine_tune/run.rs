@@ -21,7 +21,7 @@ use super::heads::IdentityHeads;
 use super::loader::{Loaded, PictureFiles, Shot, prefetched};
 use super::plan::{augment, depth, draw_flip, moves, optimizer_config, schedule};
 use super::prompt_learning::learn_prompts;
-use super::prompts::{Said, describe};
+use super::prompts::{Said, describe, tell_apart};
 use super::recipe::{Precision, ScheduleRecipe};
 use super::state::{Checkpoint, RunState};
 use super::types::{
@@ -78,9 +78,17 @@ pub fn fine_tune(
             let waited = Instant::now();
             let Ok(batch) = queue.recv() else { break };
             run.waited += waited.elapsed();
-            let stepped = run.batch(batch?, progress)?;
-            if stepped && run.taken.is_multiple_of(an_epoch) && run.end_epoch(validate)? {
+            // Batches that were made ahead are not waited for.
+            if cancel.load(Ordering::Relaxed) {
                 break;
+            }
+            let stepped = run.batch(batch?, progress)?;
+            if stepped && run.taken.is_multiple_of(an_epoch) {
+                match run.end_epoch(validate) {
+                    Ok(false) => {}
+                    Ok(true) | Err(TrainingError::Cancelled) => break,
+                    Err(error) => return Err(error),
+                }
             }
         }
         run.finish()
@@ -154,6 +162,10 @@ impl<'a> Run<'a> {
         let dim = inputs.model.projection_dim;
         let heads = IdentityHeads::new(&recipe.losses, classes, dim, recipe.seed, device)?;
         let with_text = recipe.losses.info_nce.is_some();
+        let mut said = inputs.pictures.iter().map(|picture| &picture.attributes);
+        if with_text && !tell_apart(&recipe.prompts, &mut said) {
+            return Err(TrainingError::NoPrompts);
+        }
         let wanted = |name: &str| moves(name, &recipe.freeze, with_text);
         let adapters = match &recipe.lora {
             Some(lora) => {

@@ -102,6 +102,7 @@ pub struct EpochReport {
 }
 
 /// Scores weights on subjects that training never sees, after each epoch; higher is better.
+/// [`TrainingError::Cancelled`] ends the run as it was before the epoch's end.
 pub type ValidateEpoch<'a> =
     dyn FnMut(&Parameters, &EpochReport) -> Result<f64, TrainingError> + 'a;
 

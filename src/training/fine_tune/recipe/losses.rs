@@ -52,7 +52,8 @@ impl Default for CrossEntropy {
 pub struct Triplet {
     /// Its share of the sum.
     pub weight: f64,
-    /// How far a stranger must lie beyond a mate; left out, the soft margin.
+    /// How far a stranger must lie beyond a mate; `None` is the soft margin, written "soft".
+    #[serde(with = "margin")]
     pub margin: Option<f64>,
 }
 
@@ -105,5 +106,36 @@ impl Losses {
             ("image_to_prompt", self.image_to_prompt.as_ref().map(|l| l.weight)),
         ];
         all.into_iter().filter_map(|(name, weight)| Some((name, weight?))).collect()
+    }
+}
+
+/// A margin in TOML: a number, or "soft".
+mod margin {
+    use serde::{Deserialize, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    const SOFT: &str = "soft";
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f64),
+        Word(String),
+    }
+
+    pub(super) fn serialize<S: Serializer>(of: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+        match of {
+            Some(margin) => margin.serialize(to),
+            None => SOFT.serialize(to),
+        }
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Option<f64>, D::Error> {
+        match Written::deserialize(from)? {
+            Written::Number(margin) => Ok(Some(margin)),
+            Written::Word(word) if word == SOFT => Ok(None),
+            Written::Word(word) => {
+                Err(D::Error::custom(format!("a margin is a number or \"{SOFT}\", not \"{word}\"")))
+            }
+        }
     }
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::training::error::TrainingError;
 
+use super::prompts::asks;
+
 pub use losses::{CrossEntropy, Losses, MarginLoss, SupCon, Triplet, Weighted};
 pub(super) use settings::block_of;
 pub use settings::{
@@ -142,6 +144,9 @@ impl Recipe {
         let enough = !pairs || batch.images > 1 && batch.hands > 1;
         let rule = "2 or more for triplet and sup_con, and so many hands";
         must("batch.images", rule, enough, batch.images)?;
+        let silent = self.prompts.templates.iter().find(|template| !asks(template));
+        let rule = "a text that asks for something in braces, as {hand}";
+        must("prompts.templates", rule, silent.is_none(), silent.map_or("", String::as_str))?;
         let learned = self.prompt_learning.is_some();
         let rule = "with [prompt_learning], whose prompts it compares with";
         must("losses.image_to_prompt", rule, learned || losses.image_to_prompt.is_none(), "alone")?;
@@ -233,6 +238,11 @@ mod tests {
         assert_eq!((recipe.batch.hands, recipe.batch.images, recipe.epochs), (16, 4, 60));
         assert_eq!(recipe.losses.weights(), [("cross_entropy", 1.0), ("triplet", 1.0)]);
         assert_eq!(Recipe::from_toml(&recipe.to_toml().unwrap()).unwrap(), recipe);
+        let soft = Recipe::from_toml("[losses.triplet]\nmargin = \"soft\"").unwrap();
+        assert_eq!(soft.losses.triplet.as_ref().unwrap().margin, None);
+        assert_eq!(Recipe::from_toml(&soft.to_toml().unwrap()).unwrap(), soft);
+        let hard = Recipe::from_toml("[losses.triplet]\nmargin = 1").unwrap();
+        assert_eq!(hard.losses.triplet.unwrap().margin, Some(1.0));
     }
 
     #[test]
@@ -240,6 +250,7 @@ mod tests {
         for (text, named) in [
             ("epoch = 3", "epoch"),
             ("[losses.triplet]\nmargins = 1.0", "margins"),
+            ("[losses.triplet]\nmargin = \"wide\"", "wide"),
             ("epochs = 0", "epochs"),
             ("[losses]", "losses"),
             ("[losses.info_nce]\nweight = -1.0", "info_nce"),
@@ -258,6 +269,7 @@ mod tests {
             ("[lora]\nrank = 0", "lora.rank"),
             ("[optimizer]\naverage = 0.9\n[lora]", "average"),
             ("[compute]\nprecision = \"f16\"", "f16"),
+            ("[prompts]\ntemplates = [\"a hand\"]", "prompts.templates"),
             ("[augment]\ncrop = 0.0", "crop"),
             ("[augment]\nerase = 1.5", "erase"),
         ] {

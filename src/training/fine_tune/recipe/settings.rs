@@ -179,9 +179,10 @@ impl Default for LoraRecipe {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptRecipe {
-    /// Templates to draw from, with `{hand}` for aspect and side and `{accessories}` for "with accessories" or
-    /// "without accessories"; what is not known of an image is left out. None: a built-in set. An image whose
-    /// label file has a column `prompt` is described by that instead.
+    /// Templates to draw from: `{aspect}`, `{side}`, `{hand}` for both, `{accessories}` for "with accessories" or
+    /// "without accessories", `{with|without}`, and the name of any other column of the label file (`{gender}`,
+    /// `{skin_color}`); what is not known of an image is left out. None: a built-in set. An image whose label
+    /// file has a column `prompt` is described by that instead.
     pub templates: Vec<String>,
 }
 

@@ -1,5 +1,6 @@
 //! Whole runs of a tiny model on pictures told apart by colour.
 
+mod gradients;
 mod strategies;
 
 use std::cell::RefCell;

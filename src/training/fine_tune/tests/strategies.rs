@@ -172,6 +172,76 @@ fn the_vector_of_a_prompt_depends_on_its_words() {
     assert!(mean(&losses[losses.len() - 6..]) < mean(&losses[..6]), "{losses:?}");
 }
 
+/// Text contrast without anything that a prompt could say would teach nothing, and in silence.
+#[test]
+fn image_text_contrast_without_prompts_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (files, mut pictures) = hands(dir.path());
+    pictures.iter_mut().for_each(|picture| picture.attributes = HandAttributes::default());
+    let config = model();
+    let parameters = Parameters::init(&config, 1, &Device::Cpu).unwrap();
+    let run = |text: &str| {
+        let recipe = Recipe::from_toml(text).unwrap();
+        let inputs = FineTuneInputs {
+            model: &config,
+            parameters: &parameters,
+            tokens: &tokens,
+            files: &files,
+            pictures: &pictures,
+            recipe: &recipe,
+            device: &Device::Cpu,
+            checkpoint: None,
+        };
+        let never = AtomicBool::new(false);
+        fine_tune(inputs, &mut |_, _| Ok(0.0), &|_| {}, &never).map(|outcome| outcome.steps)
+    };
+    let error = run(&recipe(1, "")).unwrap_err().to_string();
+    assert!(error.contains("info_nce") && error.contains("`prompt`"), "{error}");
+    assert_eq!(run(&recipe(1, "").replace("[losses.info_nce]\nweight = 1.0\n", "")).unwrap(), 2);
+}
+
+/// A run that is told to stop takes no step more, whatever was made ahead, and an epoch that was not scored to
+/// its end does not count.
+#[test]
+fn cancelling_stops_at_once_and_keeps_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (files, pictures) = hands(dir.path());
+    let config = model();
+    let recipe = Recipe::from_toml(&recipe(50, "")).unwrap();
+    let run = |cancel_at: usize, in_validation: bool| {
+        let parameters = Parameters::init(&config, 1, &Device::Cpu).unwrap();
+        let inputs = FineTuneInputs {
+            model: &config,
+            parameters: &parameters,
+            tokens: &tokens,
+            files: &files,
+            pictures: &pictures,
+            recipe: &recipe,
+            device: &Device::Cpu,
+            checkpoint: None,
+        };
+        let cancel = AtomicBool::new(false);
+        let mut validate = |_: &Parameters, report: &EpochReport| {
+            if in_validation && report.step == cancel_at {
+                return Err(TrainingError::Cancelled);
+            }
+            Ok(report.epoch as f64)
+        };
+        let progress = |at: FineTuneProgress| {
+            if !in_validation && at.step == cancel_at {
+                cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        let outcome = fine_tune(inputs, &mut validate, &progress, &cancel).unwrap();
+        assert!(outcome.best.is_some());
+        (outcome.steps, outcome.best_epoch)
+    };
+    // Two steps an epoch.
+    assert_eq!(run(5, false), (5, 2));
+    assert_eq!(run(1, false), (1, 0));
+    assert_eq!(run(6, true), (6, 2));
+}
+
 /// What broke another: pixels were normalised for evaluation and not for training.
 #[test]
 fn training_sees_the_pixels_that_serving_sees() {
