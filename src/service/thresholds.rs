@@ -4,7 +4,7 @@
 use crate::domain::CalibratedThreshold;
 use crate::gallery::Gallery;
 
-use super::views::{Decision, TargetView, ThresholdView};
+use super::views::{Decision, TargetRateView, ThresholdView};
 
 /// The strictest threshold for a 1:N question.
 pub(super) fn identification(gallery: &Gallery) -> Option<ThresholdView> {
@@ -31,7 +31,7 @@ fn view(
     Some(ThresholdView {
         similarity: strictest.similarity,
         source: "calibration",
-        target: Some(TargetView {
+        target: Some(TargetRateView {
             rate,
             at_most: strictest.target,
             uncertain_from: loosest.similarity,
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     fn threshold(covered: Option<bool>) -> ThresholdView {
-        let target = covered.map(|covered| TargetView {
+        let target = covered.map(|covered| TargetRateView {
             rate: "fpir",
             at_most: 0.01,
             uncertain_from: 0.6,

@@ -48,12 +48,12 @@ pub struct ThresholdView {
     pub source: &'static str,
     /// The error rate that a calibrated threshold was chosen for; left out for one from the request.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<TargetView>,
+    pub target: Option<TargetRateView>,
 }
 
 /// What a calibrated threshold promises.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
-pub struct TargetView {
+pub struct TargetRateView {
     /// `fmr` (false match rate, 1:1) or `fpir` (false positive identification rate, 1:N).
     pub rate: &'static str,
     /// The highest rate wanted.
