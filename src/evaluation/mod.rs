@@ -8,6 +8,7 @@ mod beta;
 mod bootstrap;
 mod calibration;
 mod error;
+mod mates;
 mod openset;
 mod people;
 mod protocol;
@@ -23,11 +24,11 @@ mod verification;
 pub use bootstrap::{Bootstrap, Paired, ProbeValue};
 pub use calibration::{Calibration, Refused, Threshold, ThresholdKind};
 pub use error::EvaluationError;
+pub use mates::{average_precision, average_precision_trapezoid, mate_ranks};
 pub use openset::{OpenSet, OpenSetPoint};
 pub use protocol::{Draw, Entry, MonteCarlo, Session, one_a_label};
 pub use rank::{
-    Candidate, Outcome, RankFigures, Ranking, Stranger, average_precision,
-    average_precision_trapezoid, candidates, mate_ranks, rank, rank_figures,
+    Candidate, Outcome, RankFigures, Ranking, Stranger, candidates, rank, rank_figures,
 };
 pub use runs::{RunTable, Spread};
 pub use scores::Scores;

@@ -12,6 +12,7 @@ mod checkpoint;
 mod cli;
 mod crash;
 mod datasets;
+mod evaluation;
 mod fine_tune;
 mod gallery;
 mod hub;
