@@ -15,21 +15,38 @@ const LANCZOS: [f64; 9] = [
 /// Most terms of the continued fraction: it needs about the root of the larger parameter.
 const TERMS: u32 = 200_000;
 
+/// From here on Stirling's series is good to the last digits.
+const LARGE: f64 = 15.0;
+
+/// What Stirling's formula leaves of ln Gamma(x), for large x.
+fn stirling_rest(x: f64) -> f64 {
+    let s = x * x;
+    (1.0 / 12.0 - (1.0 / 360.0 - (1.0 / 1260.0 - 1.0 / (1680.0 * s)) / s) / s) / x
+}
+
 /// ln Gamma(x) for x > 0.
 fn ln_gamma(x: f64) -> f64 {
-    // From 15 on Stirling's series is good to the last digits, and does not cancel.
-    if x >= 15.0 {
-        let square = x * x;
-        let series = (1.0 / 12.0
-            - (1.0 / 360.0 - (1.0 / 1260.0 - 1.0 / (1680.0 * square)) / square) / square)
-            / x;
-        return (x - 0.5) * x.ln() - x + 0.5 * (2.0 * std::f64::consts::PI).ln() + series;
+    let half_ln_two_pi = 0.5 * std::f64::consts::TAU.ln();
+    if x >= LARGE {
+        return (x - 0.5) * x.ln() - x + half_ln_two_pi + stirling_rest(x);
     }
     let x = x - 1.0;
     let terms = LANCZOS.iter().skip(1).zip(1_u8..);
     let sum = LANCZOS[0] + terms.map(|(c, i)| c / (x + f64::from(i))).sum::<f64>();
     let t = x + 7.5;
-    0.5 * (2.0 * std::f64::consts::PI).ln() + (x + 0.5) * t.ln() - t + sum.ln()
+    half_ln_two_pi + (x + 0.5) * t.ln() - t + sum.ln()
+}
+
+/// ln of 1 / B(a, b). Among millions the logarithms of gamma agree in most digits, so their difference is
+/// taken inside Stirling's formula.
+fn ln_inverse(a: f64, b: f64) -> f64 {
+    let (small, large) = (a.min(b), a.max(b));
+    if large < LARGE {
+        return ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b);
+    }
+    let both = small + large;
+    let ratio = (large - 0.5) * (small / large).ln_1p() + small * (both.ln() - 1.0);
+    ratio + stirling_rest(both) - stirling_rest(large) - ln_gamma(small)
 }
 
 /// The regularised incomplete beta function I_x(a, b): the share of Beta(a, b) below x.
@@ -40,8 +57,7 @@ pub(super) fn below(x: f64, a: f64, b: f64) -> f64 {
     if x >= 1.0 {
         return 1.0;
     }
-    let log = ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * (-x).ln_1p();
-    let front = log.exp();
+    let front = (ln_inverse(a, b) + a * x.ln() + b * (-x).ln_1p()).exp();
     // The fraction converges fast below the mean only; above it the mirror image does.
     if x < (a + 1.0) / (a + b + 2.0) {
         front * fraction(x, a, b) / a

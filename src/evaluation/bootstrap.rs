@@ -192,3 +192,86 @@ impl Sums {
         (runs > 0.0).then(|| total / runs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `subjects` of `probes` probes each; all of a subject's have one value.
+    fn run(subjects: u64, probes: usize, value: impl Fn(u64) -> f64) -> Vec<ProbeValue> {
+        let each = |subject: u64| (0..probes).map(move |_| subject);
+        (0..subjects)
+            .flat_map(each)
+            .enumerate()
+            .map(|(probe, subject)| ProbeValue { probe, subject, value: value(subject) })
+            .collect()
+    }
+
+    #[test]
+    fn probes_of_one_subject_are_no_evidence_of_their_own() {
+        let runs = [run(20, 50, |subject| (subject % 2) as f64)];
+        let (mean, interval) = Bootstrap::default().mean(&runs).unwrap();
+        let interval = interval.unwrap();
+        assert_eq!(mean, 0.5);
+        // Twice 1.96 standard errors of 20 coin flips; of 1,000 it would be 0.06.
+        let width = interval.high - interval.low;
+        assert!((width - 0.438).abs() < 0.08, "{width}");
+    }
+
+    #[test]
+    fn a_mean_over_runs_is_the_mean_of_their_means() {
+        let runs = [run(4, 1, |_| 1.0), run(4, 3, |subject| f64::from(subject == 0))];
+        let (mean, interval) = Bootstrap::default().mean(&runs).unwrap();
+        assert_eq!(mean, (1.0 + 0.25) / 2.0);
+        assert!(interval.unwrap().low >= 0.5);
+        let (_, none) = Bootstrap { replicates: 0, ..Bootstrap::default() }.mean(&runs).unwrap();
+        assert_eq!(none, None);
+        assert_eq!(Bootstrap::default().mean(&[Vec::new()]), Err(EvaluationError::NoSubjects));
+    }
+
+    #[test]
+    fn the_seed_decides_and_the_number_of_threads_does_not() {
+        let runs = [run(30, 2, |subject| (subject as f64 * 0.7).sin())];
+        let on = |threads: usize, seed: u64| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| Bootstrap { seed, ..Bootstrap::default() }.mean(&runs).unwrap())
+        };
+        assert_eq!(on(1, 7), on(3, 7));
+        assert_ne!(on(1, 7), on(1, 8));
+    }
+
+    #[test]
+    fn a_difference_is_judged_on_the_same_resamples() {
+        // The subjects differ much, the systems by little, but always the same way.
+        let hard = |subject: u64| (subject as f64 * 0.7).sin();
+        let (a, b) = ([run(30, 2, |s| hard(s) + 0.01)], [run(30, 2, hard)]);
+        let bootstrap = Bootstrap::default();
+        let paired = bootstrap.paired(&a, &b).unwrap();
+        let interval = paired.interval.unwrap();
+        assert!((paired.difference - 0.01).abs() < 1e-12);
+        assert!(interval.low > 0.009 && interval.high < 0.011, "{interval:?}");
+        assert_eq!(paired.p, Some(2.0 / 2001.0), "no replicate turns it round");
+        let same = bootstrap.paired(&a, &a).unwrap();
+        assert_eq!((same.difference, same.p), (0.0, Some(1.0)));
+        // Without a difference in truth, zero lies inside.
+        let mixed = [run(30, 2, |s| hard(s) + if s % 2 == 0 { 0.1 } else { -0.1 })];
+        let mixed = bootstrap.paired(&mixed, &b).unwrap();
+        assert!(mixed.p.unwrap() > 0.5 && mixed.interval.unwrap().low < 0.0);
+    }
+
+    #[test]
+    fn systems_that_were_asked_otherwise_are_not_compared() {
+        let runs = || vec![run(3, 2, |_| 0.5), run(3, 2, |_| 0.5)];
+        let bootstrap = Bootstrap::default();
+        let mut other = runs();
+        other[1].pop();
+        assert_eq!(bootstrap.paired(&runs(), &other), Err(EvaluationError::NotPaired { run: 1 }));
+        other = runs();
+        other[0][0].subject = 9;
+        assert_eq!(bootstrap.paired(&runs(), &other), Err(EvaluationError::NotPaired { run: 0 }));
+        other = runs();
+        other.pop();
+        assert_eq!(bootstrap.paired(&runs(), &other), Err(EvaluationError::NotPaired { run: 1 }));
+        assert_eq!(bootstrap.paired(&[], &[]), Err(EvaluationError::NoSubjects));
+    }
+}

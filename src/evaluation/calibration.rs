@@ -120,3 +120,42 @@ impl Calibration {
         self.thresholds.iter().find(|t| t.kind == kind && t.target == target)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::openset::tests::ranking;
+    use super::super::{MonteCarlo, Trial, Vectors};
+    use super::*;
+
+    #[test]
+    fn targets_without_support_get_no_threshold_but_a_reason() {
+        // Forty subjects on a circle, two samples each, close together.
+        let angle = |row: usize| (row / 2) as f64 * 0.157 + (row % 2) as f64 * 0.05;
+        let values = (0..80).flat_map(|row| [angle(row).cos() as f32, angle(row).sin() as f32]);
+        let vectors = Vectors::new(2, values.collect()).unwrap();
+        let labels: Vec<u64> = (0..80).map(|row| row / 2).collect();
+        let sessions = MonteCarlo { runs: 3, ..MonteCarlo::default() }.within(&labels);
+        let trials: Vec<Trial<'_>> =
+            sessions.iter().map(|session| Trial::new(&vectors, session).unwrap()).collect();
+        let scores = super::super::Scores::gather(&trials, &[7], |label| label).unwrap();
+        let open = OpenSet::of(&[ranking(&[(1, 0.5); 9], &[0.25; 30])], &[], |l| l).unwrap();
+        let bootstrap = Bootstrap { replicates: 200, ..Bootstrap::default() };
+        let targets = ([1e-2, 1e-3], [0.1, 1e-2]);
+        let got = Calibration::new(&scores, &targets.0, Some((&open, &targets.1)), &bootstrap);
+        assert_eq!((got.subjects, got.strangers), (Some(40), 30));
+        assert_eq!((got.genuine, got.impostor, got.lost), (120, 3 * 40 * 39, 1));
+        let fmr = got.threshold(ThresholdKind::Fmr, 1e-2).unwrap();
+        assert!(fmr.achieved.value <= 1e-2);
+        assert_eq!(f64::from(fmr.achieved.errors as u32) / 4680.0, scores.fmr(fmr.threshold));
+        assert_eq!(fmr.missed.trials, 121, "the sample that failed is missed");
+        assert!(fmr.missed.by_subject.is_some());
+        assert_eq!(got.threshold(ThresholdKind::Fpir, 0.1).unwrap().threshold, 0.5);
+        let refused: Vec<(ThresholdKind, f64)> =
+            got.refused.iter().map(|refused| (refused.kind, refused.target)).collect();
+        assert_eq!(refused, [(ThresholdKind::Fmr, 1e-3), (ThresholdKind::Fpir, 1e-2)]);
+        assert!(got.refused[0].reason.contains("40 subjects make 780 independent pairs"));
+        let written = serde_json::to_string(&got).unwrap();
+        assert_eq!(serde_json::from_str::<Calibration>(&written).unwrap(), got);
+        assert!(written.contains(r#""kind":"fpir""#));
+    }
+}

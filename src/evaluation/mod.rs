@@ -9,6 +9,7 @@ mod bootstrap;
 mod calibration;
 mod error;
 mod groups;
+mod mates;
 mod openset;
 mod people;
 mod perturbation;
@@ -27,12 +28,12 @@ pub use bootstrap::{Bootstrap, Paired, ProbeValue};
 pub use calibration::{Calibration, Refused, Threshold, ThresholdKind};
 pub use error::EvaluationError;
 pub use groups::{GroupFigures, GroupRow, GroupTable, Grouping, LEAST_SUBJECTS, Terms, by_group};
+pub use mates::{average_precision, average_precision_trapezoid, mate_ranks};
 pub use openset::{OpenSet, OpenSetPoint};
 pub use perturbation::{PerturbationCurve, perturbation_curve};
 pub use protocol::{Draw, Entry, MonteCarlo, Session, one_a_label};
 pub use rank::{
-    Candidate, Outcome, RankFigures, Ranking, Stranger, average_precision,
-    average_precision_trapezoid, candidates, mate_ranks, rank, rank_figures,
+    Candidate, Outcome, RankFigures, Ranking, Stranger, candidates, rank, rank_figures,
 };
 pub use robustness::{Answer, Asked, Change, Damage, Estimate, Standing, Tally, false_match_share};
 pub use runs::{RunTable, Spread};

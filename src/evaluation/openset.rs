@@ -220,3 +220,75 @@ impl OpenSet {
         ]
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::{Outcome, Stranger};
+    use super::*;
+
+    pub(in super::super) fn ranking(mated: &[(usize, f32)], strangers: &[f32]) -> Ranking {
+        let outcome = |(probe, (rank, similarity)): (usize, &(usize, f32))| Outcome {
+            probe,
+            row: probe,
+            label: probe as u64,
+            mates: 1,
+            rank: *rank,
+            similarity: *similarity,
+            average_precision: 1.0,
+            average_precision_trapezoid: 1.0,
+            inverse_negative_penalty: 1.0,
+        };
+        let stranger = |(probe, similarity): (usize, &f32)| Stranger {
+            probe,
+            row: probe,
+            label: 1000 + probe as u64,
+            similarity: Some(*similarity),
+        };
+        Ranking {
+            outcomes: mated.iter().enumerate().map(outcome).collect(),
+            strangers: strangers.iter().enumerate().map(stranger).collect(),
+            gallery: 10,
+        }
+    }
+
+    #[test]
+    fn rates_equal_those_worked_by_hand() {
+        let mated = [(1, 0.75), (2, 0.875), (1, 0.25), (1, 0.5)];
+        let ranking = ranking(&mated, &[0.625, 0.375, 0.125, 0.0]);
+        let open = OpenSet::of(&[ranking.clone()], &[], |label| label).unwrap();
+        assert_eq!((open.fpir(0.375), open.fpir(0.376)), (0.5, 0.25));
+        assert_eq!((open.fnir(1, 0.25), open.fnir(2, 0.25), open.fnir(1, 0.376)), (0.25, 0.0, 0.5));
+        assert_eq!(open.threshold_at_fpir(0.25), 0.5, "the mate's score above the stranger's");
+        let point = open.point(0.25, 1, &Bootstrap::default());
+        assert_eq!((point.fpir.value, point.fnir.value, point.tpir), (0.25, 0.5, 0.5));
+        let (by_subject, own) = (point.fnir.by_subject.unwrap(), point.fnir_at_target.unwrap());
+        assert!(by_subject.low < 0.5 && by_subject.high > 0.5 && own.high >= 0.5);
+        assert!(point.refused.unwrap().contains("4 subjects without a mate"));
+        let failed = OpenSet::of(&[ranking], &[2], |label| label).unwrap();
+        assert_eq!(failed.fnir(1, 0.376), 0.6, "the failed probe is a miss");
+    }
+
+    #[test]
+    fn both_kinds_of_probe_are_needed() {
+        let refused = |mated: &[(usize, f32)], strangers: &[f32]| {
+            OpenSet::of(&[ranking(mated, strangers)], &[], |label| label).err()
+        };
+        assert_eq!(refused(&[], &[0.5]), Some(EvaluationError::NoMated));
+        assert_eq!(refused(&[(1, 0.5)], &[]), Some(EvaluationError::NoNonMated));
+    }
+
+    #[test]
+    fn a_replicate_is_what_copying_people_gives() {
+        let mated = [(1, 0.75), (2, 0.875), (1, 0.25), (1, 0.5)];
+        let open = OpenSet::of(&[ranking(&mated, &[0.625, 0.375, 0.375, 0.0])], &[3], |label| {
+            label % 1000
+        })
+        .unwrap();
+        // Persons 0 to 3 are both mated and strangers here. 0 twice, 1 never, 2 once, 3 once.
+        let got = open.replicate(&[2.0, 0.0, 1.0, 1.0], 0.5, 1, 0.5);
+        // Strangers 0.625 twice, 0.375, 0.0; mated 0.75 twice, 0.25, 0.5, and one lost.
+        let want = [2.0 / 4.0, 2.0 / 5.0, 2.0 / 5.0];
+        assert_eq!(got.map(Option::unwrap), want);
+        assert_eq!(open.replicate(&[0.0; 4], 0.5, 1, 0.5), [None; 3]);
+    }
+}

@@ -206,3 +206,117 @@ pub(super) fn crossing(above: (f64, f64), below: (f64, f64)) -> f64 {
     }
     above.0 + (below.0 - above.0) * before / (before + after)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Entry, Session, Trial, Vectors};
+    use super::*;
+
+    /// Six people; person 5 is in the gallery a second time, as label 105.
+    const PEOPLE: [u64; 18] = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 105];
+
+    fn person(label: u64) -> u64 {
+        label % 100
+    }
+
+    fn vectors() -> Vectors {
+        // Entries of one half: similarities are multiples of a quarter, with many ties.
+        let signs =
+            |row: usize, at: usize| if (row * 5 + at * at * 3) % 4 < 2 { 0.5 } else { -0.5 };
+        let mut values = Vec::new();
+        for row in 0..PEOPLE.len() {
+            let mut one = [0.0_f32; 7];
+            (0..4).for_each(|at| one[(row * 3 + at * 2) % 7] = signs(row, at));
+            values.extend(one);
+        }
+        Vectors::new(7, values).unwrap()
+    }
+
+    fn sessions() -> [Session; 2] {
+        let entry = |row: usize| Entry { row, label: PEOPLE[row] };
+        [
+            Session {
+                gallery: (0..6).chain([17]).map(entry).collect(),
+                probes: (6..17).map(entry).collect(),
+            },
+            Session {
+                gallery: (6..12).chain([17]).map(entry).collect(),
+                probes: (12..17).chain(0..6).map(entry).collect(),
+            },
+        ]
+    }
+
+    /// Every comparison as often as the weights say.
+    fn copied(vectors: &Vectors, weights: &[f64]) -> (Vec<f32>, Vec<f32>) {
+        let (mut genuine, mut impostor) = (Vec::new(), Vec::new());
+        for session in sessions() {
+            for probe in &session.probes {
+                for sample in &session.gallery {
+                    let rows = vectors.row(probe.row).iter().zip(vectors.row(sample.row));
+                    let score: f32 = rows.map(|(a, b)| a * b).sum();
+                    let (a, b) = (person(probe.label), person(sample.label));
+                    let (a, b) = (a as usize, b as usize);
+                    let times = if a == b { weights[a] } else { weights[a] * weights[b] } as usize;
+                    let to = if probe.label == sample.label { &mut genuine } else { &mut impostor };
+                    to.extend(std::iter::repeat_n(score, times));
+                }
+            }
+        }
+        (genuine, impostor)
+    }
+
+    #[test]
+    fn a_replicate_is_what_copying_people_gives() {
+        let vectors = vectors();
+        let sessions = sessions();
+        let trials: Vec<Trial<'_>> =
+            sessions.iter().map(|session| Trial::new(&vectors, session).unwrap()).collect();
+        let lost = [3, 3, 1];
+        let scores = Scores::gather(&trials, &lost, person).unwrap();
+        assert_eq!((scores.subjects(), scores.lost()), (Some(6), 3));
+        let targets = [0.5, 0.2, 0.05, 0.0];
+        let thresholds = [-0.25, 0.25, 0.5, 0.75];
+        for weights in [[1.0; 6], [2.0, 0.0, 1.0, 3.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0, 2.0, 1.0]] {
+            let asked = Asked { targets: &targets, thresholds: &thresholds };
+            let got = replicate(&scores, scores.people.as_ref().unwrap(), &weights, &asked);
+            let (genuine, impostor) = copied(&vectors, &weights);
+            let want = Scores::from_scores(genuine, impostor).unwrap();
+            let near = |got: Option<f64>, want: f64, what: &str| {
+                assert!(
+                    (got.unwrap() - want).abs() < 1e-12,
+                    "{what} of {weights:?}: {got:?}, {want}"
+                );
+            };
+            near(got.eer, want.eer().rate, "EER");
+            for ((point, target), t) in got.points.iter().zip(targets).zip(thresholds) {
+                near(point.fmr, want.fmr(t), "FMR");
+                near(point.fnmr, want.fnmr(t), "FNMR");
+                near(point.fnmr_at_target, want.fnmr(want.threshold_at_fmr(target)), "at target");
+                let lost = 2.0 * weights[3] + weights[1];
+                let rejected = want.rejected(t) as f64 + lost;
+                near(point.frr, rejected / (want.genuine().len() as f64 + lost), "FRR");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_kept_comparisons_cannot_tell_is_not_told() {
+        let vectors = vectors();
+        let sessions = sessions();
+        let trials = [Trial::new(&vectors, &sessions[0]).unwrap()];
+        let scores = Scores::gather(&trials, &[], person).unwrap();
+        let mut people = scores.people.clone().unwrap();
+        let asked = Asked { targets: &[0.01, 0.9], thresholds: &[0.75, -0.75] };
+        let weights = vec![1.0; people.count];
+        let whole = replicate(&scores, &people, &weights, &asked);
+        people.tail.truncate(6);
+        people.whole = false;
+        let part = replicate(&scores, &people, &weights, &asked);
+        assert_eq!(part.points[0].fnmr_at_target, whole.points[0].fnmr_at_target);
+        assert!(whole.points[1].fmr.is_some() && part.points[1].fmr.is_none());
+        assert!(
+            whole.points[1].fnmr_at_target.is_some() && part.points[1].fnmr_at_target.is_none()
+        );
+        assert!(whole.eer.is_some() && part.eer.is_none());
+    }
+}

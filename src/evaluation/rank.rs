@@ -1,11 +1,12 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::mates::{Mates, average_precision, average_precision_trapezoid, descending, ranks_of};
 use super::{Entry, Session, Trial};
 use crate::tensor::Panels;
 
-/// Most mates whose ranks are counted one by one; with more, sorting the row is cheaper.
-const COUNTED: usize = 48;
+/// Probes taken at a time by [`rank_figures`].
+const CHUNK: usize = 64;
 
 /// What became of one probe that has a mate. Ranks count gallery samples, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ pub struct Outcome {
     pub inverse_negative_penalty: f64,
 }
 
-/// A probe without a mate in the gallery.
+/// A probe without a mate in the gallery, or with none left by the filter of captures.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Stranger {
     /// Place among the session's probes.
@@ -138,7 +139,7 @@ pub fn candidates(trial: &Trial<'_>, probe: usize, count: usize) -> Vec<Candidat
     let gallery = &trial.session.gallery;
     let mut order: Vec<usize> =
         (0..gallery.len()).filter(|index| trial.counts(probe, gallery[*index])).collect();
-    order.sort_by(|a, b| similarities[*b].total_cmp(&similarities[*a]));
+    order.sort_by(|a, b| descending(similarities[*a], similarities[*b]));
     order
         .into_iter()
         .take(count)
@@ -217,55 +218,26 @@ pub fn rank_figures(probes: &[(&[f32], u32)], gallery: &[(&[f32], u32)]) -> Rank
     let mates = Mates::of(&enrolled);
     let dim = gallery.first().map_or(0, |(sample, _)| sample.len());
     let panels = Panels::pack(dim, gallery.iter().map(|(sample, _)| *sample));
-    let outcomes: Vec<Option<Outcome>> = asked
-        .par_iter()
-        .map_init(
-            || vec![0.0; gallery.len()],
-            |similarities, probe| {
+    let outcomes: Vec<Vec<Outcome>> = asked
+        .par_chunks(CHUNK)
+        .map(|asked| {
+            let left: Vec<&[f32]> = asked.iter().map(|probe| probes[probe.row].0).collect();
+            let mut similarities = vec![0.0; left.len() * gallery.len()];
+            panels.products(&left, &mut similarities);
+            let rows = similarities.chunks_exact(gallery.len().max(1));
+            let ranked = asked.iter().zip(rows).map(|(probe, similarities)| {
                 let own = mates.of_label(probe.label);
-                (!own.is_empty()).then(|| {
-                    panels.products(&[probes[probe.row].0], similarities);
-                    let ranks = ranks_of(similarities, own, &[]);
-                    outcome(probe.row, *probe, &ranks, first_similarity(similarities, own))
-                })
-            },
-        )
+                let ranks = ranks_of(similarities, own, &[]);
+                let first = first_similarity(similarities, own);
+                (!own.is_empty()).then(|| outcome(probe.row, *probe, &ranks, first))
+            });
+            ranked.flatten().collect()
+        })
         .collect();
     let outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
     let without_mate = probes.len() - outcomes.len();
     let ranking = Ranking { outcomes, strangers: Vec::new(), gallery: gallery.len() };
     RankFigures { without_mate, ..ranking.figures() }
-}
-
-/// Ranks (from 0) of the gallery samples that are mates of a probe, ascending. Gallery samples are
-/// ordered by similarity, descending; ties keep gallery order.
-#[must_use]
-pub fn mate_ranks(similarities: &[f32], is_mate: impl Fn(usize) -> bool) -> Vec<usize> {
-    let mates: Vec<usize> = (0..similarities.len()).filter(|index| is_mate(*index)).collect();
-    ranks_of(similarities, &mates, &[])
-}
-
-/// Mean over hits of the precision at the hit; `None` without a hit.
-#[must_use]
-pub fn average_precision(ranks: &[usize]) -> Option<f64> {
-    let sum: f64 =
-        ranks.iter().enumerate().map(|(i, rank)| (i + 1) as f64 / (rank + 1) as f64).sum();
-    (!ranks.is_empty()).then(|| sum / ranks.len() as f64)
-}
-
-/// The trapezoid of Market-1501's script, which MBA-Net's evaluation uses: at each hit the mean of the
-/// precision before and after it; `None` without a hit.
-#[must_use]
-pub fn average_precision_trapezoid(ranks: &[usize]) -> Option<f64> {
-    let sum: f64 = ranks
-        .iter()
-        .enumerate()
-        .map(|(i, &rank)| {
-            let before = if rank == 0 { 1.0 } else { i as f64 / rank as f64 };
-            (before + (i + 1) as f64 / (rank + 1) as f64) / 2.0
-        })
-        .sum();
-    (!ranks.is_empty()).then(|| sum / ranks.len() as f64)
 }
 
 /// ranks: of a probe's mates, from 0, ascending, at least one.
@@ -288,94 +260,10 @@ fn first_similarity(similarities: &[f32], mates: &[usize]) -> f32 {
     mates.iter().map(|index| similarities[*index]).fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Where the gallery holds each label.
-struct Mates {
-    /// (label, place in the gallery), by label, then by place.
-    labels: Vec<u64>,
-    places: Vec<usize>,
-}
-
-impl Mates {
-    fn of(gallery: &[Entry]) -> Self {
-        let mut sorted: Vec<(u64, usize)> =
-            gallery.iter().enumerate().map(|(place, entry)| (entry.label, place)).collect();
-        sorted.sort_unstable();
-        let (labels, places) = sorted.into_iter().unzip();
-        Self { labels, places }
-    }
-
-    /// Places of the label's samples in the gallery, ascending.
-    fn of_label(&self, label: u64) -> &[usize] {
-        let start = self.labels.partition_point(|other| *other < label);
-        let end = self.labels.partition_point(|other| *other <= label);
-        &self.places[start..end]
-    }
-}
-
-/// Ranks from 0, ascending, of the gallery samples `mates`; `dropped` samples are not there. Both are
-/// ascending places in the gallery.
-fn ranks_of(similarities: &[f32], mates: &[usize], dropped: &[usize]) -> Vec<usize> {
-    if mates.len() > COUNTED {
-        return sorted_ranks(similarities, mates, dropped);
-    }
-    counted_ranks(similarities, mates, dropped)
-}
-
-/// A sample is beaten by all that are closer, and by those as close that come before it.
-fn counted_ranks(similarities: &[f32], mates: &[usize], dropped: &[usize]) -> Vec<usize> {
-    let mut ranks: Vec<usize> = mates
-        .iter()
-        .map(|&mate| {
-            let own = similarities[mate];
-            let beats = |index: usize, other: f32| other > own || (other == own && index < mate);
-            let gone = dropped.iter().filter(|index| beats(**index, similarities[**index])).count();
-            let (before, after) = similarities.split_at(mate);
-            let before = before.iter().filter(|other| **other >= own).count();
-            let after = after.iter().filter(|other| **other > own).count();
-            before + after - gone
-        })
-        .collect();
-    ranks.sort_unstable();
-    ranks
-}
-
-/// The same by a stable sort of the whole row.
-fn sorted_ranks(similarities: &[f32], mates: &[usize], dropped: &[usize]) -> Vec<usize> {
-    let mut order: Vec<usize> =
-        (0..similarities.len()).filter(|index| dropped.binary_search(index).is_err()).collect();
-    order.sort_by(|a, b| similarities[*b].total_cmp(&similarities[*a]));
-    let found = order.iter().enumerate().filter(|(_, index)| mates.binary_search(index).is_ok());
-    found.map(|(rank, _)| rank).collect()
-}
 #[cfg(test)]
 mod tests {
+    use super::super::{EvaluationError, Vectors};
     use super::*;
-
-    #[test]
-    fn ties_are_broken_by_gallery_order() {
-        assert_eq!(mate_ranks(&[0.5, 0.9, 0.5, 0.1], |i| i == 2 || i == 3), [2, 3]);
-        assert_eq!(mate_ranks(&[0.5, 0.9, 0.5, 0.1], |i| i == 0), [1]);
-    }
-
-    #[test]
-    fn both_precisions_equal_those_worked_by_hand() {
-        // Hits at rows 0 and 3: (1/1 + 2/4) / 2 and ((1 + 1)/2 + (1/3 + 2/4)/2) / 2.
-        assert_eq!(average_precision(&[0, 3]), Some(0.75));
-        let trapezoid = average_precision_trapezoid(&[0, 3]).unwrap();
-        assert!((trapezoid - (1.0 + 5.0 / 12.0) / 2.0).abs() < 1e-12);
-        assert_eq!(average_precision(&[]), None);
-        assert_eq!(average_precision_trapezoid(&[]), None);
-    }
-
-    #[test]
-    fn with_one_mate_the_trapezoid_is_the_mean_of_rank_1_and_standard() {
-        for rank in 0..6 {
-            let rank1 = f64::from(u8::from(rank == 0));
-            let standard = average_precision(&[rank]).unwrap();
-            let trapezoid = average_precision_trapezoid(&[rank]).unwrap();
-            assert!((trapezoid - (rank1 + standard) / 2.0).abs() < 1e-12, "{rank}");
-        }
-    }
 
     #[test]
     fn a_probe_without_a_mate_is_left_out_and_counted() {
@@ -385,5 +273,90 @@ mod tests {
         let figures = rank_figures(&probes, &gallery);
         assert_eq!((figures.probes, figures.without_mate), (2, 1));
         assert_eq!((figures.rank1, figures.rank5, figures.map), (0.5, 1.0, 0.75));
+    }
+
+    /// Two dimensions are enough: the second row is orthogonal to the first.
+    const AXES: [[f32; 2]; 4] = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]];
+
+    fn session(gallery: &[(usize, u64)], probes: &[(usize, u64)]) -> Session {
+        let entries =
+            |of: &[(usize, u64)]| of.iter().map(|&(row, label)| Entry { row, label }).collect();
+        Session { gallery: entries(gallery), probes: entries(probes) }
+    }
+
+    #[test]
+    fn figures_of_a_session_equal_those_worked_by_hand() {
+        let vectors = Vectors::new(2, AXES.concat()).unwrap();
+        // Similarities of row 0 to the gallery: 0, 1, 0, -1.
+        let session = session(&[(1, 1), (0, 2), (3, 3), (2, 1)], &[(0, 1), (0, 2), (0, 3), (0, 9)]);
+        let trial = Trial::new(&vectors, &session).unwrap();
+        let ranking = rank(&trial);
+        let ranks: Vec<(usize, f32)> =
+            ranking.outcomes.iter().map(|outcome| (outcome.rank, outcome.similarity)).collect();
+        assert_eq!(ranks, [(2, 0.0), (1, 1.0), (3, 0.0)], "the tie keeps gallery order");
+        let first = ranking.outcomes[0];
+        assert_eq!((first.mates, first.average_precision), (2, (1.0 / 2.0 + 2.0 / 4.0) / 2.0));
+        assert_eq!(first.inverse_negative_penalty, 0.5);
+        let stranger = Stranger { probe: 3, row: 0, label: 9, similarity: Some(1.0) };
+        assert_eq!(ranking.strangers, [stranger]);
+        let third = 1.0 / 3.0;
+        assert_eq!(ranking.cmc(), [third, 2.0 * third, 1.0, 1.0]);
+        let figures = ranking.figures();
+        assert_eq!((figures.rank1, figures.rank5, figures.rank20), (third, 1.0, 1.0));
+        assert_eq!((figures.probes, figures.without_mate), (3, 1));
+        let worst: Vec<usize> = ranking.worst(2).iter().map(|outcome| outcome.probe).collect();
+        assert_eq!(worst, [2, 0]);
+        let shown: Vec<(usize, bool)> =
+            candidates(&trial, 2, 3).iter().map(|c| (c.row, c.mate)).collect();
+        assert_eq!(shown, [(0, false), (1, false), (3, true)]);
+        assert!(candidates(&trial, 4, 3).is_empty());
+    }
+
+    #[test]
+    fn gallery_samples_of_the_probes_capture_are_dropped_for_their_own_subject_only() {
+        let vectors = Vectors::new(2, AXES.concat()).unwrap();
+        let session = session(&[(0, 1), (1, 2), (1, 1)], &[(0, 1), (0, 2)]);
+        let trial = Trial::new(&vectors, &session).unwrap();
+        assert_eq!(rank(&trial).outcomes[0].rank, 1);
+        let ranking = rank(&trial.without_same_capture(&[5, 6, 7, 7]).unwrap());
+        let outcome = ranking.outcomes[0];
+        assert_eq!((outcome.rank, outcome.mates, outcome.similarity), (2, 1, 0.0));
+        assert_eq!(ranking.outcomes[1].rank, 2, "another subject's sample of that capture stays");
+        let all_one = trial.without_same_capture(&[5; 4]).unwrap();
+        let ranking = rank(&all_one);
+        assert_eq!(ranking.strangers[0].similarity, Some(0.0), "its own samples are not there");
+        assert!(matches!(
+            trial.without_same_capture(&[1]),
+            Err(EvaluationError::Captures { got: 1, rows: 4 })
+        ));
+        let none = Session { gallery: vec![Entry { row: 4, label: 0 }], probes: Vec::new() };
+        let refused = Trial::new(&vectors, &none).err();
+        assert_eq!(refused, Some(EvaluationError::NoSuchRow { row: 4, rows: 4 }));
+    }
+
+    #[test]
+    fn many_blocks_and_many_mates_rank_as_one_probe_by_itself() {
+        let (rows, dim, labels) = (700, 8, 5);
+        let value = |row: usize, d: usize| ((row * 37 + d * 101 + row * row % 13) as f32).sin();
+        let mut values: Vec<f32> = Vec::new();
+        for row in 0..rows {
+            let raw: Vec<f32> = (0..dim).map(|d| value(row, d)).collect();
+            let norm = raw.iter().map(|v| v * v).sum::<f32>().sqrt();
+            values.extend(raw.iter().map(|v| v / norm));
+        }
+        let vectors = Vectors::new(dim, values).unwrap();
+        let entries: Vec<(usize, u64)> =
+            (0..rows).map(|row| (row, (row % labels) as u64)).collect();
+        let session = session(&entries[..300], &entries[300..]);
+        let trial = Trial::new(&vectors, &session).unwrap();
+        let ranking = rank(&trial);
+        for outcome in ranking.outcomes.iter().step_by(29) {
+            let own = candidates(&trial, outcome.probe, 300);
+            let similarities: Vec<f32> = own.iter().map(|c| c.similarity).collect();
+            assert!(similarities.is_sorted_by(|a, b| a >= b));
+            let ranks: Vec<usize> = (0..300).filter(|rank| own[*rank].mate).collect();
+            assert_eq!(outcome.rank, ranks[0] + 1);
+            assert_eq!(Some(outcome.average_precision), average_precision(&ranks));
+        }
     }
 }

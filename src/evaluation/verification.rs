@@ -218,3 +218,74 @@ fn evenly(scores: &[f32], count: usize, from_below: bool) -> Vec<f32> {
         .map(|step| if from_below { scores[last - place(step)] } else { scores[place(step)] })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::EvaluationError;
+    use super::*;
+
+    fn scores(genuine: &[f32], impostor: &[f32]) -> Scores {
+        Scores::from_scores(genuine.to_vec(), impostor.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn rates_count_ties_against_the_system() {
+        let scores = scores(&[0.375, 0.875, 0.125, 0.625], &[0.25, 0.75, 0.0, 0.5]);
+        assert_eq!((scores.fmr(0.5), scores.fnmr(0.5)), (0.5, 0.5));
+        assert_eq!((scores.fmr(0.75), scores.fnmr(0.625)), (0.25, 0.5));
+        assert_eq!((scores.fmr(f32::MIN), scores.fnmr(2.0)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn the_equal_error_rate_equals_that_worked_by_hand() {
+        let on_a_score = scores(&[0.375, 0.875, 0.125, 0.625], &[0.25, 0.75, 0.0, 0.5]).eer();
+        assert_eq!((on_a_score.rate, on_a_score.threshold), (0.5, 0.5));
+        // From (1/4, 0) at 0.25 straight up to (1/4, 1/2) at 0.5.
+        let upright = scores(&[0.75, 0.25], &[0.5, 0.0, 0.0, 0.0]).eer();
+        assert_eq!((upright.rate, upright.threshold, upright.fnmr), (0.25, 0.5, 0.5));
+        // Genuine and impostor tie: from (1/2, 0) aslant to (0, 1), above every score.
+        let aslant = scores(&[0.5, 0.5], &[0.5, 0.0]).eer();
+        assert!((aslant.rate - 1.0 / 3.0).abs() < 1e-15);
+        assert_eq!(aslant.threshold, 0.5_f32.next_up());
+        let apart = scores(&[0.75, 0.5], &[0.25, 0.0]).eer();
+        assert_eq!((apart.rate, apart.fmr, apart.fnmr), (0.0, 0.0, 0.0));
+        let upside_down = scores(&[0.25, 0.0], &[0.75, 0.5]).eer();
+        assert_eq!(upside_down.rate, 1.0);
+    }
+
+    #[test]
+    fn the_curve_runs_from_everything_accepted_to_nothing() {
+        let genuine: Vec<f32> = (0..3000).map(|i| (i as f32 * 0.7).sin() * 0.3 + 0.4).collect();
+        let impostor: Vec<f32> = (0..9000).map(|i| (i as f32 * 0.3).cos() * 0.4).collect();
+        let scores = scores(&genuine, &impostor);
+        let thinned = scores.det(500);
+        assert!(thinned.len() > 200 && thinned.len() <= 500, "{}", thinned.len());
+        let (first, last) = (thinned[0], thinned[thinned.len() - 1]);
+        assert_eq!((first.fmr, first.fnmr, last.fmr, last.fnmr), (1.0, 0.0, 0.0, 1.0));
+        assert!(thinned.is_sorted_by(|a, b| a.fmr >= b.fmr && a.fnmr <= b.fnmr));
+        let rare = thinned.iter().filter(|point| point.fmr > 0.0 && point.fmr < 0.01).count();
+        assert!(rare > 20, "the rare false matches have their points: {rare}");
+        let whole = super::tests::scores(&[0.5, 0.25], &[0.25, 0.0]).det(500);
+        let points: Vec<(f64, f64)> = whole.iter().map(|point| (point.fmr, point.fnmr)).collect();
+        assert_eq!(points, [(1.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, 1.0)]);
+    }
+
+    #[test]
+    fn scores_without_people_have_exact_intervals_only() {
+        let scores = scores(&[0.75, 0.25, 0.5, 0.875], &[0.5, 0.0, 0.125, 0.25]);
+        let figures = scores.figures(&[0.25, 0.0], &Bootstrap::default());
+        let point = &figures.points[0];
+        assert_eq!((point.threshold, point.fmr.errors, point.fnmr.errors), (0.5, 1, 1));
+        assert_eq!((point.fnmr.value, point.fnmr.trials), (0.25, 4));
+        assert_eq!(figures.points[1].threshold, 0.75);
+        assert!(point.fmr.exact.low < 0.25 && point.fmr.exact.high > 0.25);
+        assert_eq!(
+            (point.fnmr.by_subject, &point.refused, figures.lowest_fmr),
+            (None, &None, None)
+        );
+        let refused = |genuine, impostor| Scores::from_scores(genuine, impostor).err();
+        assert_eq!(refused(vec![], vec![0.0]), Some(EvaluationError::NoGenuine));
+        assert_eq!(refused(vec![0.0], vec![]), Some(EvaluationError::NoImpostor));
+        assert_eq!(refused(vec![0.0], vec![f32::NAN]), Some(EvaluationError::NotANumber));
+    }
+}

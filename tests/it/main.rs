@@ -13,6 +13,7 @@ mod cli;
 mod crash;
 mod datasets;
 mod evaluate;
+mod evaluation;
 mod explain;
 mod fine_tune;
 mod gallery;
