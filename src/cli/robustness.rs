@@ -28,7 +28,13 @@ pub(super) struct Args {
     /// Draws of gallery and probes
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// Only the first subjects of the data set
+    /// Only the subjects that `train --hold-out` holds out with this share
+    #[arg(long, value_name = "SHARE")]
+    hold_out: Option<f64>,
+    /// With --hold-out: names the draw of the held-out subjects, as for `train`
+    #[arg(long, default_value_t = 1, requires = "hold_out")]
+    split_seed: u64,
+    /// Only the first subjects, of those
     #[arg(long, value_name = "N")]
     limit_subjects: Option<usize>,
     /// FMR of clean pictures to fix the threshold at, at least the lowest that the subjects support
@@ -73,6 +79,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         },
         seed: args.seed,
         runs: args.runs as usize,
+        hold_out: args.hold_out.map(|share| (share, args.split_seed)),
         limit_subjects: args.limit_subjects,
         target_fmr: args.fmr,
         replicates: args.replicates,

@@ -8,8 +8,10 @@ use crate::image::Picture;
 use super::hand::Hand;
 use super::{Severity, either, longest};
 
-/// Stops of exposure over or under.
-const STOPS: [f32; 5] = [0.3, 0.6, 0.95, 1.35, 1.8];
+/// Stops of exposure too many: more would leave nothing but white of fair skin.
+const OVER: [f32; 5] = [0.2, 0.4, 0.6, 0.8, 1.0];
+/// Stops of exposure too few.
+const UNDER: [f32; 5] = [0.3, 0.6, 0.95, 1.35, 1.8];
 /// What is left of the contrast.
 const CONTRAST: [f32; 5] = [0.75, 0.58, 0.43, 0.31, 0.22];
 /// Exponent, or its inverse.
@@ -25,7 +27,9 @@ const PENUMBRA: f32 = 0.06;
 const STEPS: usize = 64;
 
 pub(super) fn brightness(picture: &Picture, severity: Severity, rng: &mut ChaCha8Rng) -> Picture {
-    let gain = (either(rng) * severity.of(STOPS)).exp2();
+    let over = either(rng) > 0.0;
+    let stops = if over { severity.of(OVER) } else { -severity.of(UNDER) };
+    let gain = stops.exp2();
     by_tables(picture, &[(); 3].map(|()| table(|value| encoded(linear(value) * gain))))
 }
 

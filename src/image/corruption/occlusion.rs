@@ -1,3 +1,5 @@
+use std::f32::consts::TAU;
+
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
@@ -23,6 +25,8 @@ const FINGERS: f32 = 0.66;
 const PALM: f32 = 0.45;
 /// Middle of a bracelet that fits.
 const WRIST: f32 = 0.1;
+/// An arm where none is seen.
+const ARM: [f32; 2] = [-0.2, 0.2];
 
 const METALS: [[f32; 3]; 3] = [[212.0, 175.0, 75.0], [196.0, 199.0, 206.0], [201.0, 150.0, 128.0]];
 
@@ -75,18 +79,22 @@ pub(super) fn sleeve(picture: &Picture, severity: Severity, rng: &mut ChaCha8Rng
     let cloth: [f32; 3] = [0, 1, 2].map(|_| rng.random_range(20.0..190.0));
     let (folds, phase) = (rng.random_range(3.0..6.0), rng.random_range(0.0..6.0));
     let end = severity.of(SLEEVE);
-    // As wide as the widest of what it covers: a hand at the picture's side shows little of the wrist.
+    // As wide as the widest of what it covers: a hand at the picture's side shows little of the wrist. Further up
+    // the thumb is left out.
     let places = (1..=8).map(|i| 0.04 * i as f32).take_while(|t| *t < end.max(0.07));
     let [left, right] = places
-        .map(|t| arm(&hand, t))
+        .filter_map(|t| {
+            let pieces = hand.across(t);
+            if t < 0.2 { hull(&pieces) } else { widest(&pieces) }
+        })
         .reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])])
-        .unwrap_or([-0.2, 0.2]);
-    let aside = 0.04 * (right - left);
+        .unwrap_or(ARM);
+    let aside = 0.08 * (right - left);
     // Reaches below the wrist's side, wherever that is cut by the picture.
     let band = Band { t: [-0.5, end], s: [left - aside, right + aside] };
     let mut rgb = picture.rgb().to_vec();
     paint(&mut rgb, picture, &hand, &band, |u, v| {
-        let fold = 1.0 + 0.1 * (folds * 6.283 * v + phase + 2.0 * u).sin();
+        let fold = 1.0 + 0.1 * (folds * TAU * v + phase + 2.0 * u).sin();
         // A seam near the end.
         let seam = if ((1.0 - u) * (end + 0.5) - 0.02).abs() < 0.004 { 0.75 } else { 1.0 };
         cloth.map(|value| value * fold * seam)
@@ -120,9 +128,14 @@ pub(super) fn patch(picture: &Picture, severity: Severity, rng: &mut ChaCha8Rng)
 
 /// The arm across the hand at `t`, and a little aside.
 fn arm(hand: &Hand, t: f32) -> [f32; 2] {
-    let [left, right] = widest(&hand.across(t)).unwrap_or([-0.2, 0.2]);
+    let [left, right] = hull(&hand.across(t)).unwrap_or(ARM);
     let aside = 0.05 * (right - left);
     [left - aside, right + aside]
+}
+
+/// From the first piece to the last: what is worn on an arm may look like the background.
+fn hull(pieces: &[[f32; 2]]) -> Option<[f32; 2]> {
+    Some([pieces.first()?[0], pieces.last()?[1]])
 }
 
 fn widest(pieces: &[[f32; 2]]) -> Option<[f32; 2]> {

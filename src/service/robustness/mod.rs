@@ -57,7 +57,10 @@ pub struct RobustnessRequest {
     pub seed: u64,
     /// Draws of gallery and probes that figures are the mean of.
     pub runs: usize,
-    /// Only the first so many subjects of the data set.
+    /// Only the subjects that `train` holds out with this share and seed: those of a fine-tuned model's own
+    /// training say nothing of others.
+    pub hold_out: Option<(f64, u64)>,
+    /// Only the first so many subjects of those.
     pub limit_subjects: Option<usize>,
     /// FMR of clean pictures that the threshold is set for; the lowest that the subjects can support where that
     /// is higher.
@@ -221,7 +224,8 @@ pub fn measure_robustness(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<RobustnessReport, RobustnessError> {
     let embedder = super::open_model(&request.model, &request.device, &mut Vec::new())?;
-    let images = plan::limited(dataset::read(&request.data)?, request.limit_subjects);
+    let images = plan::held_out(dataset::read(&request.data)?, request.hold_out)?;
+    let images = plan::limited(images, request.limit_subjects);
     let plan = Plan::draw(&images, request.runs, request.seed);
     if !plan.is_enough() {
         return Err(RobustnessError::TooFew);

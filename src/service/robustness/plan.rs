@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dataset::LabelledImage;
+use crate::dataset::{self, DatasetError, LabelledImage, Protocol};
 use crate::domain::{Aspect, Side};
 use crate::evaluation::{
     Answer, Asked, Entry, Grouping, Outcome, Session, Tally, Trial, Vectors, false_match_share,
@@ -29,6 +29,18 @@ pub(super) struct Plan {
 struct Draw {
     gallery: Vec<usize>,
     probes: Vec<usize>,
+}
+
+/// The images of the subjects that `train` holds out with a share and a seed; all of them without.
+pub(super) fn held_out(
+    images: Vec<LabelledImage>,
+    hold_out: Option<(f64, u64)>,
+) -> Result<Vec<LabelledImage>, DatasetError> {
+    let Some((share, seed)) = hold_out else { return Ok(images) };
+    let splits = dataset::split(&images, Protocol::Subjects { train: 1.0 - share }, seed)?;
+    let mut kept: Vec<usize> = splits.into_iter().flat_map(|split| split.test).collect();
+    kept.sort_unstable();
+    Ok(kept.into_iter().map(|at| images[at].clone()).collect())
 }
 
 /// The images of the first `limit` subjects, in the order that subjects first appear in.
@@ -156,6 +168,9 @@ impl Plan {
     }
 }
 
+/// The group that an image belongs to.
+type GroupOf<'a> = dyn Fn(&LabelledImage) -> Option<String> + 'a;
+
 /// A plan's sessions over embeddings.
 pub(super) struct Seen {
     vectors: Vectors,
@@ -201,7 +216,7 @@ impl Seen {
             move |image: &LabelledImage| image.attributes.extra.get(name).cloned()
         };
         let age = |image: &LabelledImage| image.attributes.extra.get("age")?.parse().ok().map(band);
-        let attributes: [(&str, &dyn Fn(&LabelledImage) -> Option<String>); 5] = [
+        let attributes: [(&str, &GroupOf<'_>); 5] = [
             ("skin colour", &extra("skin_color")),
             ("gender", &extra("gender")),
             ("age", &age),

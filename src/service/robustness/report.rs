@@ -194,7 +194,7 @@ fn group_table(table: &GroupTable) -> Table {
         std::iter::once(row.group.clone()).chain(counts).chain(figures).collect()
     };
     let mut note = "Clean pictures, in %, at the one threshold of everybody. FMR is of pairs within the group, with exact (Clopper-Pearson) \
-         intervals for FMR and FNMR."
+         intervals for FMR and FNMR, which take comparisons for independent; those of Rank-1 are over subjects."
         .to_owned();
     if let Some(gap) = table.rank1_gap {
         let _ = write!(note, " Lowest less highest Rank-1: {:.1} points.", 100.0 * gap);
