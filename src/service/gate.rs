@@ -53,8 +53,8 @@ mod tests {
         let (mut second, mut third) = (Box::pin(gate.enter()), Box::pin(gate.enter()));
         assert!(poll_immediate(&mut second).await.is_none());
         assert!(poll_immediate(&mut third).await.is_none());
-        let refused = gate.enter().await.unwrap_err();
-        assert!(matches!(refused, ServiceError::Busy { waiting: 2 }), "{refused}");
+        let refused = poll_immediate(gate.enter()).await;
+        assert!(matches!(refused, Some(Err(ServiceError::Busy { waiting: 2 }))));
         // Whoever leaves gives the place up, and whoever is done the turn.
         drop(second);
         drop(first);
