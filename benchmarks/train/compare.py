@@ -1,7 +1,7 @@
 """Training steps of ViT-B/32's image tower, here and in PyTorch, in turns on the same cores.
 
     pip install torch transformers
-    python benchmarks/train/compare.py [--threads 1 2] [--batches 8 32] [--rounds 3]
+    python benchmarks/train/compare.py [--threads 1 2] [--batches 8 32] [--rounds 3] [--ours BINARY]
 
 Prints medians over the rounds, and the ratios of time and peak memory as medians of each round's own ratio: below 1
 we are ahead. Processor seconds count all threads. They are what to look at on a machine that others use as well, with
@@ -32,8 +32,9 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ours", help="the benchmark as cargo built it; left out, cargo runs it")
     arguments = parser.parse_args()
-    ours = ["cargo", "bench", "--locked", "--bench", "train", "--"]
+    ours = [arguments.ours] if arguments.ours else ["cargo", "bench", "--locked", "--bench", "train", "--"]
     theirs = [sys.executable, str(HERE / "torch_step.py")]
     print("| threads | batch | s/step | PyTorch | ratio | processor s | PyTorch | ratio | MiB | PyTorch | ratio |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")

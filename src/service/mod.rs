@@ -125,7 +125,7 @@ pub(crate) fn open_model(
     notices: &mut Vec<String>,
 ) -> Result<Embedder, ServiceError> {
     let choice = device.parse()?;
-    let (device, notice) = crate::tensor::open(choice)?;
+    let (device, notice) = crate::tensor::open(choice);
     notices.extend(notice);
     let opened = match model {
         ModelChoice::Nano => Embedder::nano(&device),

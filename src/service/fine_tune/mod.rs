@@ -315,7 +315,7 @@ fn scalars(report: &EpochReport, figures: Option<&Figures>) -> Vec<(String, f64)
 }
 
 fn open_device(choice: &str, progress: &dyn Fn(FineTuneEvent)) -> Result<Device, FineTuneError> {
-    let (device, notice) = tensor::open(choice.parse()?)?;
+    let (device, notice) = tensor::open(choice.parse()?);
     if let Some(notice) = notice {
         progress(FineTuneEvent::Notice(notice));
     }

@@ -77,13 +77,14 @@ impl Golden {
                 let values = of.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()
             };
-            if of.ends_with("k_proj.bias") {
-                // Softmax does not see a shift of all keys: zero but for rounding.
-                assert!(norm(expected) < 1e-5 && norm(got) < 1e-5, "{name}: {of}");
+            // Softmax does not see a shift of all keys, nor a batch norm one of all features: zero but for rounding.
+            let unseen = name == "cross_entropy" && of == "vision_model.post_layernorm.bias";
+            if unseen || of.ends_with("k_proj.bias") {
+                assert!(norm(expected) < 2e-4 && norm(got) < 2e-4, "{name}: {of}");
                 continue;
             }
             let (size, error) = (norm(expected), norm(&(got - expected).unwrap()));
-            assert!(size > 1e-6, "{name}: PyTorch's gradient of {of} is nothing");
+            assert!(size > 1e-3, "{name}: PyTorch's gradient of {of} is nothing");
             assert!(error <= TOLERANCE * size, "{name}: {of} differs by {error} of {size}");
         }
         assert!(left.is_empty(), "{name}: no gradient of {left:?}");
