@@ -69,7 +69,7 @@ pub enum GalleryError {
         got: f32,
     },
     /// A text or attributes too long for a record.
-    #[error("the {what} take {got} bytes, at most {max} are kept")]
+    #[error("{what} takes {got} bytes, at most {max} are kept")]
     TooLong {
         /// What is too long.
         what: &'static str,

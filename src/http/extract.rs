@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
@@ -52,6 +52,12 @@ impl BodyLimits {
         mut payload: web::Payload,
         max: usize,
     ) -> Result<Body, ApiError> {
+        let encoding = request.headers().get(CONTENT_ENCODING);
+        if encoding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let detail = "send the body as it is, without a content-encoding";
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(ApiError::new(status, "unsupported_media_type", detail));
+        }
         let too_large = || {
             let detail = format!("the body is larger than {max} bytes");
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)

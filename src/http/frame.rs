@@ -13,13 +13,17 @@ use actix_web::http::header::{
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _, web};
 
 use crate::telemetry::Metrics;
 
 use super::error::{ApiError, from_status};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request's number, for handlers that write errors themselves.
+#[derive(Clone)]
+pub(super) struct RequestNumber(pub(super) String);
 
 /// Shared by all workers.
 #[derive(Clone)]
@@ -71,6 +75,7 @@ pub(super) async fn around<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let started = Instant::now();
     let id = request_id(&request);
+    request.extensions_mut().insert(RequestNumber(id.clone()));
     let method = request.method().clone();
     let Some(frame) = request.app_data::<web::Data<Frame>>().cloned() else {
         let error = from_status(StatusCode::INTERNAL_SERVER_ERROR);

@@ -1,5 +1,5 @@
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpResponse, delete, get, post, web};
+use actix_web::{HttpMessage as _, HttpResponse, delete, get, post, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -11,6 +11,7 @@ use super::document::{ImageFields, ImageFile};
 use super::error::{ApiError, Problem};
 use super::extract::Incoming;
 use super::forms::Form;
+use super::frame::RequestNumber;
 
 /// Images a batch may hold.
 const MAX_BATCH: usize = 256;
@@ -128,6 +129,8 @@ pub(super) async fn enrol_batch(
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let gallery = GalleryId::new(path.into_inner())?;
+    let number = incoming.request().extensions().get::<RequestNumber>().cloned();
+    let number = number.map_or_else(String::new, |number| number.0);
     let Batch { samples } = incoming.json(MAX_BATCH).await?;
     if samples.is_empty() || samples.len() > MAX_BATCH {
         return Err(ApiError::field(
@@ -173,7 +176,7 @@ pub(super) async fn enrol_batch(
             };
             match answer {
                 Ok(sample) => BatchResult { sample: Some(sample), error: None },
-                Err(error) => BatchResult { sample: None, error: Some(error.problem("")) },
+                Err(error) => BatchResult { sample: None, error: Some(error.problem(&number)) },
             }
         })
         .collect();

@@ -191,7 +191,10 @@ impl From<GalleryError> for ServiceError {
             GalleryError::Limit { .. } => invalid("limit"),
             GalleryError::MeanOf { .. } => invalid("mean_of"),
             GalleryError::BatchTooLarge { .. } => invalid("samples"),
-            GalleryError::TooLong { .. } => invalid("description"),
+            GalleryError::TooLong { what, got, max } => Self::Invalid {
+                field: what,
+                problem: format!("takes {got} bytes, at most {max} are kept"),
+            },
             GalleryError::ImageTooLarge { .. } => Self::ImageTooLarge(message),
             GalleryError::Full { .. } | GalleryError::TooManyGalleries { .. } => {
                 Self::Full(message)

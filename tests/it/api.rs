@@ -126,7 +126,10 @@ fn a_batch_keeps_the_good_and_names_the_bad() {
         good(8),
         json!(7),
     ];
-    let answer = app.post("/v1/galleries/g/samples:batch", &json!({"samples": items})).ok();
+    let answer = app.post("/v1/galleries/g/samples:batch", &json!({"samples": items}));
+    let number = json!(answer.header("x-request-id").unwrap());
+    let answer = answer.ok();
+    assert_eq!(answer["results"][1]["error"]["request_id"], number);
     assert_eq!((&answer["enrolled"], &answer["failed"]), (&json!(2), &json!(4)));
     let code = |i: usize| answer["results"][i]["error"]["code"].as_str().map(str::to_owned);
     let codes: Vec<Option<String>> = (0..6).map(code).collect();
@@ -228,6 +231,7 @@ fn a_bad_request_gets_a_stable_code_and_changes_nothing() {
     raw("image/png", &blank).refused(422, "image_blank");
     raw("image/png", &tiny).refused(422, "image_too_small");
     raw("text/plain", jpeg).refused(415, "unsupported_media_type");
+    app.post_encoded(enrol, "gzip", jpeg).refused(415, "unsupported_media_type");
     raw("image/jpeg", &vec![0xff; 9 * 1024 * 1024]).refused(413, "body_too_large");
     raw("application/json", b"{").refused(400, "malformed_json");
     raw("application/json", b"[]").refused(400, "invalid_request");

@@ -244,6 +244,24 @@ fn rng() -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(99)
 }
 
+/// So narrow that the graph alone leads five in a hundred of these walks elsewhere.
+#[test]
+fn a_narrow_walk_still_ends_at_the_right_person() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = GalleryOptions { build_width: 40, search_width: 10, ..small_graph() };
+    let (_galleries, gallery) = create(dir.path(), &options, 512);
+    let centres = populate(&gallery, 2_500, 4, 512);
+    gallery.compact().unwrap();
+    assert_eq!(gallery.info().index.kind, "hnsw");
+    let mut rng = rng();
+    let lost = (0..1_000).filter(|i| {
+        let of = i * 7 % centres.len();
+        let found = gallery.search_samples(&near(&centres[of], 0.7, &mut rng), &params(1)).unwrap();
+        found[0].subject != subject(of)
+    });
+    assert!(lost.count() <= 3);
+}
+
 #[test]
 fn at_100_000_samples_recall_stays_above_99_percent() {
     let dir = tempfile::tempdir().unwrap();
@@ -255,11 +273,7 @@ fn at_100_000_samples_recall_stays_above_99_percent() {
     let start = std::time::Instant::now();
     gallery.compact().unwrap();
     println!("built and saved the graph in {:?}", start.elapsed());
-    for filter in filters() {
-        let recall = recall(&gallery, &centres, &filter, 200);
-        println!("recall@10 {recall:.4} with {}", serde_json::to_string(&filter).unwrap());
-        assert!(recall >= 0.99, "recall {recall} with {filter:?}");
-    }
+    measure_recall(&gallery, &centres, "with all");
     let mut rng = rng();
     let probes: Vec<Embedding> =
         (0..500).map(|i| near(&centres[i * 17 % centres.len()], 0.7, &mut rng)).collect();
@@ -275,9 +289,18 @@ fn at_100_000_samples_recall_stays_above_99_percent() {
     for n in (0..10_000).step_by(97) {
         gallery.erase_subject(&subject(n)).unwrap();
     }
+    measure_recall(&gallery, &centres, "after erasures");
+}
+
+/// A walk may end in the wrong place once in a few hundred, so that takes many probes to see; a filtered
+/// search scans.
+fn measure_recall(gallery: &Gallery, centres: &[Vec<f32>], when: &str) {
     for filter in filters() {
-        let recall = recall(&gallery, &centres, &filter, 50);
-        assert!(recall >= 0.99, "after erasures: recall {recall} with {filter:?}");
+        let probes = if filter == AttributeFilter::default() { 1_000 } else { 30 };
+        let recall = recall(gallery, centres, &filter, probes);
+        let named = serde_json::to_string(&filter).unwrap();
+        println!("{when}: recall@10 {recall:.4} of {probes} probes with {named}");
+        assert!(recall >= 0.99, "{when}: recall {recall} with {named}");
     }
 }
 

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::kernel::Kernel;
 use super::rows::Rows;
-use super::segment::{Layer, NONE, Near, Segment, encode};
+use super::segment::{Layer, Near, Segment, encode};
 
 /// How a graph is built.
 #[derive(Debug, Clone, Copy)]
@@ -101,20 +101,26 @@ fn build_here(
     let mut segment = built.ok_or_else(|| "it was told to stop".to_owned())?;
     let tool = Refiner { kernel, rows };
     tool.choose_again(&mut segment);
+    let width = options.search_width;
     for _ in 0..ROUNDS {
         let lost = unreachable_nodes(&segment);
         if lost.is_empty() {
             break;
         }
-        tool.link_in(&mut segment, &lost, options.build_width);
+        lost.iter().for_each(|node| tool.link_in(&mut segment, *node, width));
     }
     for _ in 0..ROUNDS {
-        let missed = tool.missed(&segment, options.search_width);
+        let missed = tool.missed(&segment, width);
         if missed.is_empty() {
             break;
         }
         tracing::debug!(missed = missed.len(), "linking in samples that do not find themselves");
-        tool.link_in(&mut segment, &missed, options.build_width);
+        for node in missed {
+            // Links to another of its cluster may have helped it.
+            if !tool.finds(&segment, node, width) {
+                tool.link_in(&mut segment, node, width);
+            }
+        }
     }
     Ok(segment)
 }
@@ -149,17 +155,8 @@ fn insert_all(
 
 /// Copies hnsw_rs's linked points into arrays.
 fn flatten(graph: &Hnsw<'_, i8, CodedCosine>, coded: &[(Vec<i8>, f32)], links: usize) -> Segment {
-    let nodes = coded.len();
-    let width = 2 * links;
-    let mut segment = Segment {
-        dim: coded.first().map_or(0, |(code, _)| code.len()),
-        codes: coded.iter().flat_map(|(code, _)| code).copied().collect(),
-        scales: coded.iter().map(|(_, scale)| *scale).collect(),
-        width,
-        base: vec![NONE; nodes * width],
-        upper: Vec::new(),
-        entry: 0,
-    };
+    let dim = coded.first().map_or(0, |(code, _)| code.len());
+    let mut segment = Segment::new(dim, coded, 2 * links);
     let points = graph.get_point_indexation();
     let top = usize::from(points.get_max_level_observed());
     segment.upper = vec![Layer::default(); top];
@@ -271,30 +268,29 @@ impl Refiner<'_> {
         }
     }
 
-    /// Gives each of `nodes` links to the nodes closest to it, and links from where a walk that looks for
-    /// it ends.
-    fn link_in(&self, segment: &mut Segment, nodes: &[u32], width: usize) {
-        for node in nodes {
-            let found = segment.walk(self.kernel, self.rows.vector(*node), width, |n| n != *node);
-            let found = self.ranked(segment, *node, found.unwrap_or_default().into_iter());
-            let all = found.iter().map(|near| near.node).chain(segment.links(*node));
-            let own = self.select(&self.ranked(segment, *node, all), segment.width);
-            segment.set_links(*node, own.into_iter());
-            for near in found.iter().take(LINKED_BACK) {
-                segment.link_back(near.node, *node);
-            }
+    /// Links a node from where a walk that looks for it ends without it. The walk must be as wide as those
+    /// that are to find it: a wider one ends elsewhere, often in the node's own cluster, and links from
+    /// there help nobody who does not get there.
+    fn link_in(&self, segment: &mut Segment, node: u32, width: usize) {
+        let found = segment.walk(self.kernel, self.rows.vector(node), width, |n| n != node);
+        let found = self.ranked(segment, node, found.unwrap_or_default().into_iter());
+        let all = found.iter().map(|near| near.node).chain(segment.links(node));
+        let own = self.select(&self.ranked(segment, node, all), segment.width);
+        segment.set_links(node, own.into_iter());
+        for near in found.iter().take(LINKED_BACK) {
+            segment.link_back(near.node, node);
         }
+    }
+
+    fn finds(&self, segment: &Segment, node: u32, width: usize) -> bool {
+        let found = segment.walk(self.kernel, self.rows.vector(node), width, |_| true);
+        found.is_some_and(|found| found.contains(&node))
     }
 
     /// Nodes that do not find themselves.
     fn missed(&self, segment: &Segment, width: usize) -> Vec<u32> {
-        (0..segment.len() as u32)
-            .into_par_iter()
-            .filter(|node| {
-                let found = segment.walk(self.kernel, self.rows.vector(*node), width, |_| true);
-                !found.is_some_and(|found| found.contains(node))
-            })
-            .collect()
+        let nodes = (0..segment.len() as u32).into_par_iter();
+        nodes.filter(|node| !self.finds(segment, *node, width)).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Dot products in safe code that compiles to vector instructions.
 
+use std::collections::BinaryHeap;
+
 use pulp::{Simd, WithSimd};
 
 /// Lanes summed independently: enough to keep the adders of any processor busy.
@@ -35,6 +37,20 @@ impl Kernel {
         self.widest(
             #[inline(always)]
             || dot_codes(a, b),
+        )
+    }
+
+    /// The `count` rows that differ from `query` in the fewest bits, closest first, the earlier of equals.
+    /// rows: `[rows, query.len()]`.
+    pub(in crate::gallery) fn closest_bits(
+        self,
+        rows: &[u64],
+        query: &[u64],
+        count: usize,
+    ) -> Vec<usize> {
+        self.widest(
+            #[inline(always)]
+            || closest_bits(rows, query, count),
         )
     }
 
@@ -80,6 +96,25 @@ fn dot_codes(a: &[i8], b: &[i8]) -> i32 {
     a.iter().zip(b).map(|(x, y)| i32::from(*x) * i32::from(*y)).sum()
 }
 
+#[inline(always)]
+fn closest_bits(rows: &[u64], query: &[u64], count: usize) -> Vec<usize> {
+    let mut closest = BinaryHeap::with_capacity(count + 1);
+    let mut worst = u32::MAX;
+    for (at, row) in rows.chunks_exact(query.len().max(1)).enumerate() {
+        let differ: u32 = row.iter().zip(query).map(|(x, y)| (x ^ y).count_ones()).sum();
+        if differ < worst {
+            closest.push((differ, at));
+            if closest.len() > count {
+                closest.pop();
+            }
+            if closest.len() == count {
+                worst = closest.peek().map_or(u32::MAX, |(differ, _)| *differ);
+            }
+        }
+    }
+    closest.into_sorted_vec().into_iter().map(|(_, at)| at).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +135,21 @@ mod tests {
             let b: Vec<i8> = pairs.iter().map(|p| p.3).collect();
             let plain: i32 = pairs.iter().map(|p| i32::from(p.2) * i32::from(p.3)).sum();
             prop_assert_eq!(kernel.dot_codes(&a, &b), plain);
+        }
+
+        #[test]
+        fn the_closest_bits_are_those_that_sorting_all_gives(
+            rows in prop::collection::vec(any::<u64>(), 0..300),
+            query in prop::collection::vec(any::<u64>(), 1..9),
+            count in 1_usize..40,
+        ) {
+            let differ = |(at, row): (usize, &[u64])| {
+                (row.iter().zip(&query).map(|(x, y)| (x ^ y).count_ones()).sum::<u32>(), at)
+            };
+            let mut all: Vec<_> = rows.chunks_exact(query.len()).enumerate().map(differ).collect();
+            all.sort_unstable();
+            let expected: Vec<usize> = all.into_iter().take(count).map(|(_, at)| at).collect();
+            prop_assert_eq!(Kernel::new().closest_bits(&rows, &query, count), expected);
         }
     }
 }

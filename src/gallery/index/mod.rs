@@ -4,6 +4,7 @@
 mod build;
 mod kernel;
 mod persist;
+mod pivots;
 mod rows;
 mod scan;
 mod search;
@@ -289,12 +290,9 @@ fn with_codes(saved: SavedGraph, rows: &Rows) -> Segment {
     let coded: Vec<(Vec<i8>, f32)> =
         nodes.into_par_iter().map(|row| segment::encode(rows.vector(row))).collect();
     Segment {
-        dim: saved.dim,
-        codes: coded.iter().flat_map(|(code, _)| code).copied().collect(),
-        scales: coded.iter().map(|(_, scale)| *scale).collect(),
-        width: saved.width,
         base: saved.base,
         upper: saved.upper,
         entry: saved.entry,
+        ..Segment::new(saved.dim, &coded, saved.width)
     }
 }

@@ -193,13 +193,10 @@ mod tests {
     fn graph(nodes: u32) -> Segment {
         let ring = |node: u32| vec![(node + 1) % nodes, (node + nodes - 1) % nodes];
         Segment {
-            dim: 3,
-            codes: vec![0; nodes as usize * 3],
-            scales: vec![1.0; nodes as usize],
-            width: 4,
             base: (0..nodes).flat_map(|n| [ring(n), vec![NONE; 2]].concat()).collect(),
             upper: vec![Layer { links: HashMap::from([(2, vec![5]), (5, vec![2])]) }],
             entry: 5,
+            ..Segment::new(3, &vec![(vec![0; 3], 1.0); nodes as usize], 4)
         }
     }
 

@@ -3,6 +3,7 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
 use super::kernel::Kernel;
+use super::pivots::Pivots;
 
 /// Fills a list of links that is not full.
 pub(super) const NONE: u32 = u32::MAX;
@@ -24,6 +25,8 @@ pub(in crate::gallery) struct Segment {
     pub(super) upper: Vec<Layer>,
     /// Where every walk begins: a node of the highest layer.
     pub(super) entry: u32,
+    /// Where walks of the lowest layer begin besides.
+    pub(super) pivots: Pivots,
 }
 
 /// A layer above the lowest: a few nodes with far links.
@@ -69,6 +72,21 @@ impl Scratch {
         self.closest.clear();
     }
 
+    /// Remembers a node just met, unless `width` closer ones that count are known.
+    fn offer(&mut self, candidate: Near, width: usize, counts: bool) {
+        let full = self.closest.len() >= width;
+        if full && self.closest.peek().is_some_and(|worst| candidate < worst.0) {
+            return;
+        }
+        self.open.push(candidate);
+        if counts {
+            self.closest.push(std::cmp::Reverse(candidate));
+            if full {
+                self.closest.pop();
+            }
+        }
+    }
+
     /// Whether the node is met for the first time.
     fn visit(&mut self, node: u32) -> bool {
         let (word, bit) = (&mut self.visited[node as usize / 64], 1_u64 << (node % 64));
@@ -83,6 +101,15 @@ thread_local! {
 }
 
 impl Segment {
+    /// Nodes without a link. coded: a code and its scale for each node.
+    pub(super) fn new(dim: usize, coded: &[(Vec<i8>, f32)], width: usize) -> Self {
+        let codes: Vec<i8> = coded.iter().flat_map(|(code, _)| code).copied().collect();
+        let scales: Vec<f32> = coded.iter().map(|(_, scale)| *scale).collect();
+        let pivots = Pivots::new(dim, &codes, &scales);
+        let base = vec![NONE; scales.len() * width];
+        Self { dim, codes, scales, width, base, upper: Vec::new(), entry: 0, pivots }
+    }
+
     pub(in crate::gallery) fn len(&self) -> usize {
         self.scales.len()
     }
@@ -128,23 +155,11 @@ impl Segment {
         width: usize,
         admits: impl Fn(u32) -> bool,
     ) -> Option<Vec<u32>> {
-        let (query, _) = encode(query);
-        self.walk_code(kernel, &query, width, admits)
-            .map(|found| found.into_iter().map(|near| near.node).collect())
-    }
-
-    /// As [`Segment::walk`], for a probe in code, with similarities up to the probe's scale.
-    pub(super) fn walk_code(
-        &self,
-        kernel: Kernel,
-        query: &[i8],
-        width: usize,
-        admits: impl Fn(u32) -> bool,
-    ) -> Option<Vec<Near>> {
         if self.len() == 0 {
             return Some(Vec::new());
         }
-        let near = |node: u32| Near { similarity: self.similarity(kernel, query, node), node };
+        let (code, _) = encode(query);
+        let near = |node: u32| Near { similarity: self.similarity(kernel, &code, node), node };
         let mut best = near(self.entry);
         for layer in self.upper.iter().rev() {
             loop {
@@ -155,56 +170,44 @@ impl Segment {
                 }
             }
         }
-        SCRATCH.with_borrow_mut(|scratch| self.walk_base(scratch, best, width, near, admits))
+        let starts = std::iter::once(best.node).chain(self.pivots.starts(kernel, query));
+        SCRATCH.with_borrow_mut(|scratch| self.walk_base(scratch, starts, width, near, admits))
     }
 
     fn walk_base(
         &self,
         scratch: &mut Scratch,
-        entry: Near,
+        starts: impl Iterator<Item = u32>,
         width: usize,
         near: impl Fn(u32) -> Near,
         admits: impl Fn(u32) -> bool,
-    ) -> Option<Vec<Near>> {
+    ) -> Option<Vec<u32>> {
         // A walk that saw this many nodes costs as much as the scan it was to save.
         let most = self.len() / 2 + width;
-        let mut seen = 1;
+        let mut seen = 0;
         scratch.clear(self.len());
-        scratch.visit(entry.node);
-        scratch.open.push(entry);
-        if admits(entry.node) {
-            scratch.closest.push(std::cmp::Reverse(entry));
+        for node in starts {
+            if scratch.visit(node) {
+                seen += 1;
+                scratch.offer(near(node), width, admits(node));
+            }
         }
         while let Some(nearest) = scratch.open.pop() {
             let full = scratch.closest.len() >= width;
-            let worst = scratch.closest.peek().map(|worst| worst.0);
-            if full && worst.is_some_and(|worst| nearest < worst) {
+            if full && scratch.closest.peek().is_some_and(|worst| nearest < worst.0) {
                 break;
             }
             for node in self.links(nearest.node) {
-                if !scratch.visit(node) {
-                    continue;
-                }
-                seen += 1;
-                let candidate = near(node);
-                let full = scratch.closest.len() >= width;
-                let worst = scratch.closest.peek().map(|worst| worst.0);
-                if full && worst.is_some_and(|worst| candidate < worst) {
-                    continue;
-                }
-                scratch.open.push(candidate);
-                if admits(node) {
-                    scratch.closest.push(std::cmp::Reverse(candidate));
-                    if full {
-                        scratch.closest.pop();
-                    }
+                if scratch.visit(node) {
+                    seen += 1;
+                    scratch.offer(near(node), width, admits(node));
                 }
             }
             if seen > most {
                 return None;
             }
         }
-        Some(scratch.closest.drain().map(|near| near.0).collect())
+        Some(scratch.closest.drain().map(|near| near.0.node).collect())
     }
 }
 

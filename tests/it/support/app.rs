@@ -168,6 +168,11 @@ impl TestApp {
         (response.status().as_u16(), content_type, response.body_mut().read_to_vec().unwrap())
     }
 
+    pub(crate) fn post_encoded(&self, path: &str, encoding: &str, body: &[u8]) -> Answer {
+        let request = self.agent.post(self.url(path)).content_type("image/jpeg");
+        read(request.header("content-encoding", encoding).send(body))
+    }
+
     pub(crate) fn get_with(&self, path: &str, header: &str, value: &str) -> Answer {
         read(self.agent.get(self.url(path)).header(header, value).call())
     }
