@@ -84,6 +84,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         target_fmr: args.fmr,
         replicates: args.replicates,
         out: args.out.clone(),
+        command: super::evaluate::command(),
     };
     let bar = output::bar(0, "looking at pictures");
     let report = measure_robustness(&request, &|done, total| {

@@ -11,6 +11,7 @@ use crate::service::fine_tune::{
 };
 use crate::telemetry;
 
+use super::evaluate::command;
 use super::memory::keep_freed_memory;
 use super::offline::{Absent, with_service};
 use super::{Failure, output};
@@ -126,6 +127,7 @@ fn train(args: &Args, data: TrainingData) -> Result<(), Failure> {
     heed_interrupts(&cancel);
     let summary = fine_tune_model(&request, &progress, &cancel)?;
     bar.finish_and_clear();
+    summary.record(&request, &command()).save(&args.out)?;
     if args.json {
         output::json(&summary)?;
     } else {

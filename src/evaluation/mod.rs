@@ -11,6 +11,7 @@ mod error;
 mod groups;
 mod mates;
 mod openset;
+mod opponents;
 mod people;
 mod perturbation;
 mod protocol;

@@ -2,8 +2,9 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+use super::opponents::Opponents;
 use super::threshold::{accepted, share, smallest};
-use super::{EvaluationError, Trial};
+use super::{Entry, EvaluationError, Trial};
 
 /// Impostor comparisons kept with their people, the closest first: 48 MiB. What a bootstrap needs of the
 /// rest is their number.
@@ -68,6 +69,30 @@ impl Scores {
         lost: &[u64],
         person: impl Fn(u64) -> u64 + Sync,
     ) -> Result<Self, EvaluationError> {
+        let opponents: Vec<Opponents<'_>> = trials.iter().map(Opponents::samples).collect();
+        Self::of(trials, &opponents, lost, person)
+    }
+
+    /// As [`Self::gather`], every probe compared with every label of the gallery by the closest of its samples:
+    /// what a verification against a whole subject sees.
+    ///
+    /// # Errors
+    /// As [`Self::gather`].
+    pub fn gather_by_label(
+        trials: &[Trial<'_>],
+        lost: &[u64],
+        person: impl Fn(u64) -> u64 + Sync,
+    ) -> Result<Self, EvaluationError> {
+        let opponents: Vec<Opponents<'_>> = trials.iter().map(Opponents::labels).collect();
+        Self::of(trials, &opponents, lost, person)
+    }
+
+    fn of(
+        trials: &[Trial<'_>],
+        opponents: &[Opponents<'_>],
+        lost: &[u64],
+        person: impl Fn(u64) -> u64 + Sync,
+    ) -> Result<Self, EvaluationError> {
         let everybody =
             trials.iter().flat_map(|t| t.session.gallery.iter().chain(&t.session.probes));
         let names: BTreeSet<u64> =
@@ -80,16 +105,19 @@ impl Scores {
         let (mut genuine, mut impostor) = (Vec::new(), Vec::new());
         let (mut sizes, mut own) = (Vec::new(), vec![0.0; names.len()]);
         let mut numbered = Vec::new();
-        for trial in trials {
-            let of = |entries: &[super::Entry]| -> Vec<u32> {
+        for (trial, opponents) in trials.iter().zip(opponents) {
+            let of = |entries: &[Entry]| -> Vec<u32> {
                 entries.iter().map(|entry| number(entry.label)).collect()
             };
-            let (probes, gallery) = (of(&trial.session.probes), of(&trial.session.gallery));
+            let (probes, gallery) = (of(&trial.session.probes), of(&opponents.entries));
             let mut size = vec![(0.0, 0.0); names.len()];
             probes.iter().for_each(|who| size[*who as usize].0 += 1.0);
             gallery.iter().for_each(|who| size[*who as usize].1 += 1.0);
             sizes.push(size);
-            for one in trial.each_probe(|at, row| split(trial, at, row, &probes, &gallery)) {
+            for one in trial.each_probe(|at, row| {
+                let probe = trial.session.probes[at];
+                split(opponents, (at, probe), &opponents.scores(probe, row), (&probes, &gallery))
+            }) {
                 genuine.extend(one.genuine.iter().map(|score| (*score, probes[one.probe])));
                 impostor.extend_from_slice(&one.impostor);
                 own[probes[one.probe] as usize] += one.own;
@@ -106,7 +134,7 @@ impl Scores {
             count: names.len(),
             genuine: whose,
             lost: lost.iter().map(|label| number(*label)).collect(),
-            tail: tail(trials, &numbered, cut),
+            tail: tail(trials, opponents, &numbered, cut),
             whole,
             sizes,
             own,
@@ -202,30 +230,43 @@ struct One {
     own: f64,
 }
 
-fn split(trial: &Trial<'_>, at: usize, row: &[f32], probes: &[u32], gallery: &[u32]) -> One {
-    let probe = trial.session.probes[at];
-    let mut one =
-        One { probe: at, genuine: Vec::new(), impostor: Vec::with_capacity(row.len()), own: 0.0 };
-    for ((entry, who), score) in trial.session.gallery.iter().zip(gallery).zip(row) {
-        if entry.label != probe.label {
+fn split(
+    opponents: &Opponents<'_>,
+    (at, probe): (usize, Entry),
+    scores: &[f32],
+    (probes, gallery): (&[u32], &[u32]),
+) -> One {
+    let impostor = Vec::with_capacity(scores.len());
+    let mut one = One { probe: at, genuine: Vec::new(), impostor, own: 0.0 };
+    for ((entry, who), score) in opponents.entries.iter().zip(gallery).zip(scores) {
+        if *score == f32::NEG_INFINITY {
+            // No sample of it counts for this probe.
+        } else if entry.label == probe.label {
+            one.genuine.push(*score);
+        } else {
             one.impostor.push(*score);
             one.own += f64::from(u8::from(*who == probes[at]));
-        } else if trial.counts(probe, *entry) {
-            one.genuine.push(*score);
         }
     }
     one
 }
 
 /// The impostor comparisons not below `cut`, descending.
-fn tail(trials: &[Trial<'_>], numbered: &[(Vec<u32>, Vec<u32>)], cut: f32) -> Vec<Pair> {
+fn tail(
+    trials: &[Trial<'_>],
+    opponents: &[Opponents<'_>],
+    numbered: &[(Vec<u32>, Vec<u32>)],
+    cut: f32,
+) -> Vec<Pair> {
     let mut pairs = Vec::new();
-    for (trial, (probes, gallery)) in trials.iter().zip(numbered) {
+    for ((trial, opponents), (probes, gallery)) in trials.iter().zip(opponents).zip(numbered) {
         let found = trial.each_probe(|at, row| {
-            let label = trial.session.probes[at].label;
-            let samples = trial.session.gallery.iter().zip(gallery).zip(row);
-            samples
-                .filter(|((entry, _), score)| entry.label != label && **score >= cut)
+            let probe = trial.session.probes[at];
+            let scores = opponents.scores(probe, row);
+            let compared = opponents.entries.iter().zip(gallery).zip(scores.iter());
+            compared
+                .filter(|((_, _), score)| **score > f32::NEG_INFINITY)
+                .filter(|((entry, _), score)| entry.label != probe.label && **score >= cut)
                 .map(|((_, who), score)| Pair { score: *score, probe: probes[at], sample: *who })
                 .collect::<Vec<Pair>>()
         });
@@ -235,4 +276,34 @@ fn tail(trials: &[Trial<'_>], numbered: &[(Vec<u32>, Vec<u32>)], cut: f32) -> Ve
         b.score.total_cmp(&a.score).then((a.probe, a.sample).cmp(&(b.probe, b.sample)))
     });
     pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::{Session, Vectors};
+
+    #[test]
+    fn by_label_a_probe_meets_the_closest_sample_of_everybody() {
+        // Along x at 1, 0.8 and 0.6; everything in the plane.
+        let vectors = Vectors::new(2, vec![1.0, 0.0, 0.8, 0.6, 0.6, 0.8, 0.0, 1.0]).unwrap();
+        let entry = |row, label| Entry { row, label };
+        let session = Session {
+            gallery: vec![entry(1, 7), entry(2, 9), entry(2, 7), entry(3, 9)],
+            probes: vec![entry(0, 7)],
+        };
+        let trials = [Trial::new(&vectors, &session).unwrap()];
+        let all = Scores::gather(&trials, &[], |label| label).unwrap();
+        assert_eq!((all.genuine(), all.impostor()), (&[0.8, 0.6][..], &[0.6, 0.0][..]));
+        let best = Scores::gather_by_label(&trials, &[], |label| label).unwrap();
+        assert_eq!((best.genuine(), best.impostor()), (&[0.8][..], &[0.6][..]));
+        assert_eq!(best.subjects(), Some(2));
+        // A capture that is left out leaves the label with its other sample.
+        let filtered = [trials[0].without_same_capture(&[1, 1, 2, 3]).unwrap()];
+        let best = Scores::gather_by_label(&filtered, &[], |label| label).unwrap();
+        assert_eq!(best.genuine(), [0.6]);
+        let none = [trials[0].without_same_capture(&[1, 1, 1, 3]).unwrap()];
+        let refused = Scores::gather_by_label(&none, &[], |label| label);
+        assert!(matches!(refused, Err(EvaluationError::NoGenuine)));
+    }
 }

@@ -50,6 +50,11 @@ impl<'a> Trial<'a> {
         })
     }
 
+    /// Whether any gallery sample may not count.
+    pub(super) fn filters(&self) -> bool {
+        self.captures.is_some()
+    }
+
     /// Calls `f` for every probe, given by its place in the session, with its similarities to the gallery
     /// in gallery order. The products are taken in blocks, on all threads; an entry's value does not
     /// depend on the block it falls in, so equal embeddings tie. Results come in the order of the probes.

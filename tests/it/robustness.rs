@@ -112,6 +112,7 @@ fn request(data: &Path, corruptions: &[Corruption]) -> RobustnessRequest {
         target_fmr: 0.01,
         replicates: 200,
         out: None,
+        command: "handclip robustness".to_owned(),
     }
 }
 

@@ -173,7 +173,7 @@ impl Side {
         let asked: Vec<_> = sets.iter().map(|set| ask(set, embedded)).collect();
         let sessions: Vec<_> = asked.iter().flat_map(|set| set.sessions.clone()).collect();
         let lost: Vec<u64> = asked.iter().flat_map(|set| set.lost.clone()).collect();
-        let scores = Scores::gather(&trials(&sessions, embedded, None)?, &lost, person)?;
+        let scores = Scores::gather_by_label(&trials(&sessions, embedded, None)?, &lost, person)?;
         // All kinds of hand share a threshold, so their searches are pooled.
         let (mut rankings, mut fewest) = (Vec::new(), usize::MAX);
         for set in &sets {

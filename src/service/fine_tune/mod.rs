@@ -28,6 +28,7 @@ use crate::training::{EventLog, RunLog, TrainingError};
 
 pub use crate::training::fine_tune::Stage;
 
+use super::ledger::{RunKind, RunRecord};
 use super::nano_card::{CardError, Figures};
 use super::options::ModelChoice;
 pub(in crate::service) use divide::held_out;
@@ -97,6 +98,45 @@ pub struct FineTuneSummary {
     pub skipped: Vec<PathBuf>,
     /// Where the best weights lie, a Hugging Face directory.
     pub model: PathBuf,
+}
+
+impl FineTuneSummary {
+    /// The run in the ledger's words.
+    #[must_use]
+    pub fn record(&self, request: &FineTuneRequest, command: &str) -> RunRecord {
+        let mut record = RunRecord::new(RunKind::Train, command);
+        record.set(
+            "model",
+            match &request.model {
+                ModelChoice::Nano => "nano".to_owned(),
+                ModelChoice::Directory(path) => path.display().to_string(),
+            },
+        );
+        record.set(
+            "data",
+            match &request.data {
+                TrainingData::Directory(path) => path.display().to_string(),
+                TrainingData::Gallery(_) => "a gallery's images".to_owned(),
+            },
+        );
+        record.set("recipe_sha256", trained_on::hash(request.recipe.as_bytes()));
+        record.set("hold_out", format!("{} (seed {})", request.hold_out, request.split_seed));
+        record.set("subjects", format!("{:?}", self.subjects));
+        record.set("images", format!("{:?}", self.images));
+        record.figure("steps", self.steps as f64);
+        record.figure("best_epoch", self.best_epoch as f64);
+        for (name, figures) in [("before", &self.before), ("after", &self.after)] {
+            if let Some(figures) = figures {
+                record.figure(format!("{name}/rank1"), figures.rank1);
+                record.figure(format!("{name}/map"), figures.map);
+            }
+        }
+        if let Some(after) = &self.after {
+            record.figure("rank1", after.rank1);
+            record.figure("map", after.map);
+        }
+        record
+    }
 }
 
 /// What happens, for a progress bar.

@@ -24,6 +24,7 @@ use crate::storage::StorageError;
 use crate::storage::file::write_atomic;
 
 use super::error::ServiceError;
+use super::ledger::{LedgerError, RunKind, RunRecord};
 use super::options::ModelChoice;
 use plan::Plan;
 use studio::{Look, Studio};
@@ -69,11 +70,16 @@ pub struct RobustnessRequest {
     pub replicates: usize,
     /// Where the report goes; made where it is missing.
     pub out: Option<PathBuf>,
+    /// The command that asked, for the ledger.
+    pub command: String,
 }
 
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum RobustnessError {
+    /// The run's record could not be written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The data set cannot be read.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -208,6 +214,22 @@ pub struct RobustnessReport {
 }
 
 impl RobustnessReport {
+    /// The run in the ledger's words.
+    fn record(&self, request: &RobustnessRequest) -> RunRecord {
+        let mut record = RunRecord::new(RunKind::Robustness, &request.command);
+        record.set("model", &self.model.name);
+        record.set("fingerprint", self.model.fingerprint);
+        record.set("data", request.data.display());
+        record.set("seed", self.seed);
+        record.set("runs", self.runs);
+        record.set("subjects", self.subjects);
+        record.figure("rank1", self.clean.rank1.value);
+        record.figure("fnmr", self.clean.fnmr.value);
+        record.figure("threshold", f64::from(self.threshold));
+        record.figure("target_fmr", self.target_fmr);
+        record
+    }
+
     /// For people.
     #[must_use]
     pub fn markdown(&self) -> String {
@@ -286,6 +308,7 @@ pub fn measure_robustness(
         write_atomic(&out.join("robustness.json"), &json)?;
         write_atomic(&out.join("robustness.md"), report.markdown().as_bytes())?;
         write_atomic(&out.join("robustness.html"), report::html(&report).as_bytes())?;
+        report.record(request).save(out)?;
     }
     Ok(report)
 }
