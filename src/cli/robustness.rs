@@ -34,6 +34,9 @@ pub(super) struct Args {
     /// With --hold-out: names the draw of the held-out subjects, as for `train`
     #[arg(long, default_value_t = 1, requires = "hold_out")]
     split_seed: u64,
+    /// Measure on subjects that the model was trained on: the figures say nothing about others
+    #[arg(long)]
+    allow_leak: bool,
     /// Only the first subjects, of those
     #[arg(long, value_name = "N")]
     limit_subjects: Option<usize>,
@@ -80,6 +83,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         seed: args.seed,
         runs: args.runs as usize,
         hold_out: args.hold_out.map(|share| (share, args.split_seed)),
+        allow_leak: args.allow_leak,
         limit_subjects: args.limit_subjects,
         target_fmr: args.fmr,
         replicates: args.replicates,

@@ -109,6 +109,7 @@ fn request(data: &Path, corruptions: &[Corruption]) -> RobustnessRequest {
         seed: 0,
         runs: 10,
         hold_out: None,
+        allow_leak: false,
         limit_subjects: None,
         target_fmr: 0.01,
         replicates: 200,

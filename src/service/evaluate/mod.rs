@@ -8,7 +8,6 @@ mod embed;
 mod external;
 mod figures;
 mod html;
-mod leak;
 mod markdown;
 mod output;
 mod plan;
@@ -27,7 +26,7 @@ use crate::report::ReportError;
 use crate::storage::StorageError;
 
 use super::ServiceError;
-use super::fine_tune::TrainedOnError;
+use super::leak::LeakError;
 use super::ledger::LedgerError;
 
 pub use crate::evaluation::ThresholdKind;
@@ -162,9 +161,9 @@ pub enum EvaluateError {
     /// The run's record could not be written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The record of what a model was trained on is damaged.
+    /// The model was trained on whom it is to be measured on, or nobody can tell.
     #[error(transparent)]
-    TrainedOn(#[from] TrainedOnError),
+    Leak(#[from] LeakError),
     /// A chart could not be drawn.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -192,17 +191,6 @@ pub enum EvaluateError {
         path: PathBuf,
         /// What is wrong.
         problem: String,
-    },
-    /// A subject that the model was trained on.
-    #[error(
-        "{count} of the evaluated subjects were trained on, e.g. {subject}: evaluate on others (--hold-out {advice}), or say that you know (--allow-leak)",
-        advice = "with the share and seed of the training run"
-    )]
-    Leak {
-        /// How many.
-        count: usize,
-        /// One of them.
-        subject: String,
     },
     /// The folder holds something already.
     #[error("{path} is not empty: name a new folder", path = .0.display())]

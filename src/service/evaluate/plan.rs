@@ -152,11 +152,6 @@ fn chosen(images: &[LabelledImage], selection: &Selection) -> Result<Vec<usize>,
     Ok(people.into_iter().filter(taken).collect())
 }
 
-/// A seed for each set, so that adding a set changes no other.
-fn seed_of(selection: &Selection, set: usize) -> u64 {
-    selection.seed.wrapping_add((set as u64) << 32)
-}
-
 /// Rows of a session are places in `of`.
 fn name(images: &[LabelledImage], of: &[usize], session: &Session) -> (Vec<Named>, Vec<Named>) {
     let names = |entries: &[Entry]| -> Vec<Named> {
@@ -167,13 +162,20 @@ fn name(images: &[LabelledImage], of: &[usize], session: &Session) -> (Vec<Named
 
 /// Numbers for the subjects of some images.
 fn labels(images: &[LabelledImage], of: &[usize]) -> Vec<u64> {
-    let keys: BTreeSet<String> = of.iter().map(|at| images[*at].key()).collect();
-    let numbers: BTreeMap<String, u64> = keys.into_iter().zip(0..).collect();
+    let keys: BTreeSet<(usize, String)> =
+        of.iter().map(|at| by_number(images[*at].key())).collect();
+    let numbers: BTreeMap<String, u64> = keys.into_iter().map(|(_, key)| key).zip(0..).collect();
     of.iter().map(|at| numbers[&images[*at].key()]).collect()
 }
 
-fn monte_carlo(selection: &Selection, set: usize) -> MonteCarlo {
-    MonteCarlo { runs: selection.runs, samples: selection.enrolled, seed: seed_of(selection, set) }
+/// Numbers in their order, whatever their digits; keys have no leading zeros.
+fn by_number(key: String) -> (usize, String) {
+    (key.len(), key)
+}
+
+/// Run r draws with `seed + r`, whatever the set: the draws of the model card and of a run's own report.
+fn monte_carlo(selection: &Selection) -> MonteCarlo {
+    MonteCarlo { runs: selection.runs, samples: selection.enrolled, seed: selection.seed }
 }
 
 fn is_kind(image: &LabelledImage, aspect: Aspect, side: Side) -> bool {
@@ -191,10 +193,11 @@ fn by_hand(images: &[LabelledImage], chosen: &[usize], selection: &Selection) ->
         .collect();
     let known = |at: &&usize| KINDS.iter().any(|(_, a, s)| is_kind(&images[**at], *a, *s));
     groups.push(("all", chosen.iter().filter(|at| !known(at)).copied().collect()));
-    let groups = groups.into_iter().enumerate().filter(|(_, (_, group))| !group.is_empty());
     groups
-        .map(|(set, (name_of, group))| {
-            let sessions = monte_carlo(selection, set).within(&labels(images, &group));
+        .into_iter()
+        .filter(|(_, group)| !group.is_empty())
+        .map(|(name_of, group)| {
+            let sessions = monte_carlo(selection).within(&labels(images, &group));
             NamedSet {
                 name: name_of.to_owned(),
                 sessions: sessions.iter().map(|s| name(images, &group, s)).collect(),
@@ -213,7 +216,7 @@ fn cross_aspect(
         chosen.iter().filter(|at| is_kind(&images[**at], aspect, side)).copied().collect()
     };
     let mut sets = Vec::new();
-    for (number, side) in [Side::Right, Side::Left].into_iter().enumerate() {
+    for side in [Side::Right, Side::Left] {
         let (dorsal, palmar) = (of(Aspect::Dorsal, side), of(Aspect::Palmar, side));
         for (way, probes, gallery) in
             [("dorsal -> palmar", &dorsal, &palmar), ("palmar -> dorsal", &palmar, &dorsal)]
@@ -224,7 +227,7 @@ fn cross_aspect(
             let both: Vec<usize> = gallery.iter().chain(probes).copied().collect();
             let (enrolled, asking): (Vec<usize>, Vec<usize>) =
                 (0..both.len()).partition(|at| *at < gallery.len());
-            let draws = monte_carlo(selection, number * 2 + usize::from(way.starts_with('p')));
+            let draws = monte_carlo(selection);
             let sessions = draws.across(&labels(images, &both), &enrolled, &asking);
             sets.push(NamedSet {
                 name: format!("{way} {side}"),

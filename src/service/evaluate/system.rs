@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::domain::Fingerprint;
+use crate::service::leak::check_leak;
 use crate::service::{ModelChoice, open_model};
 
 use super::embed::{Embedded, embed_files};
 use super::external::{is_external, named_path, read_external};
-use super::leak::check_leak;
 use super::plan::Plan;
 use super::{EvaluateError, EvaluateEvent, EvaluateOptions};
 
@@ -94,10 +94,9 @@ impl SystemChoice {
                 Ok((card, embedded))
             }
             Source::Model(choice) => {
-                if let ModelChoice::Directory(path) = choice
-                    && !options.allow_leak
-                {
-                    check_leak(path, plan)?;
+                if !options.allow_leak {
+                    let evaluated = plan.subjects.iter().map(String::as_str).collect();
+                    check_leak(choice, &evaluated, &plan.everybody)?;
                 }
                 let mut notices = Vec::new();
                 let embedder = open_model(choice, &options.device, &mut notices)?;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::dataset::{self, DatasetError};
+use crate::dataset::{self, DatasetError, LabelledImage};
 use crate::evaluation::{
     Bootstrap, Damage, EvaluationError, GroupTable, LEAST_SUBJECTS, Scores, Standing, Tally, Terms,
     Trial, by_group, claim_fmr, lowest_fmr,
@@ -24,6 +24,8 @@ use crate::storage::StorageError;
 use crate::storage::file::write_atomic;
 
 use super::error::ServiceError;
+use super::fine_tune::held_out;
+use super::leak::{LeakError, check_leak};
 use super::ledger::{LedgerError, RunKind, RunRecord};
 use super::options::ModelChoice;
 use plan::Plan;
@@ -61,6 +63,8 @@ pub struct RobustnessRequest {
     /// Only the subjects that `train` holds out with this share and seed: those of a fine-tuned model's own
     /// training say nothing of others.
     pub hold_out: Option<(f64, u64)>,
+    /// Whether subjects that the model was trained on may be measured on.
+    pub allow_leak: bool,
     /// Only the first so many subjects of those.
     pub limit_subjects: Option<usize>,
     /// FMR of clean pictures that the threshold is set for; the lowest that the subjects can support where that
@@ -80,6 +84,9 @@ pub enum RobustnessError {
     /// The run's record could not be written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The model was trained on whom it is to be measured on, or nobody can tell.
+    #[error(transparent)]
+    Leak(#[from] LeakError),
     /// The data set cannot be read.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -246,8 +253,19 @@ pub fn measure_robustness(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<RobustnessReport, RobustnessError> {
     let embedder = super::open_model(&request.model, &request.device, &mut Vec::new())?;
-    let images = plan::held_out(dataset::read(&request.data)?, request.hold_out)?;
+    let everybody = dataset::read(&request.data)?;
+    let images: Vec<LabelledImage> = match request.hold_out {
+        Some((share, seed)) => {
+            let kept = held_out(&everybody, share, seed)?;
+            kept.into_iter().map(|at| everybody[at].clone()).collect()
+        }
+        None => everybody.clone(),
+    };
     let images = plan::limited(images, request.limit_subjects);
+    if !request.allow_leak {
+        let keys: Vec<String> = images.iter().map(LabelledImage::key).collect();
+        check_leak(&request.model, &keys.iter().map(String::as_str).collect(), &everybody)?;
+    }
     let plan = Plan::draw(&images, request.runs, request.seed);
     if !plan.is_enough() {
         return Err(RobustnessError::TooFew);

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dataset::{self, DatasetError, LabelledImage, Protocol};
+use crate::dataset::LabelledImage;
 use crate::domain::{Aspect, Side};
 use crate::evaluation::{
     Answer, Asked, Entry, Grouping, Outcome, Session, Tally, Trial, Vectors, false_match_share,
@@ -29,18 +29,6 @@ pub(super) struct Plan {
 struct Draw {
     gallery: Vec<usize>,
     probes: Vec<usize>,
-}
-
-/// The images of the subjects that `train` holds out with a share and a seed; all of them without.
-pub(super) fn held_out(
-    images: Vec<LabelledImage>,
-    hold_out: Option<(f64, u64)>,
-) -> Result<Vec<LabelledImage>, DatasetError> {
-    let Some((share, seed)) = hold_out else { return Ok(images) };
-    let splits = dataset::split(&images, Protocol::Subjects { train: 1.0 - share }, seed)?;
-    let mut kept: Vec<usize> = splits.into_iter().flat_map(|split| split.test).collect();
-    kept.sort_unstable();
-    Ok(kept.into_iter().map(|at| images[at].clone()).collect())
 }
 
 /// The images of the first `limit` subjects, in the order that subjects first appear in.
