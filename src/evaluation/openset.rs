@@ -255,7 +255,7 @@ pub(super) mod tests {
     fn rates_equal_those_worked_by_hand() {
         let mated = [(1, 0.75), (2, 0.875), (1, 0.25), (1, 0.5)];
         let ranking = ranking(&mated, &[0.625, 0.375, 0.125, 0.0]);
-        let open = OpenSet::of(&[ranking.clone()], &[], |label| label).unwrap();
+        let open = OpenSet::of(std::slice::from_ref(&ranking), &[], |label| label).unwrap();
         assert_eq!((open.fpir(0.375), open.fpir(0.376)), (0.5, 0.25));
         assert_eq!((open.fnir(1, 0.25), open.fnir(2, 0.25), open.fnir(1, 0.376)), (0.25, 0.0, 0.5));
         assert_eq!(open.threshold_at_fpir(0.25), 0.5, "the mate's score above the stranger's");
