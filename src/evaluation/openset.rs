@@ -255,7 +255,7 @@ pub(super) mod tests {
     fn rates_equal_those_worked_by_hand() {
         let mated = [(1, 0.75), (2, 0.875), (1, 0.25), (1, 0.5)];
         let ranking = ranking(&mated, &[0.625, 0.375, 0.125, 0.0]);
-        let open = OpenSet::of(&[ranking.clone()], &[], |label| label).unwrap();
+        let open = OpenSet::of(std::slice::from_ref(&ranking), &[], |label| label).unwrap();
         assert_eq!((open.fpir(0.375), open.fpir(0.376)), (0.5, 0.25));
         assert_eq!((open.fnir(1, 0.25), open.fnir(2, 0.25), open.fnir(1, 0.376)), (0.25, 0.0, 0.5));
         assert_eq!(open.threshold_at_fpir(0.25), 0.5, "the mate's score above the stranger's");
@@ -279,15 +279,16 @@ pub(super) mod tests {
 
     #[test]
     fn a_replicate_is_what_copying_people_gives() {
-        let mated = [(1, 0.75), (2, 0.875), (1, 0.25), (1, 0.5)];
+        let mated = [(1, 0.75), (2, 0.875), (1, 0.25), (1, 0.375)];
         let open = OpenSet::of(&[ranking(&mated, &[0.625, 0.375, 0.375, 0.0])], &[3], |label| {
             label % 1000
         })
         .unwrap();
         // Persons 0 to 3 are both mated and strangers here. 0 twice, 1 never, 2 once, 3 once.
         let got = open.replicate(&[2.0, 0.0, 1.0, 1.0], 0.5, 1, 0.5);
-        // Strangers 0.625 twice, 0.375, 0.0; mated 0.75 twice, 0.25, 0.5, and one lost.
-        let want = [2.0 / 4.0, 2.0 / 5.0, 2.0 / 5.0];
+        // Strangers 0.625 twice, 0.375, 0.0; mated 0.75 twice, 0.25, 0.375, and one lost. The stranger at
+        // 0.375 must not pass, so the mate there does not either.
+        let want = [2.0 / 4.0, 3.0 / 5.0, 3.0 / 5.0];
         assert_eq!(got.map(Option::unwrap), want);
         assert_eq!(open.replicate(&[0.0; 4], 0.5, 1, 0.5), [None; 3]);
     }

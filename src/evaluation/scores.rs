@@ -306,4 +306,35 @@ mod tests {
         let refused = Scores::gather_by_label(&none, &[], |label| label);
         assert!(matches!(refused, Err(EvaluationError::NoGenuine)));
     }
+
+    #[test]
+    fn comparisons_are_told_apart_by_label_and_what_failed_is_a_miss() {
+        let vectors = Vectors::new(2, vec![1.0, 0.0, 0.0, 1.0]).unwrap();
+        let entry = |(row, label): (usize, u64)| Entry { row, label };
+        let session = Session {
+            gallery: [(0, 1), (1, 2)].map(entry).to_vec(),
+            probes: [(0, 1), (1, 1)].map(entry).to_vec(),
+        };
+        let trial = Trial::new(&vectors, &session).unwrap();
+        let scores = Scores::gather(&[trial], &[2], |label| label).unwrap();
+        assert_eq!((scores.genuine(), scores.impostor()), (&[1.0, 0.0][..], &[1.0, 0.0][..]));
+        assert_eq!((scores.fnmr(0.5), scores.frr(0.5), scores.fmr(0.5)), (0.5, 2.0 / 3.0, 0.5));
+        assert_eq!(scores.subjects(), Some(2));
+        let filtered = trial.without_same_capture(&[5, 6]).unwrap();
+        let scores = Scores::gather(&[filtered], &[], |label| label).unwrap();
+        assert_eq!(scores.genuine(), [0.0], "the probe's own capture is no comparison");
+        assert_eq!(scores.impostor(), [1.0, 0.0], "but for its own subject only");
+    }
+
+    #[test]
+    fn a_session_without_one_kind_of_comparison_has_no_rates() {
+        let vectors = Vectors::new(1, vec![1.0]).unwrap();
+        let refused = |gallery: u64, probe: u64| {
+            let entry = |label| vec![Entry { row: 0, label }];
+            let session = Session { gallery: entry(gallery), probes: entry(probe) };
+            Scores::gather(&[Trial::new(&vectors, &session).unwrap()], &[], |label| label).err()
+        };
+        assert_eq!(refused(1, 2), Some(EvaluationError::NoGenuine));
+        assert_eq!(refused(1, 1), Some(EvaluationError::NoImpostor));
+    }
 }
