@@ -5,10 +5,12 @@ mod error;
 mod inspect;
 mod read;
 mod split;
+mod to_train;
 mod tree;
 
 pub use error::DatasetError;
 pub use inspect::{Inspection, NearDuplicate, Unreadable, inspect};
-pub use read::{LabelledImage, read, read_to_train};
+pub use read::{LabelledImage, read};
 pub use split::{HANDS, Hand, Protocol, RUNS, Run, Split, leaks, split};
+pub use to_train::read_to_train;
 pub use tree::{Count, Manifest, ManifestFile, SplitCounts, counts, write_tree};
