@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::DatasetError;
-use super::read::{LabelledImage, SPLIT_PREFIX, folders};
+use super::read::{LabelledImage, SPLIT_PREFIX, folders, unreadable};
 
 /// One draw: `query{i}`, `gallery{i}` and, where it is there, `gallery{i}_all`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +36,7 @@ pub fn draw_trees(root: &Path, most: usize) -> Result<Vec<DrawTree>, DatasetErro
     let mut trees = Vec::new();
     let mut walk = walkdir::WalkDir::new(root).sort_by_file_name().into_iter();
     while let Some(entry) = walk.next() {
-        let entry = entry.map_err(|error| DatasetError::Read {
-            path: error.path().unwrap_or(root).to_path_buf(),
-            source: error.into(),
-        })?;
+        let entry = entry.map_err(|error| unreadable(root, error))?;
         if !entry.file_type().is_dir() || !entry.path().join("query0").is_dir() {
             continue;
         }

@@ -6,11 +6,13 @@ mod error;
 mod inspect;
 mod read;
 mod split;
+mod to_train;
 mod tree;
 
 pub use draws::{DrawFolders, DrawTree, draw_trees};
 pub use error::DatasetError;
 pub use inspect::{Inspection, NearDuplicate, Unreadable, inspect};
-pub use read::{LabelledImage, read, read_to_train};
+pub use read::{LabelledImage, read};
 pub use split::{HANDS, Hand, Protocol, RUNS, Run, Split, leaks, split, without_offset};
+pub use to_train::read_to_train;
 pub use tree::{Count, Manifest, ManifestFile, SplitCounts, counts, sha256, write_tree};
