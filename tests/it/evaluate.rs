@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use handclip::evaluation::one_a_label;
 use handclip::image::{Picture, encode_png};
-use handclip::service::tools::{Drawing, draw_hands};
-use handclip::service::{LabelledImage, read_dataset};
+use handclip::service::tools::{Drawing, OfflineModel, draw_hands};
+use handclip::service::{LabelledImage, ModelChoice, read_dataset};
 use serde_json::{Value, json};
 
 use crate::cli::{done, failed, handclip, parse};
@@ -133,7 +133,7 @@ fn figures_are_those_that_a_plain_sort_of_embeddings_gives() {
                 .query
                 .iter()
                 .filter(enrolled)
-                .map(|i| rank_of_mate(&of_kind[*i].1, &gallery, labels[*i]))
+                .map(|i| rank_of_mate(of_kind[*i].1, &gallery, labels[*i]))
                 .collect();
             let share =
                 |k| ranks.iter().filter(|rank| **rank <= k).count() as f64 / ranks.len() as f64;
@@ -163,6 +163,23 @@ fn figures_are_those_that_a_plain_sort_of_embeddings_gives() {
     }
     let again = evaluate(&command);
     assert_eq!(found["sets"], again["sets"], "figures and intervals repeat by seed");
+}
+
+/// The model card takes its figures by a way of its own.
+#[test]
+fn with_the_cards_seed_the_figures_are_the_cards() {
+    let found = evaluate(&["--seed", "0"]);
+    let nano = OfflineModel::open(&ModelChoice::Nano, "cpu").unwrap();
+    let card = nano.score_photographs(drawn()).unwrap();
+    for (set, hand) in found["sets"].as_array().unwrap().iter().zip(card.hands) {
+        let close = |name: &str, expected: f64| {
+            let value = set[name]["mean"].as_f64().unwrap();
+            assert!((value - expected).abs() < 1e-9, "{name}: {value}, {expected}");
+        };
+        close("rank1", hand.rank1);
+        close("map", hand.map);
+        assert_eq!(set["subjects"], hand.subjects);
+    }
 }
 
 /// The same embeddings in each format that other programs write.
@@ -251,9 +268,12 @@ fn embeddings_of_another_program_join_the_table_in_every_format() {
     let first = rows.lines().next().unwrap();
     bad(&format!("{text}{first}\n"), "twice");
     bad(&text.replacen("path,", "name,", 1), "no column `path`");
-    let zero = format!("{header}\n{},{}\n", first.split_once(',').unwrap().0, ["0"; 1].join(","));
-    bad(&zero, "has no embedding of");
-    bad(&text.replacen(',', ",x", 2), "is no number");
+    bad(&format!("{header}\n{first}\n"), "has no embedding of");
+    bad(&format!("{header}\n{}", rows.replacen(',', ",x", 1)), "is no number");
+    let zeros = vec!["0"; embeddings()[0].1.len()].join(",");
+    let nothing = rows.lines().map(|row| format!("{},{zeros}", row.split_once(',').unwrap().0));
+    let nothing: Vec<String> = nothing.collect();
+    bad(&format!("{header}\n{}\n", nothing.join("\n")), "no direction");
     let broken = dir.path().join("broken.parquet");
     std::fs::write(&broken, b"PAR1 nothing PAR1").unwrap();
     let output = handclip(&["evaluate", "--data", &path(drawn()), "--model", &path(&broken)]);
