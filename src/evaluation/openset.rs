@@ -111,6 +111,12 @@ impl OpenSet {
         self.mated.len() as u64
     }
 
+    /// Mated probes, those that failed before the search included.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        (self.mated.len() + self.lost.len()) as u64
+    }
+
     /// Non-mated probes searched for.
     #[must_use]
     pub fn non_mated(&self) -> u64 {

@@ -407,6 +407,12 @@ fn a_file_that_is_refused_is_a_miss_and_named() {
     let (fnmr, frr) = (&pooled["points"][0]["fnmr"], &pooled["points"][0]["frr"]);
     let of = |rate: &Value| rate["errors"].as_u64().unwrap();
     assert_eq!(of(frr), of(fnmr) + lost);
+    let open = |set: &Value| {
+        let point = &set["open_set"]["points"][0];
+        (point["fnir"]["trials"].as_u64(), set["open_set"]["mated"].as_u64())
+    };
+    let sets = found["sets"].as_array().unwrap();
+    assert!(sets.iter().map(open).any(|(trials, mated)| trials > mated), "misses there too");
     // The second time all but the refused one come from the cache, and nothing else changes.
     let again = parse(&done(&handclip(&command)));
     let images = found["data"]["images"].as_u64().unwrap();

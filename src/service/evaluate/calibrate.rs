@@ -175,13 +175,15 @@ impl Side {
         let lost: Vec<u64> = asked.iter().flat_map(|set| set.lost.clone()).collect();
         let scores = Scores::gather_by_label(&trials(&sessions, embedded, None)?, &lost, person)?;
         // All kinds of hand share a threshold, so their searches are pooled.
-        let (mut rankings, mut fewest) = (Vec::new(), usize::MAX);
+        let (mut rankings, mut lost_searches, mut fewest) = (Vec::new(), Vec::new(), usize::MAX);
         for set in &sets {
-            let (of_set, enrolled) = open_set(set, embedded, &request.selection)?;
-            rankings.extend(of_set);
-            fewest = fewest.min(enrolled);
+            let searches = open_set(set, embedded, &request.selection)?;
+            rankings.extend(searches.rankings);
+            lost_searches.extend(searches.lost);
+            fewest = fewest.min(searches.enrolled);
         }
-        let open = OpenSet::of(&rankings, &[], person).ok().map(|open| (open, fewest));
+        let open = OpenSet::of(&rankings, &lost_searches, person).ok();
+        let open = open.map(|open| (open, fewest));
         Ok(Self { scores, open })
     }
 
@@ -203,7 +205,7 @@ impl Side {
                 let (fpir, fnir) = (open.fpir(t), open.fnir(1, t));
                 (
                     Rate::of(count(fpir, open.non_mated()), open.non_mated(), level),
-                    Rate::of(count(fnir, open.mated()), open.mated(), level),
+                    Rate::of(count(fnir, open.asked()), open.asked(), level),
                 )
             }
         };

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::evaluation::{Outcome, Paired, ProbeValue};
 
-use super::figures::{Evaluation, Measure, Measured};
+use super::figures::{Evaluation, Measure, Measured, within};
 use super::output::Output;
 use super::plan::plan;
 use super::published::{PUBLISHED, PublishedFigure};
@@ -131,7 +131,7 @@ fn difference(
         system: system.to_owned(),
         baseline: baseline.to_owned(),
         set: set.to_owned(),
-        rank1: paired(|o| f64::from(u8::from(o.rank == 1)))?,
+        rank1: paired(|o| within(o, 1))?,
         map: paired(|o| o.average_precision)?,
         map_trapezoid: paired(|o| o.average_precision_trapezoid)?,
     })

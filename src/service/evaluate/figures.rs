@@ -107,6 +107,12 @@ pub struct SetFigures {
     pub lost: usize,
     /// Share of probes whose first hit is at rank 1.
     pub rank1: Figure,
+    /// Share of probes whose first hit is at rank 5 or better.
+    pub rank5: Figure,
+    /// Share of probes whose first hit is at rank 10 or better.
+    pub rank10: Figure,
+    /// Share of probes whose first hit is at rank 20 or better.
+    pub rank20: Figure,
     /// Mean average precision, standard.
     pub map: Figure,
     /// Mean average precision, trapezoid.
@@ -296,7 +302,10 @@ impl Measure<'_> {
             gallery: first.map_or(0, |session| session.gallery.len()),
             probes: first.map_or(0, |session| session.probes.len()),
             lost: asked.lost.len(),
-            rank1: self.figure(rankings, |o| f64::from(u8::from(o.rank == 1)), runs.rank1)?,
+            rank1: self.figure(rankings, |o| within(o, 1), runs.rank1)?,
+            rank5: self.figure(rankings, |o| within(o, 5), runs.rank5)?,
+            rank10: self.figure(rankings, |o| within(o, 10), runs.rank10)?,
+            rank20: self.figure(rankings, |o| within(o, 20), runs.rank20)?,
             map: self.figure(rankings, |o| o.average_precision, runs.map)?,
             map_trapezoid: self.figure(
                 rankings,
@@ -350,7 +359,7 @@ impl Measure<'_> {
         let trials = trials(&all, embedded, captures)?;
         let scores = Scores::gather(&trials, &lost, self.person()).ok();
         Ok(Overall {
-            rank1: of(|o| f64::from(u8::from(o.rank == 1)))?,
+            rank1: of(|o| within(o, 1))?,
             map: of(|o| o.average_precision)?,
             map_trapezoid: of(|o| o.average_precision_trapezoid)?,
             minp: of(|o| o.inverse_negative_penalty)?,
@@ -368,8 +377,8 @@ impl Measure<'_> {
         if self.plan.protocol == Protocol::CrossAspect {
             return Ok(None);
         }
-        let (rankings, _) = open_set(planned, embedded, self.selection)?;
-        let found = OpenSet::of(&rankings, &[], self.person()).ok();
+        let searches = open_set(planned, embedded, self.selection)?;
+        let found = OpenSet::of(&searches.rankings, &searches.lost, self.person()).ok();
         Ok(found.map(|open| OpenSetFigures {
             strangers_share: STRANGERS,
             mated: open.mated(),
@@ -433,12 +442,26 @@ impl Measure<'_> {
     }
 }
 
-/// Searches for people of whom a share is not enrolled, and how many subjects the galleries held.
+/// 1 for a first hit at rank `k` or better.
+pub(super) fn within(outcome: &Outcome, k: usize) -> f64 {
+    f64::from(u8::from(outcome.rank <= k))
+}
+
+/// What searches for people found, of whom a share is not enrolled.
+pub(super) struct Searches {
+    pub(super) rankings: Vec<Ranking>,
+    /// Mated searches that never took place.
+    pub(super) lost: Vec<u64>,
+    /// Subjects in the gallery of a run.
+    pub(super) enrolled: usize,
+}
+
+/// Draws a share of the subjects that asks without being enrolled, and searches.
 pub(super) fn open_set(
     planned: &PlannedSet,
     embedded: &Embedded,
     selection: &Selection,
-) -> Result<(Vec<Ranking>, usize), EvaluateError> {
+) -> Result<Searches, EvaluateError> {
     // Distractors never ask, so they tell nothing here.
     let asking: BTreeSet<u64> =
         planned.sessions.iter().flat_map(|s| &s.probes).map(|entry| entry.label).collect();
@@ -448,22 +471,19 @@ pub(super) fn open_set(
             label_of.insert(entry.row, entry.label);
         }
     }
-    let taken: Vec<(usize, u64)> = label_of
-        .into_iter()
-        .filter_map(|(file, label)| Some((embedded.row_of[file]?, label)))
-        .collect();
-    let labels: Vec<u64> = taken.iter().map(|(_, label)| *label).collect();
+    let (files, labels): (Vec<usize>, Vec<u64>) = label_of.into_iter().unzip();
     let draws =
         MonteCarlo { runs: selection.runs, samples: selection.enrolled, seed: selection.seed };
     let mut sessions = draws.open_set(&labels, STRANGERS)?;
     for entry in sessions.iter_mut().flat_map(|s| s.gallery.iter_mut().chain(&mut s.probes)) {
-        entry.row = taken[entry.row].0;
+        entry.row = files[entry.row];
     }
     let enrolled = sessions.first().map_or(0, |session| {
         session.gallery.iter().map(|entry| entry.label).collect::<BTreeSet<u64>>().len()
     });
-    let trials = trials(&sessions, embedded, None)?;
-    Ok((trials.iter().map(rank).collect(), enrolled))
+    let asked = ask(&PlannedSet { name: String::new(), sessions }, embedded);
+    let rankings = trials(&asked.sessions, embedded, None)?.iter().map(rank).collect();
+    Ok(Searches { rankings, lost: asked.lost, enrolled })
 }
 
 pub(super) fn trials<'a>(

@@ -82,10 +82,6 @@ impl Table {
 /// Identification, a row a set and one for all.
 pub(super) fn ranks(evaluation: &Evaluation) -> Table {
     let row = |set: &SetFigures| {
-        let runs = &set.runs;
-        let spread = |spread: crate::evaluation::Spread| {
-            percent(&Figure { mean: spread.mean, sd: spread.sd, by_subject: None })
-        };
         vec![
             set.name.clone(),
             set.subjects.to_string(),
@@ -95,9 +91,9 @@ pub(super) fn ranks(evaluation: &Evaluation) -> Table {
             set.lost.to_string(),
             percent(&set.rank1),
             interval(set.rank1.by_subject),
-            spread(runs.rank5),
-            spread(runs.rank10),
-            spread(runs.rank20),
+            percent(&set.rank5),
+            percent(&set.rank10),
+            percent(&set.rank20),
             percent(&set.map),
             percent(&set.map_trapezoid),
             percent(&set.minp),
