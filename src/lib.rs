@@ -27,6 +27,9 @@ pub mod dataset;
 
 pub mod training;
 
+// Work that outlives a request.
+pub mod jobs;
+
 // What a caller can ask for, and how.
 pub mod report;
 pub mod service;

@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "model",
             "gallery",
+            "jobs",
             "training",
             "evaluation",
             "dataset",
@@ -27,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("training", &["model", "dataset", "evaluation", "image", "tensor", "storage", "domain"]),
     ("dataset", &["evaluation", "image", "storage", "domain"]),
     ("gallery", &["storage", "domain"]),
+    ("jobs", &["storage", "domain"]),
     ("model", &["tensor", "image", "storage", "domain"]),
     ("evaluation", &["image", "tensor", "domain"]),
     ("synth", &["domain"]),

@@ -19,6 +19,7 @@ mod fine_tune;
 mod gallery;
 mod hub;
 mod images;
+mod jobs;
 mod layers;
 mod model;
 mod nano;
