@@ -165,8 +165,15 @@ impl Gallery {
     /// # Errors
     /// [`GalleryError::Index`] or the store's; the index is as it was then.
     pub fn compact(&self) -> Result<(), GalleryError> {
-        let merged = self.index.merge(Merge::Whole, self.maintenance.stop_flag());
-        merged.map_err(GalleryError::Index)?;
+        self.compact_unless(self.maintenance.stop_flag())
+    }
+
+    /// The same, given up when `stop` becomes true while the graph is built.
+    ///
+    /// # Errors
+    /// [`GalleryError::Index`] or the store's; the index is as it was then.
+    pub fn compact_unless(&self, stop: &AtomicBool) -> Result<(), GalleryError> {
+        self.index.merge(Merge::Whole, stop).map_err(GalleryError::Index)?;
         self.save()
     }
 

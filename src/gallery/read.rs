@@ -253,7 +253,18 @@ impl Gallery {
     /// # Errors
     /// None today; a gallery on other storage may have some.
     pub fn audit(&self) -> Result<SelfRetrieval, GalleryError> {
-        Ok(self.index.load().audit())
+        Ok(self.audit_while(|_, _| true)?.unwrap_or_default())
+    }
+
+    /// The same, telling how many samples of how many were asked about; `None` once `go_on` says no.
+    ///
+    /// # Errors
+    /// None today; a gallery on other storage may have some.
+    pub fn audit_while(
+        &self,
+        go_on: impl FnMut(usize, usize) -> bool,
+    ) -> Result<Option<SelfRetrieval>, GalleryError> {
+        Ok(self.index.load().audit(go_on))
     }
 }
 

@@ -224,7 +224,7 @@ pub struct Candidate {
 }
 
 /// Whether every sample finds itself: asked about with its own template, it must be among the closest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SelfRetrieval {
     /// Samples asked about.
     pub samples: usize,

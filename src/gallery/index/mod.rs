@@ -50,9 +50,9 @@ impl Snapshot {
         search::of_subject(self, subject_number, query)
     }
 
-    /// Asks about every live row with its own template.
-    pub(super) fn audit(&self) -> SelfRetrieval {
-        search::audit(self)
+    /// Asks about every live row with its own template, for as long as `go_on` says so.
+    pub(super) fn audit(&self, go_on: impl FnMut(usize, usize) -> bool) -> Option<SelfRetrieval> {
+        search::audit(self, go_on)
     }
 
     /// A row's template, `[dim]`.

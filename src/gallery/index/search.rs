@@ -219,9 +219,15 @@ pub(super) fn of_subject(snapshot: &Snapshot, subject_number: u64, query: &[f32]
     hits
 }
 
+/// Rows that an audit asks about between two looks at whether to go on.
+const AUDITED_AT_ONCE: usize = 512;
+
 /// Whether each live row is among the closest to its own template. Rows with the same template may
-/// stand in for each other.
-pub(super) fn audit(snapshot: &Snapshot) -> SelfRetrieval {
+/// stand in for each other. `go_on` hears how many of how many were asked about; `None` if it says no.
+pub(super) fn audit(
+    snapshot: &Snapshot,
+    mut go_on: impl FnMut(usize, usize) -> bool,
+) -> Option<SelfRetrieval> {
     let rows = &snapshot.rows;
     let params = SearchParams {
         limit: 1,
@@ -235,11 +241,19 @@ pub(super) fn audit(snapshot: &Snapshot) -> SelfRetrieval {
         let own = Similarity::clamped(snapshot.kernel.dot(template, template));
         samples(snapshot, template, &params).first().is_some_and(|hit| hit.similarity >= own)
     };
-    let mut missed: Vec<u32> = live.par_iter().filter(|row| !finds_itself(row)).copied().collect();
+    let mut missed: Vec<u32> = Vec::new();
+    let mut asked = 0;
+    for part in live.chunks(AUDITED_AT_ONCE) {
+        missed.par_extend(part.par_iter().filter(|row| !finds_itself(row)).copied());
+        asked += part.len();
+        if !go_on(asked, live.len()) {
+            return None;
+        }
+    }
     missed.sort_unstable_by_key(|row| rows.info(*row).number);
-    SelfRetrieval {
+    Some(SelfRetrieval {
         samples: live.len(),
         found: live.len() - missed.len(),
         missed: missed.iter().map(|row| rows.info(*row).sample.clone()).collect(),
-    }
+    })
 }
