@@ -73,6 +73,9 @@ pub struct ServeArgs {
     /// Embeddings and images that may wait; one more is answered 429
     #[arg(long, env = "HANDCLIP_QUEUE", default_value_t = 128, value_name = "N")]
     pub queue: usize,
+    /// Threads that a job computes on; they give way to those that serve [default: half the processors]
+    #[arg(long, env = "HANDCLIP_JOB_THREADS", value_name = "N")]
+    pub job_threads: Option<usize>,
 }
 
 /// Where a server listens.

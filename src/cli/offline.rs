@@ -46,7 +46,8 @@ where
         return Err(format!("there is no store in {dir}: {advice}").into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let service = Service::open(&options(store, model))?;
+    // What a server left to be done is the server's: a command is not to stay for it.
+    let service = Service::open(&ServiceOptions { job_threads: 0, ..options(store, model) })?;
     for notice in service.notices() {
         eprintln!("note: {notice}");
     }

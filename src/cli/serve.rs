@@ -19,6 +19,7 @@ pub(super) fn options(args: &ServeArgs) -> ServiceOptions {
     options.decode_queue = args.queue;
     options.queue = args.queue;
     options.max_batch = args.max_batch.max(1);
+    options.job_threads = args.job_threads.unwrap_or(options.job_threads).max(1);
     options.max_wait = Duration::from_micros(args.max_wait_us);
     options
 }

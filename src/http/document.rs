@@ -24,6 +24,7 @@ use super::routes;
         (name = "galleries", description = "Sets of enrolled people, isolated from each other"),
         (name = "subjects", description = "Enrolled people"),
         (name = "samples", description = "Enrolled images"),
+        (name = "jobs", description = "Work that outlives a request"),
         (name = "models", description = "The model that serves"),
         (name = "health", description = "For orchestrators and monitoring")
     )
@@ -139,7 +140,7 @@ fn refusals(
     )];
     const NAMED: &[(&str, &str)] = &[(
         "404",
-        "Not there: `gallery_not_found`, `subject_not_found`, `sample_not_found`, `model_not_found`, `not_calibrated`",
+        "Not there: `gallery_not_found`, `subject_not_found`, `sample_not_found`, `model_not_found`, `job_not_found`, `not_calibrated`",
     )];
     const BODY: &[(&str, &str)] = &[
         ("408", "The body came too slowly: `request_timeout`"),
@@ -162,6 +163,10 @@ fn refusals(
         ),
         ("507", "No room: `storage_full`, `limit_reached`"),
     ];
+    const QUEUES: &[(&str, &str)] =
+        &[("429", "As many jobs wait as may: `queue_full`; come back after `Retry-After`")];
+    const OF_A_JOB: &[(&str, &str)] =
+        &[("409", "The job is in another state: `job_not_cancellable`, `job_not_retryable`")];
     let versioned = path.starts_with("/v1");
     let recognition = [":identify", ":verify", ":search", "/compare", "/embeddings", "/explain"];
     let writes =
@@ -171,6 +176,8 @@ fn refusals(
         (versioned && (path.contains('{') || has_body), ASKED),
         (path.contains('{') || path.ends_with("/explain"), NAMED),
         (has_body, BODY),
+        ([":audit", ":compact", ":retry"].iter().any(|verb| path.ends_with(verb)), QUEUES),
+        (path.starts_with("/v1/jobs/"), OF_A_JOB),
         (writes, WRITES),
     ];
     groups.into_iter().filter(|(applies, _)| *applies).flat_map(|(_, group)| group).collect()

@@ -110,12 +110,15 @@ impl From<ServiceError> for ApiError {
             ServiceError::SubjectNotFound(_) => (StatusCode::NOT_FOUND, "subject_not_found"),
             ServiceError::SampleNotFound { .. } => (StatusCode::NOT_FOUND, "sample_not_found"),
             ServiceError::ModelNotFound(_) => (StatusCode::NOT_FOUND, "model_not_found"),
+            ServiceError::JobNotFound(_) => (StatusCode::NOT_FOUND, "job_not_found"),
             ServiceError::NotCalibrated(_) => (StatusCode::NOT_FOUND, "not_calibrated"),
             ServiceError::GalleryExists(_) => (StatusCode::CONFLICT, "gallery_exists"),
             ServiceError::SampleExists(_) => (StatusCode::CONFLICT, "sample_exists"),
             ServiceError::Erasing(_) => (StatusCode::CONFLICT, "subject_being_erased"),
+            ServiceError::JobNotCancellable(_) => (StatusCode::CONFLICT, "job_not_cancellable"),
+            ServiceError::JobNotRetryable(_) => (StatusCode::CONFLICT, "job_not_retryable"),
             ServiceError::ModelMismatch { .. } => (StatusCode::CONFLICT, "model_mismatch"),
-            ServiceError::Id(_) => (StatusCode::BAD_REQUEST, "invalid_id"),
+            ServiceError::Id(_) | ServiceError::JobId(_) => (StatusCode::BAD_REQUEST, "invalid_id"),
             ServiceError::Attributes(_) => (StatusCode::BAD_REQUEST, "invalid_attributes"),
             ServiceError::Invalid { field, problem } => return Self::field(field, problem.clone()),
             ServiceError::Image { code, .. } => (StatusCode::UNPROCESSABLE_ENTITY, *code),
@@ -126,6 +129,10 @@ impl From<ServiceError> for ApiError {
             ServiceError::Prompt(_) => (StatusCode::UNPROCESSABLE_ENTITY, "prompt_refused"),
             ServiceError::Busy { .. } => {
                 return Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail).retry_after(1);
+            }
+            ServiceError::QueueFull { .. } => {
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail)
+                    .retry_after(10);
             }
             ServiceError::Full(_) => (StatusCode::INSUFFICIENT_STORAGE, "limit_reached"),
             ServiceError::StorageFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "storage_full"),

@@ -46,7 +46,8 @@ impl Frame {
         let paths = paths
             .into_iter()
             .map(|(path, methods)| {
-                (ResourceDef::new(path.replace("{gallery}", "{gallery:[^:/]+}")), methods)
+                let path = path.replace("{gallery}", "{gallery:[^:/]+}");
+                (ResourceDef::new(path.replace("{job}", "{job:[^:/]+}")), methods)
             })
             .collect();
         Self(Arc::new(Inner { metrics, in_flight: AtomicUsize::new(0), max_requests, paths }))

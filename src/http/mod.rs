@@ -11,6 +11,7 @@ mod forms;
 mod frame;
 mod galleries;
 mod health;
+mod jobs;
 mod models;
 mod multipart;
 mod recognition;
@@ -21,7 +22,7 @@ mod subjects;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub use document::openapi_json;
-pub use server::{Server, ServerError};
+pub use server::{Server, ServerError, ServerHandle};
 
 /// Every operation. Custom verbs (`{gallery}:identify`) stand before what would match them too.
 fn routes(config: &mut ServiceConfig<'_>) {
@@ -35,6 +36,8 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(recognition::compare)
         .service(recognition::embeddings)
         .service(explain::explain)
+        .service(jobs::audit)
+        .service(jobs::compact)
         .service(galleries::create)
         .service(galleries::list)
         .service(galleries::read)
@@ -51,5 +54,10 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(samples::remove)
         .service(models::list)
         .service(models::read)
-        .service(models::deployment);
+        .service(models::deployment)
+        .service(jobs::cancel)
+        .service(jobs::retry)
+        .service(jobs::list)
+        .service(jobs::read)
+        .service(jobs::follow);
 }

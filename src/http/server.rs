@@ -1,9 +1,12 @@
+use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Compress, from_fn};
 use actix_web::{App, HttpRequest, HttpServer, web};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use utoipa_actix_web::AppExt as _;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -15,6 +18,7 @@ use super::document::{document, paths};
 use super::extract::BodyLimits;
 use super::frame::{Frame, around, unmatched};
 use super::health::Started;
+use super::jobs::Streams;
 use super::routes;
 
 /// Why the server could not start or stopped.
@@ -40,11 +44,29 @@ pub enum ServerError {
 pub struct Server {
     address: SocketAddr,
     server: actix_web::dev::Server,
+    handle: ServerHandle,
+    signals: bool,
+}
+
+/// Stops a server from elsewhere.
+#[derive(Clone)]
+pub struct ServerHandle {
+    server: actix_web::dev::ServerHandle,
+    closing: Arc<watch::Sender<bool>>,
+}
+
+impl ServerHandle {
+    /// Stops the server, whether or not the future is awaited. With `graceful`, requests in flight are answered;
+    /// streams of events end, since they would go on for as long as their jobs do.
+    pub fn stop(&self, graceful: bool) -> impl Future<Output = ()> + use<> {
+        self.closing.send_replace(true);
+        self.server.stop(graceful)
+    }
 }
 
 impl Server {
     /// Binds first, so that the port is known and errors come early. Must be called in an actix system.
-    /// With `signals`, SIGINT and SIGTERM stop it: requests in flight are answered.
+    /// With `signals`, SIGINT and SIGTERM stop it: requests in flight are answered. A second one stops it at once.
     ///
     /// # Errors
     /// [`ServerError`].
@@ -58,12 +80,15 @@ impl Server {
         let frame =
             web::Data::new(Frame::new(Metrics::default(), args.max_requests, paths(&document())));
         let (service, started) = (web::Data::new(service), web::Data::new(Started(Instant::now())));
+        let closing = Arc::new(watch::Sender::new(false));
+        let streams = web::Data::new(Streams::new(closing.subscribe()));
         let factory = move || {
             let (app, _) = App::new().into_utoipa_app().configure(routes).split_for_parts();
             app.app_data(service.clone())
                 .app_data(limits.clone())
                 .app_data(frame.clone())
                 .app_data(started.clone())
+                .app_data(streams.clone())
                 .service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", document()))
                 .service(web::redirect("/docs", "/docs/"))
                 .default_service(web::to(
@@ -74,18 +99,18 @@ impl Server {
                 .wrap(from_fn(around))
                 .wrap(Compress::default())
         };
-        let mut http = HttpServer::new(factory)
+        let http = HttpServer::new(factory)
             .workers(args.workers.max(1))
             .max_connections(4096)
             .client_request_timeout(timeout)
             .client_disconnect_timeout(Duration::from_secs(5))
             .keep_alive(Duration::from_secs(30))
-            .shutdown_timeout(args.shutdown_s);
-        if !signals {
-            http = http.disable_signals();
-        }
+            .shutdown_timeout(args.shutdown_s)
+            // They are heeded below, because streams have to hear of them too.
+            .disable_signals();
         let server = http.listen(listener).map_err(bind_error)?.run();
-        Ok(Self { address, server })
+        let handle = ServerHandle { server: server.handle(), closing };
+        Ok(Self { address, server, handle, signals })
     }
 
     /// Where it listens.
@@ -97,7 +122,7 @@ impl Server {
     /// Stops it from elsewhere.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
-        self.server.handle()
+        self.handle.clone()
     }
 
     /// Answers until it is stopped. `ready` is called once signals are heeded and requests answered.
@@ -105,13 +130,28 @@ impl Server {
     /// # Errors
     /// [`ServerError::Run`].
     pub async fn run(self, ready: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
+        if self.signals {
+            let caught = |kind| signal(kind).map_err(ServerError::Run);
+            let (term, int) = (caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?);
+            actix_web::rt::spawn(heed(term, int, self.handle));
+        }
         let running = actix_web::rt::spawn(self.server);
-        // The first poll of the server puts the signal handlers in place.
         tokio::task::yield_now().await;
         ready(self.address);
         match running.await {
             Ok(result) => result.map_err(ServerError::Run),
             Err(error) => Err(ServerError::Run(std::io::Error::other(error))),
         }
+    }
+}
+
+/// Stops the server at a first signal, and at once at a second.
+async fn heed(mut term: Signal, mut int: Signal, handle: ServerHandle) {
+    for graceful in [true, false] {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        drop(handle.stop(graceful));
     }
 }

@@ -1,6 +1,7 @@
 use crate::domain::{AttributeError, GalleryId, IdError, SampleId, SubjectId};
 use crate::gallery::GalleryError;
 use crate::image::ImageError;
+use crate::jobs::{JobError, JobId, JobIdError, MAX_DATA};
 use crate::model::ModelError;
 use crate::storage::StorageError;
 use crate::tensor::DeviceError;
@@ -25,6 +26,24 @@ pub enum ServiceError {
     /// No such model.
     #[error("there is no model `{0}`")]
     ModelNotFound(String),
+    /// No such job.
+    #[error("there is no job `{0}`")]
+    JobNotFound(JobId),
+    /// A job's id that is none.
+    #[error(transparent)]
+    JobId(#[from] JobIdError),
+    /// The job has ended.
+    #[error("{0}")]
+    JobNotCancellable(String),
+    /// The job has not failed and was not cancelled.
+    #[error("{0}")]
+    JobNotRetryable(String),
+    /// As many jobs wait as may.
+    #[error("{waiting} jobs are waiting, which is as many as may")]
+    QueueFull {
+        /// Jobs that wait.
+        waiting: usize,
+    },
     /// The gallery has no thresholds.
     #[error("gallery `{0}` has no calibration: `handclip calibrate` measures one")]
     NotCalibrated(GalleryId),
@@ -234,6 +253,29 @@ impl From<ModelError> for ServiceError {
             | ModelError::Changed { .. }
             | ModelError::Storage(_)
             | ModelError::Compute(_) => Self::Internal(message),
+        }
+    }
+}
+
+impl From<JobError> for ServiceError {
+    fn from(error: JobError) -> Self {
+        let message = error.to_string();
+        match error {
+            JobError::NotFound(id) => Self::JobNotFound(id),
+            JobError::NotCancellable { .. } => Self::JobNotCancellable(message),
+            JobError::NotRetryable { .. } => Self::JobNotRetryable(message),
+            JobError::QueueFull { waiting } => Self::QueueFull { waiting },
+            JobError::TooLong { what, got } => Self::Invalid {
+                field: what,
+                problem: format!("takes {got} bytes, at most {MAX_DATA} are kept"),
+            },
+            JobError::PageToken => Self::Invalid {
+                field: "page_token",
+                problem: "is not one that a page gave".to_owned(),
+            },
+            JobError::Threads(_) => Self::Internal(message),
+            JobError::Inconsistent { .. } => Self::Damaged(message),
+            JobError::Storage(error) => error.into(),
         }
     }
 }

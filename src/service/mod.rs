@@ -1,4 +1,4 @@
-//! What a caller can ask for, in the caller's words: galleries, enrolment, recognition. The command
+//! What a caller can ask for, in the caller's words: galleries, enrolment, recognition, jobs. The command
 //! line and the REST API hold nothing else. Knows no HTTP and prints nothing.
 
 mod audit;
@@ -12,6 +12,7 @@ mod eyes;
 pub mod fine_tune;
 mod galleries;
 mod gate;
+mod jobs;
 mod leak;
 pub mod ledger;
 pub mod nano_card;
@@ -24,10 +25,12 @@ pub mod tools;
 mod views;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use crate::gallery::{Galleries, GalleryOptions};
+use crate::jobs::{Jobs, JobsOptions, Runner};
 use crate::model::{BatchOptions, Batcher, Embedder};
 use crate::storage::{MasterKey, Store, StoreOptions};
 
@@ -36,8 +39,10 @@ use eyes::Eyes;
 use gate::Gate;
 
 pub use crate::dataset::{DatasetError, LabelledImage, read as read_dataset};
+pub use crate::jobs::{Event as JobEvent, JobId, JobIdError, Subscription as JobEvents};
 pub use error::ServiceError;
 pub use galleries::PageRequest;
+pub use jobs::{JOB_KINDS, JobsRequest};
 pub use leak::LeakError;
 pub use options::{KeySource, ModelChoice, ServiceOptions};
 pub use recognition::MAX_RESULTS;
@@ -46,11 +51,17 @@ pub use views::*;
 /// Requests that may wait for an explanation; one is made at a time, since each keeps a picture and a whole pass in memory.
 const MOST_WAITING_FOR_EXPLANATIONS: usize = 16;
 
+/// How long a running job may take to heed a stop; it goes on after the next start either way.
+const STOP_JOBS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Everything that is served. Cheap to clone; clones share all of it.
 #[derive(Clone)]
 pub struct Service(Arc<Inner>);
 
 struct Inner {
+    /// First, so that no job is left running when the rest goes. `None` where jobs are kept and not run.
+    runner: Option<Runner>,
+    jobs: Jobs,
     live: ArcSwap<Deployment>,
     galleries: Galleries,
     eyes: Eyes,
@@ -81,14 +92,25 @@ impl Service {
             }
         };
         let store = Store::open(StoreOptions::new(&options.data_dir, master_key))?;
-        let galleries = Galleries::open(store, GalleryOptions::default())?;
+        let galleries = Galleries::open(store.clone(), GalleryOptions::default())?;
+        let jobs = Jobs::open(store, JobsOptions::default())?;
         let batching = BatchOptions {
             max_batch: options.max_batch,
             max_wait: options.max_wait,
             queue: options.queue,
         };
         let batcher = Batcher::spawn(Arc::new(embedder), batching)?;
+        let runner = match options.job_threads {
+            0 => None,
+            threads => {
+                // One device, one heavy job at a time.
+                let slots = [options.device.clone()];
+                Some(Runner::start(jobs.clone(), jobs::handlers(&galleries), &slots, threads)?)
+            }
+        };
         Ok(Self(Arc::new(Inner {
+            runner,
+            jobs,
             live: ArcSwap::from_pointee(Deployment::first(batcher)),
             galleries,
             eyes: Eyes::new(options),
@@ -109,14 +131,21 @@ impl Service {
         self.0.live.load().batcher.queue_depth()
     }
 
-    /// Writes snapshots of the indexes and closes the store. Nothing acknowledged depends on it: it
+    /// Has running jobs leave off, to go on after the next start; writes snapshots of the indexes and closes the store. Nothing acknowledged depends on it: it
     /// makes the next start quicker.
     ///
     /// # Errors
     /// [`ServiceError`] when a snapshot cannot be written.
     pub async fn close(&self) -> Result<(), ServiceError> {
-        let galleries = self.0.galleries.clone();
-        blocking(move || Ok(galleries.close()?)).await
+        let service = self.clone();
+        blocking(move || {
+            let Inner { runner, galleries, .. } = &*service.0;
+            if let Some(runner) = runner {
+                runner.stop(STOP_JOBS_WITHIN);
+            }
+            Ok(galleries.close()?)
+        })
+        .await
     }
 }
 

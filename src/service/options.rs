@@ -56,9 +56,17 @@ pub struct ServiceOptions {
     pub max_wait: Duration,
     /// Embeddings that may wait; one more is refused.
     pub queue: usize,
+    /// Threads that a job computes on; with 0 jobs are kept and not run.
+    pub job_threads: usize,
 }
 
 impl ServiceOptions {
+    /// Half the processors, at least one: the other half serves.
+    #[must_use]
+    pub fn default_job_threads() -> usize {
+        std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1))
+    }
+
     /// The defaults for a data directory.
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
@@ -74,6 +82,7 @@ impl ServiceOptions {
             max_batch: 16,
             max_wait: Duration::from_micros(500),
             queue: 256,
+            job_threads: Self::default_job_threads(),
         }
     }
 }

@@ -3,10 +3,12 @@
 
 mod enrolled;
 mod explain;
+mod jobs;
 mod recognition;
 mod system;
 
 pub use enrolled::*;
 pub use explain::*;
+pub use jobs::*;
 pub use recognition::*;
 pub use system::*;

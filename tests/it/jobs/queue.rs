@@ -174,9 +174,10 @@ fn a_job_that_panics_has_failed_with_its_message_and_the_next_one_runs() {
     let unknown = jobs.enqueue("nobody's", json!(null)).unwrap().id;
     let next = jobs.enqueue("note", json!(null)).unwrap().id;
     until(&jobs, next, Stage::Succeeded);
-    let failure = |id| match jobs.read(id).unwrap().state {
-        JobState::Failed { failure, .. } => failure,
-        other => panic!("{other:?}"),
+    let failure = |id| {
+        let record = jobs.read(id).unwrap();
+        let JobState::Failed { failure, .. } = record.state else { panic!("{record:?}") };
+        failure
     };
     let why = failure(panicking);
     assert_eq!((why.code.as_str(), why.message.as_str()), ("panicked", "7 went wrong"));
@@ -231,9 +232,10 @@ fn a_stop_leaves_a_running_job_to_the_next_start_and_is_no_attempt() {
     let jobs = open(dir.path(), JobsOptions::default());
     let resumed = |context: &JobContext<'_>| Ok(json!([context.resumed(), context.attempt()]));
     let _runner = run(&jobs, Handlers::default().with("held", resumed));
-    let output = |id| match until(&jobs, id, Stage::Succeeded).state {
-        JobState::Succeeded { output, .. } => output,
-        other => panic!("{other:?}"),
+    let output = |id| {
+        let record = until(&jobs, id, Stage::Succeeded);
+        let JobState::Succeeded { output, .. } = record.state else { panic!("{record:?}") };
+        output
     };
     assert_eq!((output(id), output(behind)), (json!([true, 1]), json!([false, 1])));
 }
@@ -315,7 +317,7 @@ fn ended_jobs_go_when_they_are_too_many_or_too_old_and_others_never() {
 fn a_list_comes_in_pages_the_newest_first_and_filtered() {
     let dir = tempfile::tempdir().unwrap();
     let jobs = open(dir.path(), JobsOptions::default());
-    let kind = |n: usize| if n % 3 == 0 { "third" } else { "other" };
+    let kind = |n: usize| if n.is_multiple_of(3) { "third" } else { "other" };
     let mut ids: Vec<JobId> =
         (0..25).map(|n| jobs.enqueue(kind(n), json!(n)).unwrap().id).collect();
     jobs.cancel(ids[3]).unwrap();
@@ -391,4 +393,36 @@ fn progress_and_log_are_told_as_they_come_and_read_again_from_any_number() {
     assert_eq!(runtime.block_on(rest.next()).unwrap(), kept[3..]);
     assert!(rest.is_over());
     assert_eq!(runtime.block_on(rest.next()), None);
+}
+
+#[test]
+fn a_job_computes_on_threads_of_its_own_that_give_way_to_those_that_serve() {
+    let dir = tempfile::tempdir().unwrap();
+    let jobs = open(dir.path(), JobsOptions::default());
+    let niceness = || {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        // The second field may hold spaces; the 19th is the niceness.
+        let after_name = stat.rsplit_once(") ").unwrap().1;
+        after_name.split(' ').nth(16).unwrap().parse::<i64>().unwrap()
+    };
+    let handler = move |_: &JobContext<'_>| {
+        let inner = rayon::join(niceness, niceness);
+        Ok(json!([rayon::current_num_threads(), inner.0, inner.1]))
+    };
+    let before = niceness();
+    let runner = Runner::start(
+        jobs.clone(),
+        Handlers::default().with("look", handler),
+        &["cpu".to_owned()],
+        3,
+    )
+    .unwrap();
+    let id = jobs.enqueue("look", json!(null)).unwrap().id;
+    let JobState::Succeeded { output, .. } = until(&jobs, id, Stage::Succeeded).state else {
+        panic!()
+    };
+    let lower = (before + 15).min(19);
+    assert_eq!(output, json!([3, lower, lower]));
+    runner.stop(Duration::from_secs(10));
+    assert_eq!(niceness(), before, "nobody else is slowed down");
 }

@@ -61,7 +61,7 @@ pub(crate) struct TestApp {
     pub(crate) options: ServiceOptions,
     http: HttpArgs,
     _dir: Option<tempfile::TempDir>,
-    stop: actix_web::dev::ServerHandle,
+    stop: handclip::http::ServerHandle,
     thread: Option<JoinHandle<()>>,
     agent: ureq::Agent,
 }
