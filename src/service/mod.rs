@@ -131,8 +131,8 @@ impl Service {
         self.0.live.load().batcher.queue_depth()
     }
 
-    /// Has running jobs leave off, to go on after the next start; writes snapshots of the indexes and closes the store. Nothing acknowledged depends on it: it
-    /// makes the next start quicker.
+    /// Has running jobs leave off, to go on after the next start; writes snapshots of the indexes and closes the store.
+    /// Nothing acknowledged depends on it: it makes the next start quicker.
     ///
     /// # Errors
     /// [`ServiceError`] when a snapshot cannot be written.
