@@ -69,7 +69,7 @@ pub(super) struct Args {
 }
 
 fn part_or_nothing(text: &str) -> Result<f64, String> {
-    if text.parse() == Ok(0.0) { Ok(0.0) } else { super::evaluate::part(text) }
+    if text.parse::<f64>() == Ok(0.0) { Ok(0.0) } else { super::evaluate::part(text) }
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ use crate::dataset::{self, DrawTree, LabelledImage, Protocol as Division, sha256
 use crate::domain::{Aspect, HandAttributes, Side};
 use crate::evaluation::{Entry, MonteCarlo, Session};
 use crate::service::fine_tune::held_out;
+use crate::service::ledger::data_name;
 
 use super::embed::Refusal;
 use super::figures::DataCard;
@@ -75,10 +76,7 @@ impl Register {
 
 /// Reads the data set and draws from it.
 pub(super) fn plan(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
-    let whole = data.canonicalize().unwrap_or_else(|_| data.to_path_buf());
-    let name =
-        whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    Ok(Plan { name, ..drawn(data, selection)? })
+    Ok(Plan { name: data_name(data), ..drawn(data, selection)? })
 }
 
 fn drawn(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
@@ -388,7 +386,7 @@ impl Plan {
             images: self.files.len(),
             subjects: self.subjects.len(),
             refused,
-            sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: dataset::hex(&hash.finalize()),
         }
     }
 }
