@@ -60,7 +60,7 @@ pub struct DataCard {
     pub images: usize,
     /// Their subjects; distractors count under the ids they are given.
     pub subjects: usize,
-    /// Files that gave no embedding: failures to acquire, counted as misses.
+    /// Files that gave no embedding: failures to acquire, misses in the error rates.
     pub refused: Vec<Refusal>,
     /// SHA-256 over the files' hashes, sorted: two reports on the same images have the same.
     pub sha256: String,
@@ -103,7 +103,8 @@ pub struct SetFigures {
     pub gallery: usize,
     /// Probes of the first run.
     pub probes: usize,
-    /// Probes of all runs that could not be searched: their file was refused, or every mate's.
+    /// Probes of all runs that could not be searched: their file was refused, or every mate's. Misses in the error
+    /// rates, left out of the ranks.
     pub lost: usize,
     /// Share of probes whose first hit is at rank 1.
     pub rank1: Figure,
@@ -247,7 +248,12 @@ impl Measure<'_> {
             progress(EvaluateEvent::Set(planned.name.clone()));
             let trials = trials(&asked.sessions, embedded, captures.as_deref())?;
             let rankings: Vec<Ranking> = trials.iter().map(rank).collect();
-            sets.push(self.set(planned, asked, (&trials, &rankings), embedded)?);
+            sets.push(self.set(
+                planned,
+                asked,
+                (&trials, &rankings),
+                (embedded, captures.as_deref()),
+            )?);
             let of_run = |session: &Session| session.probes.iter().map(|p| files[p.row]).collect();
             let files = asked.sessions.iter().map(of_run).collect();
             measured.push(Measured { rankings, files });
@@ -274,9 +280,7 @@ impl Measure<'_> {
 
     /// Captures by row of the embeddings.
     fn captures(&self, embedded: &Embedded) -> Option<Vec<u64>> {
-        let captures = self.plan.captures.as_ref()?;
-        let taken = captures.iter().zip(&embedded.row_of);
-        Some(taken.filter(|(_, row)| row.is_some()).map(|(capture, _)| *capture).collect())
+        Some(embedded.by_row(self.plan.captures.as_ref()?))
     }
 
     fn set(
@@ -284,7 +288,7 @@ impl Measure<'_> {
         planned: &PlannedSet,
         asked: &Asked,
         (trials, rankings): (&[Trial<'_>], &[Ranking]),
-        embedded: &Embedded,
+        (embedded, captures): (&Embedded, Option<&[u64]>),
     ) -> Result<SetFigures, EvaluateError> {
         let runs = RunTable::of(rankings.iter().map(Ranking::figures).collect());
         let runs = runs.ok_or(EvaluateError::NothingLeft)?;
@@ -318,7 +322,7 @@ impl Measure<'_> {
             verification: scores.as_ref().map(|s| s.figures(&FMR_TARGETS, &self.bootstrap)),
             det: scores.as_ref().map_or_else(Vec::new, |scores| scores.det(DET_POINTS)),
             histogram: scores.as_ref().map(histogram),
-            open_set: self.open_set(planned, embedded)?,
+            open_set: self.open_set(planned, embedded, captures)?,
             failures: self.failures(trials, rankings, embedded),
         })
     }
@@ -373,11 +377,12 @@ impl Measure<'_> {
         &self,
         planned: &PlannedSet,
         embedded: &Embedded,
+        captures: Option<&[u64]>,
     ) -> Result<Option<OpenSetFigures>, EvaluateError> {
         if self.plan.protocol == Protocol::CrossAspect {
             return Ok(None);
         }
-        let searches = open_set(planned, embedded, self.selection)?;
+        let searches = open_set(planned, embedded, self.selection, captures)?;
         let found = OpenSet::of(&searches.rankings, &searches.lost, self.person()).ok();
         Ok(found.map(|open| OpenSetFigures {
             strangers_share: STRANGERS,
@@ -461,6 +466,7 @@ pub(super) fn open_set(
     planned: &PlannedSet,
     embedded: &Embedded,
     selection: &Selection,
+    captures: Option<&[u64]>,
 ) -> Result<Searches, EvaluateError> {
     // Distractors never ask, so they tell nothing here.
     let asking: BTreeSet<u64> =
@@ -482,7 +488,7 @@ pub(super) fn open_set(
         session.gallery.iter().map(|entry| entry.label).collect::<BTreeSet<u64>>().len()
     });
     let asked = ask(&PlannedSet { name: String::new(), sessions }, embedded);
-    let rankings = trials(&asked.sessions, embedded, None)?.iter().map(rank).collect();
+    let rankings = trials(&asked.sessions, embedded, captures)?.iter().map(rank).collect();
     Ok(Searches { rankings, lost: asked.lost, enrolled })
 }
 

@@ -181,6 +181,21 @@ pub enum EvaluateError {
         "no image is left to evaluate: check --hold-out, --accessories and the labels of aspect and side"
     )]
     NothingLeft,
+    /// A division that this protocol does not make.
+    #[error(
+        "--hold-out divides labelled images: with `--protocol {0}` the folders or the publication say who is tested"
+    )]
+    HoldOut(Protocol),
+    /// Not one embedding.
+    #[error("none of the {count} images can be used, e.g. {file}: {problem}")]
+    AllRefused {
+        /// How many.
+        count: usize,
+        /// One of them.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// An image without a capture.
     #[error("{path} has no `capture`: --other-capture needs a manifest with that column", path = .0.display())]
     NoCapture(PathBuf),
