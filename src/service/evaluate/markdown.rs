@@ -7,8 +7,8 @@ use crate::report::markdown_table;
 
 use super::Protocol;
 use super::compare::{Comparison, Difference};
-use super::figures::{Evaluation, Figure, SetFigures};
 use super::published::PublishedProtocol;
+use super::types::{Evaluation, Figure, SetFigures};
 
 /// Percent with its spread over runs.
 pub(super) fn percent(figure: &Figure) -> String {

@@ -4,7 +4,6 @@ mod cache;
 mod calibrate;
 mod compare;
 mod embed;
-
 mod external;
 mod figures;
 mod html;
@@ -14,6 +13,7 @@ mod plan;
 mod published;
 mod single;
 mod system;
+mod types;
 
 use std::path::PathBuf;
 
@@ -33,10 +33,11 @@ pub use crate::evaluation::ThresholdKind;
 pub use calibrate::{CalibrateRequest, Calibrated, Tried, calibrate};
 pub use compare::{CompareRequest, Comparison, compare};
 pub use embed::Refusal;
-pub use figures::{Evaluation, SetFigures};
+
 pub use published::{PUBLISHED, PublishedFigure, PublishedProtocol};
 pub use single::evaluate;
 pub use system::{SystemCard, SystemChoice};
+pub use types::{Evaluation, SetFigures};
 
 /// What is enrolled and what asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

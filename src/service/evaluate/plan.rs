@@ -13,7 +13,7 @@ use crate::service::fine_tune::held_out;
 use crate::service::ledger::data_name;
 
 use super::embed::Refusal;
-use super::figures::DataCard;
+use super::types::DataCard;
 use super::{EvaluateError, Protocol, Selection};
 
 /// A file that is embedded once, however many draws use it.
