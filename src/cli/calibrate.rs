@@ -50,18 +50,25 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         options: args.how.options(),
     };
     let found = with_progress(|progress| calibrate(&request, progress))?;
+    // Before the gallery: thresholds took long to measure and are not lost where it cannot be opened.
+    if args.how.json {
+        output::json(&found)?;
+    } else {
+        show(&found)?;
+    }
+    if let Some(out) = args.how.out() {
+        eprintln!("the thresholds are in {}", out.join("calibration.json").display());
+    }
     if let Some(gallery) = &args.gallery {
-        let model = ModelArgs { model: args.model.clone(), device: "cpu".to_owned() };
+        let path = request.system.path().to_string_lossy().into_owned();
+        let model = ModelArgs { model: path, device: "cpu".to_owned() };
         let calibration = found.calibration.clone();
         with_service(Absent::Refuse, &args.store, &model, |service| async move {
             Ok(service.set_calibration(gallery, Some(calibration)).await?)
         })?;
         eprintln!("gallery `{gallery}` decides with these thresholds now");
     }
-    if args.how.json {
-        return output::json(&found);
-    }
-    show(&found)
+    Ok(())
 }
 
 fn show(found: &Calibrated) -> Result<(), Failure> {

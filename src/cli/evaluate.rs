@@ -36,10 +36,10 @@ pub(super) struct HowArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     enrolled: u16,
     /// Only the subjects that `train --hold-out` with this share held out
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = part)]
     hold_out: Option<f64>,
     /// The seed of that division
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, requires = "hold_out")]
     split_seed: u64,
     /// Take images with accessories too; the published protocol leaves them out
     #[arg(long)]
@@ -132,10 +132,27 @@ impl HowArgs {
     }
 }
 
-/// What was typed.
+/// Some of the subjects, never all of them: `NaN` is no share either.
+pub(super) fn part(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if value > 0.0 && value < 1.0 { Ok(value) } else { Err("more than 0, less than 1".to_owned()) }
+}
+
+/// What was typed. Paths need not be Unicode, and `std::env::args` panics at one that is not.
 pub(super) fn command() -> String {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())).collect();
     format!("handclip {}", words.join(" "))
+}
+
+/// As a shell takes it back.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_=./,:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 /// Shows what happens on standard error.
@@ -178,4 +195,25 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 fn show(found: &Evaluation) -> Result<(), Failure> {
     say!("{}", found.table())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_pasted_back() {
+        assert_eq!(quoted("--data=a/b_1.npy"), "--data=a/b_1.npy");
+        assert_eq!(quoted("my hands"), "'my hands'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn a_part_is_neither_nothing_nor_everything() {
+        assert_eq!(part("0.4"), Ok(0.4));
+        for bad in ["0", "1", "2", "-1", "nan", "x"] {
+            assert!(part(bad).is_err(), "{bad}");
+        }
+    }
 }

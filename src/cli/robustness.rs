@@ -29,7 +29,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
     /// Only the subjects that `train --hold-out` holds out with this share
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = super::evaluate::part)]
     hold_out: Option<f64>,
     /// With --hold-out: names the draw of the held-out subjects, as for `train`
     #[arg(long, default_value_t = 1, requires = "hold_out")]

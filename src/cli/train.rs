@@ -43,7 +43,7 @@ pub(super) struct Args {
     #[arg(long, default_value = "nano")]
     model: String,
     /// Share of the subjects held out and scored before and after
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = part_or_nothing)]
     hold_out: f64,
     /// Names the draw of the held-out subjects
     #[arg(long, default_value_t = 1)]
@@ -66,6 +66,10 @@ pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn part_or_nothing(text: &str) -> Result<f64, String> {
+    if text.parse::<f64>() == Ok(0.0) { Ok(0.0) } else { super::evaluate::part(text) }
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {

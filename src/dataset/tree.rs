@@ -233,6 +233,12 @@ fn files_of(
         .collect()
 }
 
+/// Bytes as hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// SHA-256 of a file, hexadecimal.
 ///
 /// # Errors
@@ -240,7 +246,7 @@ fn files_of(
 pub fn sha256(path: &Path) -> Result<String, DatasetError> {
     let bytes =
         fs::read(path).map_err(|source| DatasetError::Read { path: path.to_path_buf(), source })?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&Sha256::digest(&bytes)))
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 
 mod chart;
 mod page;
+mod text;
 
 pub use chart::{Corner, Frame, Scale, Series, bars, line_chart, lines, staircase};
 pub use page::Page;
+pub use text::markdown_table;
 
 /// Why a picture could not be drawn.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

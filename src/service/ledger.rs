@@ -142,6 +142,9 @@ pub enum LedgerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// No folder of runs.
+    #[error("there are no runs in {path}: `--out {path}/NAME` leaves one there, and --runs-dir names another folder", path = .0.display())]
+    NoFolder(PathBuf),
     /// A record is damaged.
     #[error("{path} is no record of a run: {problem}", path = path.display())]
     Record {
@@ -163,12 +166,22 @@ pub enum LedgerError {
     Storage(#[from] StorageError),
 }
 
+/// What a record calls a data set: the folder's or file's own name, however it was pointed at, so that the records
+/// of two runs on the same data say the same and nothing of the machine.
+pub(super) fn data_name(path: &Path) -> String {
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
 /// All runs in a folder, oldest first. A folder without a record is no run; a damaged record is an error.
 ///
 /// # Errors
 /// [`LedgerError`].
 pub fn list_runs(folder: &Path) -> Result<Vec<Run>, LedgerError> {
     let failed = |source| LedgerError::Read { path: folder.to_path_buf(), source };
+    if !folder.exists() {
+        return Err(LedgerError::NoFolder(folder.to_path_buf()));
+    }
     let mut runs = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -266,6 +279,16 @@ mod tests {
         assert_eq!(diff.figures.len(), 1, "what is no number is no figure");
         assert_eq!((diff.figures[0].a, diff.figures[0].b), (Some(0.5), Some(0.75)));
         assert!(matches!(find_run(dir.path(), "c"), Err(LedgerError::Unknown { .. })));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_said_to_be_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("runs");
+        let error = list_runs(&missing).unwrap_err();
+        assert!(matches!(&error, LedgerError::NoFolder(path) if *path == missing));
+        assert!(error.to_string().contains("--runs-dir"), "{error}");
+        assert_eq!(data_name(&dir.path().join(".")), data_name(dir.path()));
     }
 
     #[test]

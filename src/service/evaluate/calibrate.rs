@@ -1,6 +1,6 @@
 //! Thresholds for a gallery: measured on some subjects, tried on others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::domain::{CalibratedThreshold, Calibration, CalibrationParts};
 use crate::evaluation::{
-    Bootstrap, Calibration as Measured, OpenSet, Rate, Refused, Scores, Threshold, ThresholdKind,
+    Bootstrap, Calibration as Measured, OpenSet, Rate, Refused, Scores, Session, Threshold,
+    ThresholdKind,
 };
 use crate::service::ledger::{RunKind, RunRecord};
 
@@ -105,7 +106,8 @@ pub fn calibrate(
     let parts = CalibrationParts {
         fingerprint,
         subjects: measured.subjects.map_or(0, |subjects| subjects as usize),
-        samples_per_subject: request.selection.enrolled,
+        // Folders of draws enrol what lies in them, whatever was asked for.
+        samples_per_subject: request.selection.enrolled.min(here.most),
         gallery_subjects: here.open.as_ref().map_or(0, |(_, enrolled)| *enrolled),
         verification: thresholds(ThresholdKind::Fmr),
         identification: thresholds(ThresholdKind::Fpir),
@@ -158,6 +160,14 @@ struct Side {
     scores: Scores,
     /// With how many subjects its smallest gallery held.
     open: Option<(OpenSet, usize)>,
+    /// Most samples that a subject had in a gallery.
+    most: usize,
+}
+
+fn most_of_one(session: &Session) -> usize {
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    session.gallery.iter().for_each(|entry| *counts.entry(entry.label).or_default() += 1);
+    counts.into_values().max().unwrap_or(0)
 }
 
 impl Side {
@@ -170,21 +180,29 @@ impl Side {
         let person = |label: u64| plan.people.get(label as usize).copied().unwrap_or(label);
         let sets: Vec<PlannedSet> =
             plan.sets.iter().map(|set| set.only(|label| people.contains(&person(label)))).collect();
+        let captures = plan.captures.as_ref().map(|captures| embedded.by_row(captures));
+        let captures = captures.as_deref();
         let asked: Vec<_> = sets.iter().map(|set| ask(set, embedded)).collect();
         let sessions: Vec<_> = asked.iter().flat_map(|set| set.sessions.clone()).collect();
         let lost: Vec<u64> = asked.iter().flat_map(|set| set.lost.clone()).collect();
-        let scores = Scores::gather_by_label(&trials(&sessions, embedded, None)?, &lost, person)?;
+        let scores =
+            Scores::gather_by_label(&trials(&sessions, embedded, captures)?, &lost, person)?;
         // All kinds of hand share a threshold, so their searches are pooled.
         let (mut rankings, mut lost_searches, mut fewest) = (Vec::new(), Vec::new(), usize::MAX);
         for set in &sets {
-            let searches = open_set(set, embedded, &request.selection)?;
+            let searches = open_set(set, embedded, &request.selection, captures)?;
             rankings.extend(searches.rankings);
             lost_searches.extend(searches.lost);
-            fewest = fewest.min(searches.enrolled);
+            // Of a kind of hand of which these people have next to no pictures nothing was enrolled or searched:
+            // counted, it would have the calibration reach no gallery at all.
+            if searches.enrolled > 0 {
+                fewest = fewest.min(searches.enrolled);
+            }
         }
         let open = OpenSet::of(&rankings, &lost_searches, person).ok();
         let open = open.map(|open| (open, fewest));
-        Ok(Self { scores, open })
+        let most = sets.iter().flat_map(|set| &set.sessions).map(most_of_one).max().unwrap_or(0);
+        Ok(Self { scores, open, most })
     }
 
     fn tried(&self, threshold: &Threshold, level: f64) -> Option<Tried> {

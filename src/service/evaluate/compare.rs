@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use crate::evaluation::{Outcome, Paired, ProbeValue};
 
-use super::figures::{Evaluation, Measure, Measured, within};
+use super::figures::{Measure, Measured, within};
 use super::output::Output;
 use super::plan::plan;
 use super::published::{PUBLISHED, PublishedFigure};
+use super::types::Evaluation;
 use super::{EvaluateError, EvaluateEvent, EvaluateOptions, Selection, SystemChoice};
 use crate::service::ledger::{RunKind, RunRecord};
 

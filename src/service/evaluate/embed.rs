@@ -44,6 +44,12 @@ pub(super) struct Embedded {
 }
 
 impl Embedded {
+    /// What is known of each file, by row.
+    pub(super) fn by_row(&self, of_files: &[u64]) -> Vec<u64> {
+        let known = of_files.iter().zip(&self.row_of);
+        known.filter(|(_, row)| row.is_some()).map(|(value, _)| *value).collect()
+    }
+
     /// For each row the file it was made of.
     pub(super) fn files(&self) -> Vec<usize> {
         let taken = self.row_of.iter().enumerate().filter(|(_, row)| row.is_some());
@@ -105,6 +111,13 @@ pub(super) fn embedded(
     cached: usize,
     started: Instant,
 ) -> Result<Embedded, EvaluateError> {
+    if let (true, Some(first)) = (found.iter().all(Option::is_none), refusals.first()) {
+        return Err(EvaluateError::AllRefused {
+            count: refusals.len(),
+            file: first.file.clone(),
+            problem: first.problem.clone(),
+        });
+    }
     let mut taken = 0..;
     let row_of = found.iter().map(|e| e.as_ref().and_then(|_| taken.next())).collect();
     let vectors = Arc::new(Vectors::from_embeddings(found.iter().flatten())?);
@@ -121,6 +134,8 @@ fn pixels(embedder: &Embedder, path: &Path) -> Result<Vec<f32>, String> {
     Ok(embedder.preprocessing().apply(&picture))
 }
 
+/// A problem may name the file by its whole path, and a report says nothing of this machine.
 fn refusal(file: &EvaluatedFile, problem: String) -> Refusal {
+    let problem = problem.replace(&file.path.display().to_string(), &file.name());
     Refusal { file: file.name(), subject: file.subject.clone(), problem }
 }

@@ -4,7 +4,7 @@
 //! (`.txt`: a file name a line; `.csv`: a column `path`); `.csv` has a column `path` and one column a dimension;
 //! `.parquet` has a column `path` and a list column `embedding`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -47,6 +47,13 @@ pub(super) fn read_external(
         if by_name.insert(name.clone(), values).is_some() {
             return Err(fail(path, format!("names {name} twice, the second time in row {row}")));
         }
+    }
+    // One row for two images would be the same embedding for both.
+    let mut asked: BTreeSet<String> = BTreeSet::new();
+    if let Some(name) = files.iter().map(EvaluatedFile::name).find(|n| !asked.insert(n.clone())) {
+        let problem =
+            format!("is matched by file names, and two images of the data set are called {name}");
+        return Err(fail(path, problem));
     }
     let missing: Vec<String> =
         files.iter().map(EvaluatedFile::name).filter(|name| !by_name.contains_key(name)).collect();

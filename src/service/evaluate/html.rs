@@ -3,11 +3,11 @@
 use crate::report::{Corner, Frame, Page, Scale, Series, lines, staircase};
 
 use super::compare::Comparison;
-use super::figures::{Evaluation, SetFigures};
 use super::markdown::{
     READING, READING_DIFFERENCES, Table, differences, facts, open_set, ranks, refusals,
     side_by_side, system, verification,
 };
+use super::types::{Evaluation, SetFigures};
 
 /// Small pictures of a set's worst probes, a row a probe.
 type Pictures<'a> = &'a dyn Fn(&SetFigures) -> Vec<Vec<(String, Vec<u8>)>>;
@@ -100,7 +100,7 @@ fn details(page: &mut Page, evaluation: &Evaluation, pictures: Pictures<'_>) {
     page.table(&header, &rows);
     for set in evaluation.sets.iter().filter(|set| !set.failures.is_empty()) {
         page.heading(&format!("Worst probes, {}", set.name));
-        let row = |failure: &super::figures::Failure| {
+        let row = |failure: &super::types::Failure| {
             let found: Vec<String> = failure
                 .candidates
                 .iter()

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 
 use crate::evaluation::Interval;
+use crate::report::markdown_table;
 
+use super::Protocol;
 use super::compare::{Comparison, Difference};
-use super::figures::{Evaluation, Figure, SetFigures};
 use super::published::PublishedProtocol;
+use super::types::{Evaluation, Figure, SetFigures};
 
 /// Percent with its spread over runs.
 pub(super) fn percent(figure: &Figure) -> String {
@@ -41,16 +43,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn markdown(&self) -> String {
-        let line = |cells: &mut dyn Iterator<Item = &str>| {
-            let cells: Vec<&str> = cells.collect();
-            format!("| {} |\n", cells.join(" | "))
-        };
-        let mut text = line(&mut self.header.iter().copied());
-        text.push_str(&format!("|{}\n", "---|".repeat(self.header.len())));
-        for row in &self.rows {
-            text.push_str(&line(&mut row.iter().map(String::as_str)));
-        }
-        text
+        markdown_table(&self.header, &self.rows)
     }
 
     /// Columns of even width, for a terminal.
@@ -231,6 +224,11 @@ pub(super) fn refusals(evaluation: &Evaluation) -> Table {
 /// What a reader needs to do it again.
 pub(super) fn facts(evaluation: &Evaluation) -> Vec<(String, String)> {
     let selection = &evaluation.selection;
+    let accessories = match (selection.protocol, selection.accessories) {
+        (Protocol::Tree { .. }, _) => "as the folders have them",
+        (Protocol::Published { .. }, _) | (_, false) => "left out",
+        (Protocol::Auto | Protocol::Hands | Protocol::CrossAspect, true) => "taken",
+    };
     let mut facts = vec![
         ("command".to_owned(), evaluation.command.clone()),
         ("program".to_owned(), format!("handclip {}", evaluation.version)),
@@ -248,12 +246,8 @@ pub(super) fn facts(evaluation: &Evaluation) -> Vec<(String, String)> {
         (
             "protocol".to_owned(),
             format!(
-                "{}, {} runs, seed {}, {} enrolled a subject, accessories {}",
-                selection.protocol,
-                selection.runs,
-                selection.seed,
-                selection.enrolled,
-                if selection.accessories { "taken" } else { "left out" }
+                "{}, {} runs, seed {}, {} enrolled a subject, accessories {accessories}",
+                selection.protocol, selection.runs, selection.seed, selection.enrolled,
             ),
         ),
         (
@@ -297,7 +291,8 @@ pub(super) fn system(evaluation: &Evaluation) -> Vec<(String, String)> {
 /// How the figures are to be read.
 pub(super) const READING: &str = "Rank figures are in %, mean ± standard deviation of the runs (ddof = 1); intervals resample subjects. \
 Search is exact; equal similarities keep gallery order. mAP is the mean of the precision at every hit; mAP trapezoid is that of Market-1501's and \
-MBA-Net's script. A probe without a mate is left out of the ranks and counted. Lost are searches whose probe or every mate gave no embedding: misses. \
+MBA-Net's script. A probe without a mate is left out of the ranks and counted. Lost are searches whose probe or every mate gave no embedding: misses in the error rates, \
+left out of the ranks. \
 FMR, FNMR, FPIR and FNIR as in ISO/IEC 19795-1: accepted at the threshold or above, every tie against the system, all runs pooled. A rate below what the \
 subjects can support (rule of three over independent pairs) is not given.";
 
@@ -371,8 +366,9 @@ pub(super) fn side_by_side(comparison: &Comparison) -> Table {
 /// Each system less the baseline.
 pub(super) fn differences(comparison: &Comparison) -> Table {
     let points = |paired: &crate::evaluation::Paired| {
-        let (difference, p) = (100.0 * paired.difference, paired.p.unwrap_or(1.0));
-        format!("{difference:+.2} ({}), p {p:.4}", interval(paired.interval))
+        let difference = 100.0 * paired.difference;
+        let p = paired.p.map_or_else(|| "-".to_owned(), |p| format!("{p:.4}"));
+        format!("{difference:+.2} ({}), p {p}", interval(paired.interval))
     };
     let row = |difference: &Difference| {
         vec![

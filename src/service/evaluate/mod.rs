@@ -4,7 +4,6 @@ mod cache;
 mod calibrate;
 mod compare;
 mod embed;
-
 mod external;
 mod figures;
 mod html;
@@ -14,6 +13,7 @@ mod plan;
 mod published;
 mod single;
 mod system;
+mod types;
 
 use std::path::PathBuf;
 
@@ -33,10 +33,11 @@ pub use crate::evaluation::ThresholdKind;
 pub use calibrate::{CalibrateRequest, Calibrated, Tried, calibrate};
 pub use compare::{CompareRequest, Comparison, compare};
 pub use embed::Refusal;
-pub use figures::{Evaluation, SetFigures};
+
 pub use published::{PUBLISHED, PublishedFigure, PublishedProtocol};
 pub use single::evaluate;
 pub use system::{SystemCard, SystemChoice};
+pub use types::{Evaluation, SetFigures};
 
 /// What is enrolled and what asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +182,21 @@ pub enum EvaluateError {
         "no image is left to evaluate: check --hold-out, --accessories and the labels of aspect and side"
     )]
     NothingLeft,
+    /// A division that this protocol does not make.
+    #[error(
+        "--hold-out divides labelled images: with `--protocol {0}` the folders or the publication say who is tested"
+    )]
+    HoldOut(Protocol),
+    /// Not one embedding.
+    #[error("none of the {count} images can be used, e.g. {file}: {problem}")]
+    AllRefused {
+        /// How many.
+        count: usize,
+        /// One of them.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// An image without a capture.
     #[error("{path} has no `capture`: --other-capture needs a manifest with that column", path = .0.display())]
     NoCapture(PathBuf),

@@ -9,8 +9,8 @@ use crate::service::ledger::RunRecord;
 use crate::storage::file::write_atomic;
 
 use super::compare::Comparison;
-use super::figures::{Evaluation, SetFigures};
 use super::plan::Plan;
+use super::types::{Evaluation, SetFigures};
 use super::{EvaluateError, html, markdown};
 
 /// Side of a picture in a report, pixels.

@@ -10,9 +10,10 @@ use crate::dataset::{self, DrawTree, LabelledImage, Protocol as Division, sha256
 use crate::domain::{Aspect, HandAttributes, Side};
 use crate::evaluation::{Entry, MonteCarlo, Session};
 use crate::service::fine_tune::held_out;
+use crate::service::ledger::data_name;
 
 use super::embed::Refusal;
-use super::figures::DataCard;
+use super::types::DataCard;
 use super::{EvaluateError, Protocol, Selection};
 
 /// A file that is embedded once, however many draws use it.
@@ -75,10 +76,7 @@ impl Register {
 
 /// Reads the data set and draws from it.
 pub(super) fn plan(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
-    let whole = data.canonicalize().unwrap_or_else(|_| data.to_path_buf());
-    let name =
-        whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    Ok(Plan { name, ..drawn(data, selection)? })
+    Ok(Plan { name: data_name(data), ..drawn(data, selection)? })
 }
 
 fn drawn(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
@@ -86,6 +84,14 @@ fn drawn(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
         Protocol::Auto | Protocol::Tree { .. } => dataset::draw_trees(data, selection.runs)?,
         Protocol::Hands | Protocol::CrossAspect | Protocol::Published { .. } => Vec::new(),
     };
+    let all = matches!(selection.protocol, Protocol::Tree { all: true });
+    let found = if trees.is_empty() { selection.protocol } else { Protocol::Tree { all } };
+    // Ignored in silence, the report would tell of a division that nobody made.
+    if selection.hold_out.is_some()
+        && matches!(found, Protocol::Tree { .. } | Protocol::Published { .. })
+    {
+        return Err(EvaluateError::HoldOut(found));
+    }
     if !trees.is_empty() {
         return from_trees(&trees, selection);
     }
@@ -132,13 +138,16 @@ fn from_trees(trees: &[DrawTree], selection: &Selection) -> Result<Plan, Evaluat
             };
             sessions.push((named(gallery), named(&draw.query)));
         }
-        sets.push(NamedSet {
-            name: tree.name.replace("_r", " right").replace("_l", " left"),
-            sessions,
-        });
+        sets.push(NamedSet { name: spoken(&tree.name), sessions });
         everybody.extend(dataset::read(&tree.path)?);
     }
     finish(Protocol::Tree { all }, register.images, sets, selection, everybody)
+}
+
+/// `dorsal right` for `dorsal_r`; a folder of any other name keeps it.
+fn spoken(name: &str) -> String {
+    dataset::Hand::named(name)
+        .map_or_else(|| name.to_owned(), |hand| format!("{} {}", hand.aspect, hand.side))
 }
 
 /// Indices of the images that the selection lets in.
@@ -254,8 +263,7 @@ fn published(
             }
             (gallery, run.query.iter().map(named).collect())
         });
-        let name = split.name.replace("_r", " right").replace("_l", " left");
-        NamedSet { name, sessions: runs.collect() }
+        NamedSet { name: spoken(&split.name), sessions: runs.collect() }
     };
     Ok(splits.iter().map(set).collect())
 }
@@ -305,7 +313,9 @@ fn finish(
         .collect();
     let labels: HashMap<&String, u64> = names.iter().copied().zip(0..).collect();
     let subjects: Vec<String> = names.iter().map(|name| (*name).clone()).collect();
-    let people = people(&subjects);
+    let with_distractors =
+        matches!(protocol, Protocol::Tree { all: true } | Protocol::Published { all: true });
+    let people = people(&subjects, with_distractors);
     let entries = |named: &[Named]| -> Vec<Entry> {
         named.iter().map(|(at, name)| Entry { row: row_of[at], label: labels[name] }).collect()
     };
@@ -339,11 +349,12 @@ fn finish(
     })
 }
 
-/// A number for the person behind each name: that of the name without a distractor's offset.
-fn people(subjects: &[String]) -> Vec<u64> {
+/// A number for the person behind each name: where there are distractors, that of the name without its offset.
+/// Elsewhere a large number is only a large number.
+fn people(subjects: &[String], with_distractors: bool) -> Vec<u64> {
     let person = |name: &String| match name.parse().map(dataset::without_offset) {
-        Ok(id) => id.to_string(),
-        Err(_) => name.clone(),
+        Ok(id) if with_distractors => id.to_string(),
+        Ok(_) | Err(_) => name.clone(),
     };
     let mut numbers: HashMap<String, u64> = HashMap::new();
     subjects
@@ -388,7 +399,7 @@ impl Plan {
             images: self.files.len(),
             subjects: self.subjects.len(),
             refused,
-            sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: dataset::hex(&hash.finalize()),
         }
     }
 }
@@ -404,5 +415,25 @@ impl PlannedSet {
             probes: some(&session.probes),
         });
         Self { name: self.name.clone(), sessions: sessions.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distractors_are_people_without_their_offset_where_there_are_any() {
+        let names: Vec<String> =
+            ["1051", "11001051", "21001051", "ann"].map(str::to_owned).to_vec();
+        assert_eq!(people(&names, true), [0, 0, 0, 1]);
+        assert_eq!(people(&names, false), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn only_the_names_of_hands_are_spelt_out() {
+        assert_eq!(spoken("dorsal_r"), "dorsal right");
+        assert_eq!(spoken("palmar_l"), "palmar left");
+        assert_eq!(spoken("my_run_large"), "my_run_large");
     }
 }

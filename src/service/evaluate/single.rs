@@ -1,8 +1,9 @@
 //! One system.
 
-use super::figures::{Evaluation, Measure};
+use super::figures::Measure;
 use super::output::{Output, settings};
 use super::plan::plan;
+use super::types::Evaluation;
 use super::{EvaluateError, EvaluateEvent, EvaluateRequest};
 use crate::service::ledger::{RunKind, RunRecord};
 

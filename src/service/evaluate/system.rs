@@ -60,6 +60,15 @@ impl SystemChoice {
         Self { name, source }
     }
 
+    /// What it is, without its name: what `--model` of every command takes.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        match &self.source {
+            Source::Model(ModelChoice::Nano) => PathBuf::from("nano"),
+            Source::Model(ModelChoice::Directory(path)) | Source::External(path) => path.clone(),
+        }
+    }
+
     /// What reports call it, where a model's directory says nothing better.
     pub(super) fn name(&self) -> String {
         match (&self.name, &self.source) {
@@ -150,5 +159,8 @@ mod tests {
         assert_eq!(name("/models/clip-b32"), "clip-b32");
         assert_eq!(name("out/mba_net.npy"), "mba_net");
         assert_eq!(name("MBA-Net=out/features.PARQUET"), "MBA-Net");
+        let path = |text: &str| SystemChoice::named(text).path();
+        assert_eq!(path("MBA-Net=out/features.PARQUET"), Path::new("out/features.PARQUET"));
+        assert_eq!(path("ours=nano"), Path::new("nano"));
     }
 }

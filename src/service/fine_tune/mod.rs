@@ -28,7 +28,7 @@ use crate::training::{EventLog, RunLog, TrainingError};
 
 pub use crate::training::fine_tune::Stage;
 
-use super::ledger::{RunKind, RunRecord};
+use super::ledger::{RunKind, RunRecord, data_name};
 use super::nano_card::{CardError, Figures};
 use super::options::ModelChoice;
 pub(in crate::service) use divide::held_out;
@@ -115,7 +115,7 @@ impl FineTuneSummary {
         record.set(
             "data",
             match &request.data {
-                TrainingData::Directory(path) => path.display().to_string(),
+                TrainingData::Directory(path) => data_name(path),
                 TrainingData::Gallery(_) => "a gallery's images".to_owned(),
             },
         );
@@ -379,7 +379,7 @@ fn about(
             hash.update(format!("{side} {at} {} {:?}\n", image.key(), image.attributes));
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(dataset::hex(&hash.finalize()))
 }
 
 /// A number for each hand of each subject, and for each kind of hand.

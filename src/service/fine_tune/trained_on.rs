@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::dataset::hex;
 use crate::storage::StorageError;
 use crate::storage::file::write_atomic;
 
@@ -79,5 +80,5 @@ impl TrainedOn {
 
 /// SHA-256 of a file's bytes, hexadecimal.
 pub(super) fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }

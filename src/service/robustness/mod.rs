@@ -26,7 +26,7 @@ use crate::storage::file::write_atomic;
 use super::error::ServiceError;
 use super::fine_tune::held_out;
 use super::leak::{LeakError, check_leak};
-use super::ledger::{LedgerError, RunKind, RunRecord};
+use super::ledger::{LedgerError, RunKind, RunRecord, data_name};
 use super::options::ModelChoice;
 use plan::Plan;
 use studio::{Look, Studio};
@@ -226,7 +226,7 @@ impl RobustnessReport {
         let mut record = RunRecord::new(RunKind::Robustness, &request.command);
         record.set("model", &self.model.name);
         record.set("fingerprint", self.model.fingerprint);
-        record.set("data", request.data.display());
+        record.set("data", data_name(&request.data));
         record.set("seed", self.seed);
         record.set("runs", self.runs);
         record.set("subjects", self.subjects);
@@ -252,6 +252,11 @@ pub fn measure_robustness(
     request: &RobustnessRequest,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<RobustnessReport, RobustnessError> {
+    // Before any work: a folder that cannot be made is found out at once.
+    if let Some(out) = &request.out {
+        std::fs::create_dir_all(out)
+            .map_err(|source| RobustnessError::Folder { path: out.clone(), source })?;
+    }
     let embedder = super::open_model(&request.model, &request.device, &mut Vec::new())?;
     let everybody = dataset::read(&request.data)?;
     let images: Vec<LabelledImage> = match request.hold_out {
@@ -320,8 +325,6 @@ pub fn measure_robustness(
     }
     report.natural = asker.natural(&studio.clean(&plan.worn)?)?;
     if let Some(out) = &request.out {
-        std::fs::create_dir_all(out)
-            .map_err(|source| RobustnessError::Folder { path: out.clone(), source })?;
         let json = serde_json::to_vec_pretty(&report)?;
         write_atomic(&out.join("robustness.json"), &json)?;
         write_atomic(&out.join("robustness.md"), report.markdown().as_bytes())?;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::evaluation::{Change, Damage, Estimate, GroupRow, GroupTable, Interval, Rate, Standing};
 use crate::image::Severity;
-use crate::report::{Page, Series, line_chart};
+use crate::report::{Page, Series, line_chart, markdown_table};
 
 use super::{On, RobustnessReport};
 
@@ -16,17 +16,18 @@ struct Table {
     rows: Vec<Vec<String>>,
 }
 
+impl Table {
+    fn header(&self) -> Vec<&str> {
+        self.header.iter().map(String::as_str).collect()
+    }
+}
+
 pub(super) fn markdown(report: &RobustnessReport) -> String {
     let mut text = format!("# Robustness of {}\n\n{}\n", report.model.name, opening(report));
     for table in tables(report) {
         // Infallible: a String takes everything.
-        let _ = write!(text, "\n## {}\n\n{}\n\n", table.heading, table.note);
-        for (at, row) in std::iter::once(&table.header).chain(&table.rows).enumerate() {
-            let _ = writeln!(text, "| {} |", row.join(" | "));
-            if at == 0 {
-                let _ = writeln!(text, "|{}", "---|".repeat(row.len()));
-            }
-        }
+        let cells = markdown_table(&table.header(), &table.rows);
+        let _ = write!(text, "\n## {}\n\n{}\n\n{cells}", table.heading, table.note);
     }
     text
 }
@@ -47,8 +48,7 @@ pub(super) fn html(report: &RobustnessReport) -> String {
     for table in tables(report) {
         page.heading(&table.heading);
         page.paragraph(&table.note);
-        let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
-        page.table(&header, &table.rows);
+        page.table(&table.header(), &table.rows);
     }
     page.finish()
 }

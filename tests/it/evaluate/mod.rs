@@ -1,5 +1,7 @@
 //! `handclip evaluate`, `compare`, `calibrate` and `runs`, asked of the real binary on generated hands.
 
+mod edges;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -523,6 +525,8 @@ fn calibrated_thresholds_decide_and_do_not_reach_beyond_what_was_measured() {
     // Six people make 15 pairs and three strangers: FMR 0.2 is as low as they go.
     let found = parse(&done(&calibrate(&["--fmr", "0.5,0.2", "--fpir", "1.0"])));
     assert_eq!(found["calibration"]["subjects"], 6);
+    let reach = found["calibration"]["gallery_subjects"].as_u64().unwrap();
+    assert!((1..=3).contains(&reach), "half of six people are enrolled: {reach}");
     let tried = found["tried"].as_array().unwrap();
     assert_eq!(tried.len(), 3, "on the people that were not measured on");
 
