@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::Embedding;
+use crate::domain::{Embedding, Fingerprint};
 use crate::model::Embedder;
 use crate::storage::file::write_private;
 
@@ -17,10 +17,11 @@ const MAGIC: &[u8; 8] = b"hcembed1";
 /// Bytes of a content hash.
 const HASH: usize = 32;
 
-/// Embeddings by the SHA-256 of the file they were made of. Layout: magic, dimensions as u32 little-endian, then
-/// records of hash and f32 little-endian values, and the SHA-256 of all that.
+/// Embeddings by the SHA-256 of the file they were made of. Layout: magic, the model's fingerprint, dimensions as u32
+/// little-endian, then records of hash and f32 little-endian values, and the SHA-256 of all that.
 pub(super) struct Cache {
     path: PathBuf,
+    model: Fingerprint,
     dim: usize,
     known: BTreeMap<[u8; HASH], Vec<f32>>,
     changed: bool,
@@ -31,16 +32,17 @@ impl Cache {
     pub(super) fn open(dir: &Path, embedder: &Embedder) -> Result<Self, EvaluateError> {
         std::fs::create_dir_all(dir)
             .map_err(|source| EvaluateError::Write { path: dir.to_path_buf(), source })?;
-        let path = dir.join(format!("{}.embeddings", embedder.fingerprint()));
+        let model = embedder.fingerprint();
+        let path = dir.join(format!("{model}.embeddings"));
         let dim = embedder.dim();
         let known = match std::fs::read(&path) {
-            Ok(bytes) => parse(&bytes, dim).unwrap_or_else(|| {
+            Ok(bytes) => parse(&bytes, model, dim).unwrap_or_else(|| {
                 tracing::warn!("a cache of embeddings is damaged and is made anew");
                 BTreeMap::new()
             }),
             Err(_) => BTreeMap::new(),
         };
-        Ok(Self { path, dim, known, changed: false })
+        Ok(Self { path, model, dim, known, changed: false })
     }
 
     pub(super) fn get(&self, sha256: &str) -> Option<Embedding> {
@@ -59,6 +61,7 @@ impl Cache {
             return Ok(());
         }
         let mut bytes = MAGIC.to_vec();
+        bytes.extend(self.model.0);
         bytes.extend((self.dim as u32).to_le_bytes());
         for (hash, values) in &self.known {
             bytes.extend(hash);
@@ -70,13 +73,13 @@ impl Cache {
     }
 }
 
-/// `None` for anything but a whole file of the same dimensions.
-fn parse(bytes: &[u8], dim: usize) -> Option<BTreeMap<[u8; HASH], Vec<f32>>> {
+/// `None` for anything but a whole file of the same model.
+fn parse(bytes: &[u8], model: Fingerprint, dim: usize) -> Option<BTreeMap<[u8; HASH], Vec<f32>>> {
     let (content, digest) = bytes.split_last_chunk::<HASH>()?;
     if Sha256::digest(content).as_slice() != digest {
         return None;
     }
-    let rest = content.strip_prefix(MAGIC)?;
+    let rest = content.strip_prefix(MAGIC)?.strip_prefix(&model.0)?;
     let (stored, records) = rest.split_first_chunk::<4>()?;
     if u32::from_le_bytes(*stored) as usize != dim {
         return None;
@@ -134,9 +137,10 @@ mod tests {
         for at in [0, 9, 40, bytes.len() - 1] {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
-            assert!(parse(&damaged, nano.dim()).is_none(), "{at}");
+            assert!(parse(&damaged, nano.fingerprint(), nano.dim()).is_none(), "{at}");
         }
-        assert!(parse(&bytes[..bytes.len() - 4], nano.dim()).is_none());
-        assert!(parse(&bytes, nano.dim() + 1).is_none());
+        assert!(parse(&bytes[..bytes.len() - 4], nano.fingerprint(), nano.dim()).is_none());
+        assert!(parse(&bytes, nano.fingerprint(), nano.dim() + 1).is_none());
+        assert!(parse(&bytes, Fingerprint([0; HASH]), nano.dim()).is_none(), "another model's");
     }
 }

@@ -1,6 +1,6 @@
 //! Several systems on identical draws.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -41,7 +41,7 @@ pub struct Comparison {
     pub published: Vec<PublishedFigure>,
 }
 
-/// A system less the baseline, over the probes that both could search.
+/// A system less the baseline, over the probes that either could search; what one lost is its miss.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     /// The system.
@@ -138,32 +138,33 @@ fn difference(
     })
 }
 
-/// Values of the probes that both systems searched: one may have refused a file that the other takes.
+/// Values of the probes that either system searched. What the other one lost, because it refused the probe or every
+/// mate, is a miss: nobody gets better by refusing.
 fn common(
     a: &Measured,
     b: &Measured,
     run: usize,
     of: fn(&Outcome) -> f64,
 ) -> (Vec<ProbeValue>, Vec<ProbeValue>) {
-    let values = |measured: &Measured, keep: &BTreeSet<usize>| -> Vec<ProbeValue> {
-        measured.rankings[run]
-            .outcomes
-            .iter()
-            .map(|outcome| (measured.files[run][outcome.probe], outcome))
-            .filter(|(file, _)| keep.contains(file))
-            .map(|(probe, outcome)| ProbeValue {
-                probe,
-                subject: outcome.label,
-                value: of(outcome),
-            })
-            .collect()
-    };
-    let searched = |measured: &Measured| -> BTreeSet<usize> {
+    let by_file = |measured: &Measured| -> BTreeMap<usize, (u64, f64)> {
         let outcomes = measured.rankings[run].outcomes.iter();
-        outcomes.map(|outcome| measured.files[run][outcome.probe]).collect()
+        let file = |outcome: &Outcome| measured.files[run][outcome.probe];
+        outcomes.map(|outcome| (file(outcome), (outcome.label, of(outcome)))).collect()
     };
-    let both = &searched(a) & &searched(b);
-    (values(a, &both), values(b, &both))
+    let (a, b) = (by_file(a), by_file(b));
+    let either: BTreeMap<usize, u64> =
+        a.iter().chain(&b).map(|(file, (label, _))| (*file, *label)).collect();
+    let values = |found: &BTreeMap<usize, (u64, f64)>| -> Vec<ProbeValue> {
+        let value = |file: &usize| found.get(file).map_or(0.0, |(_, value)| *value);
+        let all = either.iter();
+        all.map(|(probe, subject)| ProbeValue {
+            probe: *probe,
+            subject: *subject,
+            value: value(probe),
+        })
+        .collect()
+    };
+    (values(&a), values(&b))
 }
 
 fn record(comparison: &Comparison) -> RunRecord {

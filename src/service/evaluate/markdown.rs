@@ -386,8 +386,8 @@ pub(super) fn differences(comparison: &Comparison) -> Table {
 }
 
 /// How differences are to be read.
-pub(super) const READING_DIFFERENCES: &str = "Every system met the same draws of the same images. Differences are over the probes that both \
-searched; intervals resample the same subjects for both (95 %), p is two-sided. Published rows were not measured here: their images, splits and \
+pub(super) const READING_DIFFERENCES: &str = "Every system met the same draws of the same images. Differences are over the probes that either \
+searched, what one lost being its miss; intervals resample the same subjects for both (95 %), p is two-sided. Published rows were not measured here: their images, splits and \
 training differ.";
 
 /// The comparison's report.

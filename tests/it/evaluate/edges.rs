@@ -11,7 +11,7 @@ use super::{drawn, name, path};
 use crate::cli::{done, failed, handclip, parse};
 
 #[test]
-fn a_comparison_pairs_what_both_searched_where_one_refused_a_file() {
+fn what_one_system_refused_and_the_other_found_is_a_miss_in_a_comparison() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     draw_hands(Drawing { subjects: 6, images: 3, seed: 8, size: 96 }, &data, &|_, _| {}).unwrap();
@@ -57,6 +57,11 @@ fn a_comparison_pairs_what_both_searched_where_one_refused_a_file() {
         if lost == 0 {
             assert_eq!(difference["map"]["difference"], 0.0, "the same embeddings: {difference}");
             assert_eq!(difference["rank1"]["p"], 1.0);
+        }
+        if lost > 0 {
+            // The baseline lost what the other one found: refusing must not pay.
+            let value = difference["map"]["difference"].as_f64().unwrap();
+            assert!(value > 0.0, "{difference}");
         }
         lost_somewhere += lost;
     }
