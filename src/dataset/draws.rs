@@ -76,20 +76,9 @@ fn part(tree: &Path, path: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
-
+    use super::super::read::tests::tree as tree_of;
     use super::*;
     use crate::domain::{Aspect, Side};
-
-    fn tree_of(files: &[&str]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = dir.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            File::create(path).unwrap();
-        }
-        dir
-    }
 
     const TREE: [&str; 7] = [
         "11k/train_val_test_split_dorsal_r/train/0000001/Hand_1.jpg",

@@ -6,6 +6,7 @@ mod embedding;
 mod generation;
 mod ids;
 mod score;
+mod time;
 
 pub use attributes::{
     Aspect, AttributeError, AttributeFilter, HandAttributes, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES,
@@ -18,3 +19,4 @@ pub use embedding::{Embedding, EmbeddingError};
 pub use generation::{Fingerprint, FingerprintError, Generation};
 pub use ids::{GalleryId, IdError, SampleId, SubjectId};
 pub use score::Similarity;
+pub use time::now_ms;

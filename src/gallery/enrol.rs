@@ -1,13 +1,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::domain::{Fingerprint, SampleId, SubjectId};
+use crate::domain::{Fingerprint, SampleId, SubjectId, now_ms};
 use crate::storage::{Batch, DataKey, Seal, Store};
 
 use super::catalogue::{Busy, State, SubjectEntry};
 use super::index::RowInfo;
 use super::key::{self, Key};
-use super::record::{SampleDoc, SubjectDoc, now_ms, template_to_bytes, to_json};
+use super::record::{SampleDoc, SubjectDoc, template_to_bytes, to_json};
 use super::types::{Enrolled, MAX_BATCH, NewSample};
 use super::{Gallery, GalleryError};
 

@@ -13,13 +13,13 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use crate::domain::{GalleryId, SubjectId};
+use crate::domain::{GalleryId, SubjectId, now_ms};
 use crate::storage::{Batch, DataKey, Seal, Store, hmac_sha256, macs_equal};
 
 use super::catalogue::Busy;
 use super::key::{self, Key};
 use super::record::uuid_text::Uuid;
-use super::record::{ErasureDoc, from_json, now_ms, to_json};
+use super::record::{ErasureDoc, from_json, to_json};
 use super::{Gallery, GalleryError};
 
 /// Proof that a subject was erased, for whoever asked for it.

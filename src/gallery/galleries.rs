@@ -3,13 +3,13 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::domain::GalleryId;
+use crate::domain::{GalleryId, now_ms};
 use crate::storage::{Batch, Seal, Store};
 
 use super::erase::{delete_gallery, resume};
 use super::key::{self, Key};
 use super::maintain::Maintainer;
-use super::record::{GalleryDoc, from_json, now_ms, to_json};
+use super::record::{GalleryDoc, from_json, to_json};
 use super::types::{GallerySpec, MAX_DESCRIPTION, MAX_DIM};
 use super::{Gallery, GalleryError, GalleryOptions};
 

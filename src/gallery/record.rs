@@ -104,9 +104,3 @@ pub(super) fn template_from_bytes(
     let values = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     Embedding::from_unit(values).map_err(|error| GalleryError::inconsistent(key, error))
 }
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
-}

@@ -12,6 +12,8 @@ use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::service::PageRequest;
+
 use super::error::ApiError;
 
 /// Largest JSON body without an image in it, in bytes.
@@ -168,4 +170,23 @@ pub(super) fn query(request: &HttpRequest) -> Result<HashMap<String, String>, Ap
         }
     }
     Ok(map)
+}
+
+/// Takes which page of a list is wanted out of a query.
+pub(super) fn page(query: &mut HashMap<String, String>) -> Result<PageRequest, ApiError> {
+    let limit = match query.remove("limit") {
+        None => 100,
+        Some(text) => {
+            text.parse().map_err(|_| ApiError::field("limit", "must be a whole number"))?
+        }
+    };
+    Ok(PageRequest { limit, token: query.remove("page_token") })
+}
+
+/// Refuses a query of which something is left.
+pub(super) fn nothing_else(query: &HashMap<String, String>) -> Result<(), ApiError> {
+    match query.keys().next() {
+        Some(name) => Err(ApiError::field(name, "is not a parameter of this request")),
+        None => Ok(()),
+    }
 }

@@ -10,12 +10,11 @@ use utoipa::IntoParams;
 
 use crate::domain::GalleryId;
 use crate::service::{
-    JobEvent, JobEvents, JobId, JobPageView, JobView, JobsRequest, PageRequest, Service,
-    ServiceError,
+    JobEvent, JobEvents, JobId, JobPageView, JobView, JobsRequest, Service, ServiceError,
 };
 
 use super::error::ApiError;
-use super::extract::query;
+use super::extract::{nothing_else, page, query};
 
 /// Streams of events that may be open at a time.
 const MAX_STREAMS: usize = 32;
@@ -98,17 +97,9 @@ pub(super) async fn list(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let mut query = query(&request)?;
-    let limit = match query.remove("limit") {
-        None => 100,
-        Some(text) => {
-            text.parse().map_err(|_| ApiError::field("limit", "must be a whole number"))?
-        }
-    };
-    let page = PageRequest { limit, token: query.remove("page_token") };
+    let page = page(&mut query)?;
     let wanted = JobsRequest { state: query.remove("state"), kind: query.remove("kind") };
-    if let Some(name) = query.keys().next() {
-        return Err(ApiError::field(name, "is not a parameter of this request"));
-    }
+    nothing_else(&query)?;
     Ok(HttpResponse::Ok().json(service.jobs(&wanted, &page)?))
 }
 

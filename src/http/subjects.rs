@@ -2,10 +2,10 @@ use actix_web::{HttpRequest, HttpResponse, delete, get, web};
 use utoipa::IntoParams;
 
 use crate::domain::{GalleryId, SubjectId};
-use crate::service::{ErasureView, PageRequest, Service, SubjectPage, SubjectView};
+use crate::service::{ErasureView, Service, SubjectPage, SubjectView};
 
 use super::error::ApiError;
-use super::extract::query;
+use super::extract::{nothing_else, page, query};
 
 /// Which page.
 #[derive(Debug, IntoParams)]
@@ -30,16 +30,8 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let gallery = GalleryId::new(path.into_inner())?;
     let mut query = query(&request)?;
-    let limit = match query.remove("limit") {
-        None => 100,
-        Some(text) => {
-            text.parse().map_err(|_| ApiError::field("limit", "must be a whole number"))?
-        }
-    };
-    let page = PageRequest { limit, token: query.remove("page_token") };
-    if let Some(name) = query.keys().next() {
-        return Err(ApiError::field(name, "is not a parameter of this request"));
-    }
+    let page = page(&mut query)?;
+    nothing_else(&query)?;
     Ok(HttpResponse::Ok().json(service.subjects(&gallery, &page)?))
 }
 

@@ -8,8 +8,10 @@ use tokio::sync::watch;
 
 use std::sync::Arc;
 
+use crate::domain::now_ms;
+
 use super::error::JobError;
-use super::job::{JobFailure, JobRecord, JobState, Stage, now_ms};
+use super::job::{JobFailure, JobRecord, JobState, Stage};
 use super::progress::Progress;
 
 /// Bytes of events kept for a job, as JSON; the oldest go first.

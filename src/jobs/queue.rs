@@ -9,11 +9,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 
+use crate::domain::now_ms;
 use crate::storage::{Batch, Seal, Store};
 
 use super::error::JobError;
 use super::events::{EventKind, Journal, Subscription};
-use super::job::{JobFailure, JobId, JobRecord, JobState, MAX_DATA, Stage, now_ms};
+use super::job::{JobFailure, JobId, JobRecord, JobState, MAX_DATA, Stage};
 use super::key::{self, Key};
 use super::progress::Meter;
 

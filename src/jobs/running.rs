@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::domain::now_ms;
 use crate::storage::{Batch, Seal};
 
 use super::error::JobError;
 use super::events::EventKind;
-use super::job::{JobFailure, JobId, JobRecord, JobState, Stage, now_ms};
+use super::job::{JobFailure, JobId, JobRecord, JobState, Stage};
 use super::key::Key;
 use super::queue::{Jobs, Live, check_data};
 

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::now_ms;
 use crate::storage::StorageError;
 use crate::storage::file::write_atomic;
 
@@ -64,11 +64,10 @@ impl RunRecord {
     /// A record of something that just ended.
     #[must_use]
     pub fn new(kind: RunKind, command: &str) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             format: 1,
             kind,
-            finished_at_ms: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
+            finished_at_ms: now_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             command: command.to_owned(),
             settings: BTreeMap::new(),

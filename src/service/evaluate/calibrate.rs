@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use crate::domain::{CalibratedThreshold, Calibration, CalibrationParts};
+use crate::domain::{CalibratedThreshold, Calibration, CalibrationParts, now_ms};
 use crate::evaluation::{
     Bootstrap, Calibration as Measured, OpenSet, Rate, Refused, Scores, Session, Threshold,
     ThresholdKind,
@@ -102,7 +101,6 @@ pub fn calibrate(
         found.dedup_by(|a, b| a.target == b.target);
         found
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let parts = CalibrationParts {
         fingerprint,
         subjects: measured.subjects.map_or(0, |subjects| subjects as usize),
@@ -111,7 +109,7 @@ pub fn calibrate(
         gallery_subjects: here.open.as_ref().map_or(0, |(_, enrolled)| *enrolled),
         verification: thresholds(ThresholdKind::Fmr),
         identification: thresholds(ThresholdKind::Fpir),
-        made_at_ms: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
+        made_at_ms: now_ms(),
     };
     let calibration = Calibration::try_from(parts).map_err(|error| {
         let reasons: Vec<&str> = measured.refused.iter().map(|r| r.reason.as_str()).collect();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::evaluation::{
     Bootstrap, MonteCarlo, OpenSet, Outcome, ProbeValue, Ranking, RunTable, Scores, Session,
-    Spread, Trial, candidates, lowest_fpir, rank,
+    Spread, Trial, VerificationFigures, candidates, lowest_fpir, rank,
 };
 
 use super::embed::Embedded;
@@ -91,7 +91,12 @@ impl Measure<'_> {
             measured.push(Measured { rankings, files });
         }
         progress(EvaluateEvent::Set("all sets".to_owned()));
-        let overall = self.overall(&asked, &measured, embedded, captures.as_deref())?;
+        let verification = match sets.as_slice() {
+            // Pooled with nothing else, it is the set's own.
+            [only] => only.verification.clone(),
+            _ => self.pooled(&asked, embedded, captures.as_deref())?,
+        };
+        let overall = self.overall(&measured, verification)?;
         let evaluation = Evaluation {
             format: 1,
             version: env!("CARGO_PKG_VERSION"),
@@ -175,10 +180,8 @@ impl Measure<'_> {
 
     fn overall(
         &self,
-        asked: &[Asked],
         measured: &[Measured],
-        embedded: &Embedded,
-        captures: Option<&[u64]>,
+        verification: Option<VerificationFigures>,
     ) -> Result<Overall, EvaluateError> {
         let of = |value: fn(&Outcome) -> f64| -> Result<Figure, EvaluateError> {
             let values: Vec<Vec<ProbeValue>> =
@@ -190,17 +193,27 @@ impl Measure<'_> {
             let sd = Spread::of(&means_by_run(measured, value)).and_then(|spread| spread.sd);
             Ok(Figure { mean, sd, by_subject })
         };
-        let all: Vec<Session> = asked.iter().flat_map(|set| set.sessions.clone()).collect();
-        let lost: Vec<u64> = asked.iter().flat_map(|set| set.lost.clone()).collect();
-        let trials = trials(&all, embedded, captures)?;
-        let scores = Scores::gather(&trials, &lost, self.person()).ok();
         Ok(Overall {
             rank1: of(|o| within(o, 1))?,
             map: of(|o| o.average_precision)?,
             map_trapezoid: of(|o| o.average_precision_trapezoid)?,
             minp: of(|o| o.inverse_negative_penalty)?,
-            verification: scores.map(|scores| scores.figures(&FMR_TARGETS, &self.bootstrap)),
+            verification,
         })
+    }
+
+    /// Verification over all sets, at one threshold.
+    fn pooled(
+        &self,
+        asked: &[Asked],
+        embedded: &Embedded,
+        captures: Option<&[u64]>,
+    ) -> Result<Option<VerificationFigures>, EvaluateError> {
+        let all: Vec<Session> = asked.iter().flat_map(|set| set.sessions.clone()).collect();
+        let lost: Vec<u64> = asked.iter().flat_map(|set| set.lost.clone()).collect();
+        let trials = trials(&all, embedded, captures)?;
+        let scores = Scores::gather(&trials, &lost, self.person()).ok();
+        Ok(scores.map(|scores| scores.figures(&FMR_TARGETS, &self.bootstrap)))
     }
 
     /// Draws of its own, in which a share of the subjects is not enrolled. Not across two groups of images: there
