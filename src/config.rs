@@ -76,6 +76,14 @@ pub struct ServeArgs {
     /// Threads that a job computes on; they give way to those that serve [default: half the processors]
     #[arg(long, env = "HANDCLIP_JOB_THREADS", value_name = "N")]
     pub job_threads: Option<usize>,
+    /// A folder of labelled images that training runs and evaluations may name, as NAME=DIR; may be repeated
+    #[arg(
+        long = "data-root",
+        env = "HANDCLIP_DATA_ROOTS",
+        value_delimiter = ';',
+        value_name = "NAME=DIR"
+    )]
+    pub data_roots: Vec<String>,
 }
 
 /// Where a server listens.

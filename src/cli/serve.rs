@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::config::ServeArgs;
 use crate::http::Server;
-use crate::service::{Service, ServiceOptions};
+use crate::service::{DataRootError, Service, ServiceOptions};
 
 use super::{Failure, offline};
 
@@ -12,7 +12,7 @@ pub(super) struct Args {
     serve: ServeArgs,
 }
 
-pub(super) fn options(args: &ServeArgs) -> ServiceOptions {
+pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, DataRootError> {
     let mut options = offline::options(&args.store, &args.model);
     options.max_image_bytes = args.http.max_upload_bytes;
     options.decoders = args.decoders.unwrap_or(options.decoders).max(1);
@@ -21,13 +21,15 @@ pub(super) fn options(args: &ServeArgs) -> ServiceOptions {
     options.max_batch = args.max_batch.max(1);
     options.job_threads = args.job_threads.unwrap_or(options.job_threads).max(1);
     options.max_wait = Duration::from_micros(args.max_wait_us);
-    options
+    options.data_roots =
+        args.data_roots.iter().map(|root| root.parse()).collect::<Result<_, _>>()?;
+    Ok(options)
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     // Before the model is loaded and the store is touched.
     args.serve.http.check()?;
-    let service = Service::open(&options(&args.serve))?;
+    let service = Service::open(&options(&args.serve)?)?;
     for notice in service.notices() {
         eprintln!("note: {notice}");
     }

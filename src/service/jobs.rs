@@ -1,16 +1,19 @@
 //! What jobs do, and what a caller can ask of them. `crate::jobs` runs them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::domain::GalleryId;
-use crate::gallery::{Galleries, Gallery, GalleryError};
+use crate::gallery::{Gallery, GalleryError};
 use crate::jobs::{Handlers, JobContext, JobFailure, JobFilter, JobId, Stage, Subscription};
 
 use super::error::ServiceError;
 use super::galleries::PageRequest;
 use super::recognition::check_limit;
 use super::views::{JobPageView, JobView};
+use super::workshop::Workshop;
 use super::{Service, blocking};
 
 /// Every kind of job there is.
@@ -131,20 +134,20 @@ impl Service {
 }
 
 /// What is done for each kind.
-pub(super) fn handlers(galleries: &Galleries) -> Handlers {
-    let (to_audit, to_compact) = (galleries.clone(), galleries.clone());
+pub(super) fn handlers(workshop: &Arc<Workshop>) -> Handlers {
+    let with = |work: fn(&Workshop, &JobContext<'_>) -> Result<Value, JobFailure>| {
+        let workshop = Arc::clone(workshop);
+        move |context: &JobContext<'_>| work(&workshop, context)
+    };
     Handlers::default()
-        .with(AUDIT, move |context| audit(&*gallery(&to_audit, context)?, context))
-        .with(COMPACT, move |context| compact(&*gallery(&to_compact, context)?, context))
+        .with(AUDIT, with(|shop, context| audit(&*gallery(shop, context)?, context)))
+        .with(COMPACT, with(|shop, context| compact(&*gallery(shop, context)?, context)))
 }
 
-fn gallery(
-    galleries: &Galleries,
-    context: &JobContext<'_>,
-) -> Result<std::sync::Arc<Gallery>, JobFailure> {
+fn gallery(workshop: &Workshop, context: &JobContext<'_>) -> Result<Arc<Gallery>, JobFailure> {
     let OfGallery { gallery } = serde_json::from_value(context.input().clone())
         .map_err(|error| JobFailure::new("invalid_input", error))?;
-    galleries.get(&gallery).map_err(failure)
+    workshop.galleries.get(&gallery).map_err(failure)
 }
 
 fn failure(error: GalleryError) -> JobFailure {

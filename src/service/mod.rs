@@ -20,9 +20,11 @@ mod options;
 pub mod pretrain;
 mod recognition;
 pub mod robustness;
+mod sources;
 mod thresholds;
 pub mod tools;
 mod views;
+mod workshop;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +39,7 @@ use crate::storage::{MasterKey, Store, StoreOptions};
 use deployment::Deployment;
 use eyes::Eyes;
 use gate::Gate;
+use workshop::Workshop;
 
 pub use crate::dataset::{DatasetError, LabelledImage, read as read_dataset};
 pub use crate::jobs::{Event as JobEvent, JobId, JobIdError, Subscription as JobEvents};
@@ -46,6 +49,7 @@ pub use jobs::{JOB_KINDS, JobsRequest};
 pub use leak::LeakError;
 pub use options::{KeySource, ModelChoice, ServiceOptions};
 pub use recognition::MAX_RESULTS;
+pub use sources::{DataRoot, DataRootError};
 pub use views::*;
 
 /// Requests that may wait for an explanation; one is made at a time, since each keeps a picture and a whole pass in memory.
@@ -105,7 +109,8 @@ impl Service {
             threads => {
                 // One device, one heavy job at a time.
                 let slots = [options.device.clone()];
-                Some(Runner::start(jobs.clone(), jobs::handlers(&galleries), &slots, threads)?)
+                let workshop = Arc::new(Workshop::new(galleries.clone(), options));
+                Some(Runner::start(jobs.clone(), jobs::handlers(&workshop), &slots, threads)?)
             }
         };
         Ok(Self(Arc::new(Inner {

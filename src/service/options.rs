@@ -58,6 +58,8 @@ pub struct ServiceOptions {
     pub queue: usize,
     /// Threads that a job computes on; with 0 jobs are kept and not run.
     pub job_threads: usize,
+    /// Folders that requests may read labelled images from.
+    pub data_roots: Vec<super::DataRoot>,
 }
 
 impl ServiceOptions {
@@ -83,6 +85,7 @@ impl ServiceOptions {
             max_wait: Duration::from_micros(500),
             queue: 256,
             job_threads: Self::default_job_threads(),
+            data_roots: Vec::new(),
         }
     }
 }

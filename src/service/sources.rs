@@ -1,0 +1,114 @@
+//! Which folders of this machine a request may name: those that the administrator listed, and what lies in them.
+
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+
+use super::error::ServiceError;
+
+/// A folder that requests may read labelled images from, by a name that is not its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataRoot {
+    name: String,
+    path: PathBuf,
+}
+
+/// Why a text names no data root.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{given}` is not NAME=DIR, or NAME holds something else than letters, digits, `-` and `_`"
+)]
+pub struct DataRootError {
+    /// The refused text.
+    pub given: String,
+}
+
+impl FromStr for DataRoot {
+    type Err = DataRootError;
+
+    /// From `NAME=DIR`.
+    fn from_str(text: &str) -> Result<Self, DataRootError> {
+        let refuse = || DataRootError { given: text.to_owned() };
+        let (name, path) = text.split_once('=').ok_or_else(refuse)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.is_empty() || path.is_empty() || !name.chars().all(plain) {
+            return Err(refuse());
+        }
+        Ok(Self { name: name.to_owned(), path: PathBuf::from(path) })
+    }
+}
+
+impl fmt::Display for DataRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.path.display())
+    }
+}
+
+/// The folder that `NAME/some/folder` means: of the root of that name, and not outside it, wherever links lead.
+///
+/// # Errors
+/// [`ServiceError::Invalid`] for a root that is not listed, and, in the same words, for a folder that is not in it.
+pub(super) fn resolve(
+    roots: &[DataRoot],
+    field: &'static str,
+    given: &str,
+) -> Result<PathBuf, ServiceError> {
+    let refuse = || {
+        ServiceError::Invalid {
+        field,
+        problem: "names no folder of a data root: write NAME or NAME/FOLDER, NAME being one that the server was \
+                  started with as --data-root NAME=DIR"
+            .to_owned(),
+    }
+    };
+    let (name, inside) = given.split_once('/').unwrap_or((given, ""));
+    let inside = Path::new(inside);
+    let root = roots.iter().find(|root| root.name == name).ok_or_else(refuse)?;
+    if !inside.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(refuse());
+    }
+    let root = root.path.canonicalize().map_err(|_| refuse())?;
+    let found = root.join(inside).canonicalize().map_err(|_| refuse())?;
+    if found.is_dir() && found.starts_with(&root) { Ok(found) } else { Err(refuse()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_folders_of_a_listed_root_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::create_dir_all(dir.path().join("outside")).unwrap();
+        std::fs::write(root.join("file"), b"").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("outside"), root.join("link")).unwrap();
+        let roots = [format!("hands={}", root.display()).parse().unwrap()];
+        let resolved = |given: &str| resolve(&roots, "data", given);
+        let canonical = root.canonicalize().unwrap();
+        assert_eq!(resolved("hands").unwrap(), canonical);
+        assert_eq!(resolved("hands/a/b").unwrap(), canonical.join("a/b"));
+        for bad in [
+            "",
+            "other",
+            "hands/../outside",
+            "hands/link",
+            "hands/file",
+            "hands//etc",
+            "hands/none",
+            "/etc",
+        ] {
+            let refused = resolved(bad);
+            assert!(matches!(refused, Err(ServiceError::Invalid { field: "data", .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_root_has_a_plain_name() {
+        for bad in ["", "x", "=x", "x=", "a/b=x", "a b=x"] {
+            assert!(bad.parse::<DataRoot>().is_err(), "{bad}");
+        }
+        assert_eq!("a-1=/x=y".parse::<DataRoot>().unwrap().to_string(), "a-1=/x=y");
+    }
+}
