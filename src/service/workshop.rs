@@ -18,6 +18,11 @@ pub(super) struct Workshop {
 
 impl Workshop {
     pub(super) fn new(galleries: Galleries, options: &ServiceOptions) -> Self {
-        Self { galleries, data_dir: options.data_dir.clone(), device: options.device.clone() }
+        Self {
+            galleries,
+            data_dir: options.data_dir.clone(),
+            data_roots: options.data_roots.clone(),
+            device: options.device.clone(),
+        }
     }
 }
