@@ -84,6 +84,12 @@ pub struct ServeArgs {
         value_name = "NAME=DIR"
     )]
     pub data_roots: Vec<String>,
+    /// Most memory that a deployment may take beside what serves, in bytes [default: what the system has free]
+    #[arg(long, env = "HANDCLIP_DEPLOY_MEMORY_BYTES", value_name = "BYTES")]
+    pub deploy_memory_bytes: Option<u64>,
+    /// Ends the process at a step of a deployment as if it crashed, to try what becomes of it
+    #[arg(long, hide = true, value_name = "STEP")]
+    pub failpoint: Option<String>,
 }
 
 /// Where a server listens.

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
-use crate::domain::{Calibration, SampleId, SubjectId};
+use crate::domain::{SampleId, SubjectId};
 use crate::storage::{DataKey, Store};
 
 use super::index::{Index, RowInfo};
 use super::key::{self, Key};
 use super::record::{GalleryDoc, SampleDoc, SubjectDoc, from_json, template_from_bytes};
+use super::space::{Space, SpaceTable, Spaces, TemplateSpace};
 use super::{GalleryError, GalleryOptions};
 
 pub(super) struct SampleEntry {
@@ -66,8 +66,11 @@ pub struct Gallery {
     pub(super) doc: GalleryDoc,
     pub(super) store: Store,
     pub(super) options: GalleryOptions,
-    pub(super) index: Index,
-    pub(super) calibration: ArcSwapOption<Calibration>,
+    pub(super) spaces: SpaceTable,
+    /// Held for reading by whoever writes templates, for writing while the spaces change places.
+    pub(super) shift: RwLock<()>,
+    /// Generations whose templates are to go.
+    pub(super) purging: Mutex<Vec<u64>>,
     pub(super) maintenance: super::maintain::Maintenance,
     state: Mutex<State>,
     freed: Condvar,
@@ -87,14 +90,20 @@ impl Gallery {
         options: GalleryOptions,
         maintenance: super::maintain::Maintenance,
     ) -> Self {
-        let index = Index::new(doc.dim, &options);
+        let purging = Mutex::new(doc.purging.clone());
+        let spaces = SpaceTable::new(Spaces {
+            home: Space::empty(doc.home(), &options),
+            partial: doc.partial,
+            beside: doc.beside.map(|beside| (Space::empty(beside.space, &options), beside.role)),
+        });
         Self {
             number,
             doc,
             store,
             options,
-            index,
-            calibration: ArcSwapOption::empty(),
+            spaces,
+            shift: RwLock::new(()),
+            purging,
             maintenance,
             state: Mutex::default(),
             freed: Condvar::new(),
@@ -139,27 +148,25 @@ impl Gallery {
             });
         }
         drop(state);
-        self.load_calibration()?;
+        self.load_calibrations()?;
         rows.sort_unstable_by_key(|row| row.number);
-        self.load_index(rows)
+        self.load_indexes(rows.into_iter().map(Arc::new).collect())
     }
 
-    /// Reads a sample's template.
+    /// Reads a sample's template in a space; `None` when there is none and that may be.
     pub(super) fn template(
         &self,
-        subject: u64,
-        sample: u64,
-    ) -> Result<crate::domain::Embedding, GalleryError> {
-        let at = Key::Template {
-            gallery: self.number,
-            subject,
-            sample,
-            generation: self.doc.generation.0,
+        space: TemplateSpace,
+        (subject, sample): (u64, u64),
+        may_lack: bool,
+    ) -> Result<Option<crate::domain::Embedding>, GalleryError> {
+        let generation = space.generation.0;
+        let at = Key::Template { gallery: self.number, subject, sample, generation }.encode();
+        match self.store.get(&at)? {
+            Some(bytes) => template_from_bytes(&at, &bytes, space.dim).map(Some),
+            None if may_lack => Ok(None),
+            None => Err(GalleryError::inconsistent(&at, "it is missing")),
         }
-        .encode();
-        let bytes = self.store.get(&at)?;
-        let bytes = bytes.ok_or_else(|| GalleryError::inconsistent(&at, "it is missing"))?;
-        template_from_bytes(&at, &bytes, self.doc.dim)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -242,7 +249,7 @@ impl Gallery {
         }
         state.samples.clear();
         let subjects = std::mem::take(&mut state.subjects);
-        self.index.clear();
+        self.spaces.each_index(Index::clear);
         subjects.into_values().map(|entry| entry.data_key).collect()
     }
 }

@@ -1,13 +1,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::domain::{Fingerprint, SampleId, SubjectId, now_ms};
+use crate::domain::{Fingerprint, Generation, SampleId, SubjectId, now_ms};
 use crate::storage::{Batch, DataKey, Seal, Store};
 
 use super::catalogue::{Busy, State, SubjectEntry};
 use super::index::RowInfo;
 use super::key::{self, Key};
 use super::record::{SampleDoc, SubjectDoc, template_to_bytes, to_json};
+use super::space::{Role, Spaces};
 use super::types::{Enrolled, MAX_BATCH, NewSample};
 use super::{Gallery, GalleryError};
 
@@ -79,23 +80,51 @@ impl Gallery {
                 [Busy::Subject(sample.subject.clone()), Busy::Sample(name.clone())]
             })
             .collect();
+        // The spaces must be the same from the check to the index.
+        let _shift = self.shift.read();
+        let spaces = self.spaces.load();
+        let checked = checked.into_iter().filter_map(|(at, name, sample)| {
+            match check_templates(&spaces, &sample) {
+                Ok(()) => Some((at, name, sample)),
+                Err(error) => {
+                    results[at] = Some(Err(error));
+                    None
+                }
+            }
+        });
+        let checked: Vec<_> = checked.collect();
+        if spaces.partial {
+            self.make_room(&checked, &mut results);
+        }
         let _reservation = self.reserve(names.into_iter().collect());
         let planned = self.plan(checked, &mut results);
-        self.write(planned, &mut results);
+        self.write(&spaces, planned, &mut results);
         let lost = || GalleryError::BatchTooLarge { got: 0 };
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(lost()))).collect()
     }
 
+    /// Content that is enrolled and was dropped by a deployment counts as new: the old sample makes room for it.
+    fn make_room(
+        &self,
+        checked: &[(usize, SampleId, NewSample)],
+        results: &mut [Option<Result<Enrolled, GalleryError>>],
+    ) {
+        for (at, _, new) in checked {
+            let old = {
+                let state = self.state();
+                let entry = state.subjects.get(&new.subject);
+                entry.and_then(|entry| entry.by_content.get(&new.content_hash).cloned())
+            };
+            let Some(old) = old else { continue };
+            if self.has_content(&new.subject, &new.content_hash).is_none()
+                && let Err(error) = self.remove_sample(&new.subject, &old)
+            {
+                results[*at] = Some(Err(error));
+            }
+        }
+    }
+
     fn check(&self, sample: &NewSample) -> Result<(), GalleryError> {
-        let (got, expected) = (sample.generation, self.doc.generation);
-        if got != expected {
-            return Err(GalleryError::Generation { got, expected });
-        }
-        let (got, expected) = (sample.fingerprint, self.doc.fingerprint);
-        if got != expected {
-            return Err(GalleryError::Fingerprint { got, expected });
-        }
-        self.check_dim(&sample.embedding)?;
         sample.attributes.validate()?;
         // What is left of the record holds ids and numbers of bounded length.
         let (got, max) =
@@ -125,6 +154,9 @@ impl Gallery {
         let mut planned = Vec::new();
         let mut state = self.state();
         for (at, name, sample) in checked {
+            if results[at].is_some() {
+                continue;
+            }
             let decided = if state.deleted {
                 Err(GalleryError::GalleryNotFound(self.doc.id.clone()))
             } else {
@@ -182,7 +214,12 @@ impl Gallery {
     }
 
     /// Commits what was planned, in parts that are each one batch, and publishes each part.
-    fn write(&self, planned: Vec<Planned>, results: &mut [Option<Result<Enrolled, GalleryError>>]) {
+    fn write(
+        &self,
+        spaces: &Spaces,
+        planned: Vec<Planned>,
+        results: &mut [Option<Result<Enrolled, GalleryError>>],
+    ) {
         let mut failed: Option<GalleryError> = None;
         let mut waiting: Vec<Planned> = Vec::new();
         let mut batch = Batch::default();
@@ -190,7 +227,7 @@ impl Gallery {
         let mut planned = planned.into_iter().peekable();
         while let Some(plan) = planned.next() {
             let at = plan.at;
-            match self.records(&plan) {
+            match self.records(spaces, &plan) {
                 // A part whose subject record failed to be written must not be followed by samples
                 // of that subject.
                 _ if failed.is_some() => results[at] = failed.clone().map(Err),
@@ -211,7 +248,7 @@ impl Gallery {
                 let part = std::mem::take(&mut waiting);
                 let committed = self.store.commit(std::mem::take(&mut batch));
                 if committed.is_ok() {
-                    self.publish(&part);
+                    self.publish(spaces, &part);
                 }
                 for plan in part {
                     results[plan.at] = Some(match &committed {
@@ -230,7 +267,7 @@ impl Gallery {
     }
 
     /// A sample's records, and about how many bytes they take.
-    fn records(&self, plan: &Planned) -> Result<(Batch, usize), GalleryError> {
+    fn records(&self, spaces: &Spaces, plan: &Planned) -> Result<(Batch, usize), GalleryError> {
         let Planned { sample, subject_number, number, data_key, created_at_ms, .. } = plan;
         let (gallery, subject, seal) = (self.number, *subject_number, Seal::Data(*data_key));
         let mut batch = Batch::default();
@@ -252,12 +289,16 @@ impl Gallery {
             image_bytes: image.map(<[u8]>::len),
         };
         let doc = to_json("attributes", &doc)?;
-        let template = template_to_bytes(&sample.embedding);
-        let size = doc.len() + template.len() + image.map_or(0, <[u8]>::len);
+        let mut size = doc.len() + image.map_or(0, <[u8]>::len);
         batch.put(Key::Sample { gallery, subject, sample: *number }.encode(), doc, seal);
-        let generation = self.doc.generation.0;
-        let key = Key::Template { gallery, subject, sample: *number, generation };
-        batch.put(key.encode(), template, seal);
+        for space in spaces.both() {
+            let Some(template) = space.mine(&sample.templates) else { continue };
+            let template = template_to_bytes(template);
+            size += template.len();
+            let generation = space.of.generation.0;
+            let key = Key::Template { gallery, subject, sample: *number, generation };
+            batch.put(key.encode(), template, seal);
+        }
         let chunks = image.unwrap_or_default().chunks(Store::max_value());
         for (chunk, bytes) in (0_u32..).zip(chunks) {
             let key = Key::ImageChunk { gallery, subject, sample: *number, chunk };
@@ -266,7 +307,7 @@ impl Gallery {
         Ok((batch, size))
     }
 
-    fn publish(&self, part: &[Planned]) {
+    fn publish(&self, spaces: &Spaces, part: &[Planned]) {
         let mut names: BTreeMap<u64, Arc<SubjectId>> = BTreeMap::new();
         let mut state = self.state();
         for plan in part {
@@ -279,16 +320,24 @@ impl Gallery {
             names.entry(plan.subject_number).or_insert_with(|| Arc::new(subject.clone()));
         }
         // Under the state's lock, so that nobody who sees the subject misses its rows.
-        self.index.push(part.iter().filter_map(|plan| {
-            let info = RowInfo {
-                number: plan.number,
-                subject_number: plan.subject_number,
-                subject: Arc::clone(names.get(&plan.subject_number)?),
-                sample: plan.name.clone(),
-                attributes: plan.sample.attributes.clone(),
-            };
-            Some((Arc::new(info), plan.sample.embedding.as_slice()))
-        }));
+        let rows: Vec<(Arc<RowInfo>, &NewSample)> = part
+            .iter()
+            .filter_map(|plan| {
+                let info = RowInfo {
+                    number: plan.number,
+                    subject_number: plan.subject_number,
+                    subject: Arc::clone(names.get(&plan.subject_number)?),
+                    sample: plan.name.clone(),
+                    attributes: plan.sample.attributes.clone(),
+                };
+                Some((Arc::new(info), &plan.sample))
+            })
+            .collect();
+        for space in spaces.both() {
+            space.index.push(rows.iter().filter_map(|(info, sample)| {
+                Some((Arc::clone(info), space.mine(&sample.templates)?.as_slice()))
+            }));
+        }
     }
 
     /// Removes a sample with its template and image. The subject stays, even without samples.
@@ -316,11 +365,44 @@ impl Gallery {
             entry.by_content.remove(&removed.content_hash);
         }
         state.samples.remove(sample);
-        self.index.remove_sample(subject_number, number);
+        self.spaces.each_index(|index| index.remove_sample(subject_number, number));
         drop(state);
         self.changed();
         Ok(())
     }
+}
+
+/// A template at home and in a space that is kept; one that is being filled may come later.
+fn check_templates(spaces: &Spaces, sample: &NewSample) -> Result<(), GalleryError> {
+    for space in spaces.both() {
+        let filling = spaces
+            .beside
+            .as_ref()
+            .is_some_and(|(beside, role)| *role == Role::Filling && Arc::ptr_eq(beside, space));
+        match space.mine(&sample.templates) {
+            Some(template) if template.dim() != space.of.dim => {
+                let (got, expected) = (template.dim(), space.of.dim);
+                return Err(GalleryError::Dimensions { got, expected });
+            }
+            Some(_) => {}
+            None if filling => {}
+            None => {
+                let expected = space.of.generation;
+                let of_it = sample.templates.iter().find(|t| t.generation == expected);
+                return Err(match (of_it, sample.templates.first()) {
+                    (Some(other), _) => GalleryError::Fingerprint {
+                        got: other.fingerprint,
+                        expected: space.of.fingerprint,
+                    },
+                    (None, first) => {
+                        let got = first.map_or(Generation::default(), |first| first.generation);
+                        GalleryError::Generation { got, expected }
+                    }
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The sample that this one is already, if it is.

@@ -108,7 +108,7 @@ impl Gallery {
             if let Some(entry) = state.subjects.get_mut(subject) {
                 entry.erasing = true;
             }
-            self.index.remove_subject(number);
+            self.spaces.each_index(|index| index.remove_subject(number));
         }
         finish(&self.store, self.number, number, &doc)?;
         self.state().remove_subject(subject);

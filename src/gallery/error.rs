@@ -122,6 +122,17 @@ pub enum GalleryError {
     /// The index over the templates could not be built; searches stay exact.
     #[error("the index could not be built: {0}")]
     Index(String),
+    /// A second space was to be begun where there is one.
+    #[error("gallery `{0}` has a second set of templates already")]
+    SpaceTaken(GalleryId),
+    /// A space is not filled.
+    #[error("{gaps} samples of gallery `{gallery}` have no template of the new model")]
+    Gaps {
+        /// The gallery.
+        gallery: GalleryId,
+        /// How many.
+        gaps: usize,
+    },
     /// The store's answer.
     #[error(transparent)]
     Storage(#[from] StorageError),

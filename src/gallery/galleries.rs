@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::domain::{GalleryId, now_ms};
 use crate::storage::{Batch, Seal, Store};
@@ -10,6 +10,7 @@ use super::erase::{delete_gallery, resume};
 use super::key::{self, Key};
 use super::maintain::Maintainer;
 use super::record::{GalleryDoc, from_json, to_json};
+use super::space::BesideDoc;
 use super::types::{GallerySpec, MAX_DESCRIPTION, MAX_DIM};
 use super::{Gallery, GalleryError, GalleryOptions};
 
@@ -75,6 +76,7 @@ impl Galleries {
         let galleries = RwLock::new(galleries);
         let next = Mutex::new(next);
         let opened = Self(Arc::new(Inner { store, options, galleries, next, maintainer }));
+        opened.purge()?;
         opened.list().iter().for_each(|gallery| gallery.changed());
         Ok(opened)
     }
@@ -85,7 +87,21 @@ impl Galleries {
     /// [`GalleryError::GalleryExists`], [`GalleryError::GalleryDimensions`], [`GalleryError::TooLong`],
     /// [`GalleryError::TooManyGalleries`] or the store's.
     pub fn create(&self, spec: GallerySpec) -> Result<Arc<Gallery>, GalleryError> {
-        let GallerySpec { id, dim, generation, fingerprint, retain_images, description } = spec;
+        self.create_with(|| spec)
+    }
+
+    /// The same, with what is asked for only when no deployment can take its next step.
+    ///
+    /// # Errors
+    /// As [`Galleries::create`].
+    pub fn create_with(
+        &self,
+        spec: impl FnOnce() -> GallerySpec,
+    ) -> Result<Arc<Gallery>, GalleryError> {
+        let Inner { store, options, galleries, next, maintainer } = &*self.0;
+        let mut next = next.lock();
+        let GallerySpec { id, dim, generation, fingerprint, beside, retain_images, description } =
+            spec();
         if !(1..=MAX_DIM).contains(&dim) {
             return Err(GalleryError::GalleryDimensions { got: dim });
         }
@@ -93,8 +109,6 @@ impl Galleries {
             let (got, max) = (description.len(), MAX_DESCRIPTION);
             return Err(GalleryError::TooLong { what: "description", got, max });
         }
-        let Inner { store, options, galleries, next, maintainer } = &*self.0;
-        let mut next = next.lock();
         if galleries.read().contains_key(&id) {
             return Err(GalleryError::GalleryExists(id));
         }
@@ -111,6 +125,9 @@ impl Galleries {
             retain_images,
             description,
             created_at_ms,
+            partial: false,
+            beside: beside.map(|(space, role)| BesideDoc { space, role }),
+            purging: Vec::new(),
         };
         let number = *next;
         let mut batch = Batch::default();
@@ -127,6 +144,15 @@ impl Galleries {
         maintainer.register(&gallery);
         galleries.write().insert(id, Arc::clone(&gallery));
         Ok(gallery)
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// While held, no gallery is created or deleted and no deployment takes a step.
+    pub(super) fn lock(&self) -> MutexGuard<'_, u32> {
+        self.0.next.lock()
     }
 
     /// Every gallery, sorted by id.

@@ -10,6 +10,7 @@
 //! erasure begun   06 | gallery u32 | subject u64
 //! deletion begun  07 | gallery u32
 //! calibration     08 | gallery u32 | generation u64
+//! deployment      09
 //! image chunk     81 | gallery u32 | subject u64 | sample u64 | chunk u32
 //! segment chunk   82 | gallery u32 | chunk u32
 //! ```
@@ -26,6 +27,7 @@ pub(super) enum Key {
     ErasureBegun { gallery: u32, subject: u64 },
     DeletionBegun { gallery: u32 },
     Calibration { gallery: u32, generation: u64 },
+    Deployment,
     ImageChunk { gallery: u32, subject: u64, sample: u64, chunk: u32 },
     SegmentChunk { gallery: u32, chunk: u32 },
 }
@@ -38,6 +40,7 @@ pub(super) const TOMBSTONE: u8 = 0x05;
 pub(super) const ERASURE_BEGUN: u8 = 0x06;
 pub(super) const DELETION_BEGUN: u8 = 0x07;
 pub(super) const CALIBRATION: u8 = 0x08;
+pub(super) const DEPLOYMENT: u8 = 0x09;
 pub(super) const IMAGE_CHUNK: u8 = 0x81;
 pub(super) const SEGMENT_CHUNK: u8 = 0x82;
 
@@ -94,6 +97,7 @@ impl Key {
                 key.extend_from_slice(&generation.to_be_bytes());
                 key
             }
+            Self::Deployment => vec![DEPLOYMENT],
             Self::ImageChunk { gallery, subject, sample, chunk } => {
                 let mut key = of_sample(IMAGE_CHUNK, gallery, subject, sample);
                 key.extend_from_slice(&chunk.to_be_bytes());
@@ -111,6 +115,9 @@ impl Key {
     pub(super) fn decode(key: &[u8]) -> Option<Self> {
         let mut reader = Reader(key);
         let [kind] = reader.take()?;
+        if kind == DEPLOYMENT {
+            return reader.0.is_empty().then_some(Self::Deployment);
+        }
         let gallery = u32::from_be_bytes(reader.take()?);
         let decoded = match kind {
             GALLERY => Self::Gallery { gallery },
@@ -162,7 +169,7 @@ mod tests {
 
     fn any_key() -> impl Strategy<Value = Key> {
         let numbers = (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
-        (0..10_u8, numbers, any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(
+        (0..11_u8, numbers, any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(
             |(kind, (gallery, subject, sample, generation, chunk), name, receipt)| match kind {
                 0 => Key::Gallery { gallery },
                 1 => Key::Subject { gallery, subject },
@@ -173,6 +180,7 @@ mod tests {
                 6 => Key::DeletionBegun { gallery },
                 7 => Key::Calibration { gallery, generation },
                 8 => Key::ImageChunk { gallery, subject, sample, chunk },
+                9 => Key::Deployment,
                 _ => Key::SegmentChunk { gallery, chunk },
             },
         )

@@ -12,6 +12,7 @@ use crate::storage::{Batch, Seal, StorageError, Store};
 
 use super::index::{Merge, RowInfo, graph_from_bytes};
 use super::key::{self, Key};
+use super::space::{Role, TemplateSpace};
 use super::{Gallery, GalleryError};
 
 /// Bytes of a saved graph that one batch writes.
@@ -110,31 +111,28 @@ fn work(shared: &Shared) {
             }
         };
         let Some(gallery) = gallery else { continue };
-        let Some(merge) = gallery.index.wants() else { continue };
-        match gallery.index.merge(merge, &shared.stop) {
-            Ok(()) if merge == Merge::Whole => {
-                if let Err(error) = gallery.save() {
-                    tracing::warn!(%error, gallery = %gallery.doc.id, "the index is not saved");
+        let spaces = gallery.spaces.load();
+        for space in spaces.both() {
+            let Some(merge) = space.index.wants() else { continue };
+            match space.index.merge(merge, &shared.stop) {
+                Ok(()) if merge == Merge::Whole => {
+                    if let Err(error) = gallery.save() {
+                        tracing::warn!(%error, gallery = %gallery.doc.id, "the index is not saved");
+                    }
                 }
+                Ok(()) => {}
+                Err(error) => tracing::warn!(%error, gallery = %gallery.doc.id, "no merge"),
             }
-            Ok(()) => {}
-            Err(error) => tracing::warn!(%error, gallery = %gallery.doc.id, "no merge"),
         }
     }
 }
 
 impl Gallery {
-    /// Fills the index from the templates of `rows`, which are in order of enrolment, and from the
-    /// saved graph when it still fits.
-    pub(super) fn load_index(&self, rows: Vec<RowInfo>) -> Result<(), GalleryError> {
-        type Row = (Arc<RowInfo>, Vec<f32>);
-        let loaded: Result<Vec<Row>, GalleryError> = rows
-            .into_par_iter()
-            .map(|row| {
-                let template = self.template(row.subject_number, row.number)?;
-                Ok((Arc::new(row), template.as_slice().to_vec()))
-            })
-            .collect();
+    /// Fills the indexes from the templates of `rows`, which are in order of enrolment, and the one that is searched from
+    /// its saved graph too when that still fits.
+    pub(super) fn load_indexes(&self, rows: Vec<Arc<RowInfo>>) -> Result<(), GalleryError> {
+        let spaces = self.spaces.load();
+        let loaded = self.load_rows(&rows, spaces.home.of, spaces.partial)?;
         let mut bytes = Vec::new();
         let mut readable = true;
         for record in self.store.scan(&key::in_gallery(key::SEGMENT_CHUNK, self.number)) {
@@ -144,17 +142,40 @@ impl Gallery {
                 Err(error) => return Err(error.into()),
             }
         }
-        let saved = if readable { graph_from_bytes(&bytes) } else { None };
-        let used = self.index.fill(loaded?, saved);
+        let saved = match bytes.split_first_chunk::<8>() {
+            Some((generation, graph)) if readable => {
+                let same = u64::from_be_bytes(*generation) == spaces.home.of.generation.0;
+                if same { graph_from_bytes(graph) } else { None }
+            }
+            Some(_) | None => None,
+        };
+        let used = spaces.home.index.fill(loaded, saved);
         if !bytes.is_empty() && !used {
             tracing::warn!(gallery = %self.doc.id, "the saved index does not fit and is built anew");
+        }
+        if let Some((space, role)) = &spaces.beside {
+            let loaded = self.load_rows(&rows, space.of, *role == Role::Filling)?;
+            space.index.fill(loaded, None);
         }
         Ok(())
     }
 
+    fn load_rows(
+        &self,
+        rows: &[Arc<RowInfo>],
+        space: TemplateSpace,
+        may_lack: bool,
+    ) -> Result<Vec<(Arc<RowInfo>, Vec<f32>)>, GalleryError> {
+        let loaded = rows.par_iter().map(|row| {
+            let template = self.template(space, (row.subject_number, row.number), may_lack)?;
+            Ok(template.map(|template| (Arc::clone(row), template.as_slice().to_vec())))
+        });
+        loaded.filter_map(Result::transpose).collect()
+    }
+
     /// Has the background look whether a merge is due.
     pub(super) fn changed(&self) {
-        if self.index.wants().is_some() {
+        if self.spaces.load().both().any(|space| space.index.wants().is_some()) {
             self.maintenance.ask(self.number);
         }
     }
@@ -173,17 +194,40 @@ impl Gallery {
     /// # Errors
     /// [`GalleryError::Index`] or the store's; the index is as it was then.
     pub fn compact_unless(&self, stop: &AtomicBool) -> Result<(), GalleryError> {
-        self.index.merge(Merge::Whole, stop).map_err(GalleryError::Index)?;
+        let spaces = self.spaces.load();
+        spaces.home.index.merge(Merge::Whole, stop).map_err(GalleryError::Index)?;
         self.save()
     }
 
-    /// Saves the graph. Not one batch: a crash between leaves a mixture, which its digest tells from
+    /// Merges what is in the space that a deployment fills, so that its first searches are as fast as later ones.
+    ///
+    /// # Errors
+    /// [`GalleryError::Index`].
+    pub fn compact_filling(&self, stop: &AtomicBool) -> Result<(), GalleryError> {
+        match &self.spaces.load().beside {
+            Some((space, Role::Filling)) => {
+                space.index.merge(Merge::Whole, stop).map_err(GalleryError::Index)
+            }
+            Some((_, Role::Previous)) | None => Ok(()),
+        }
+    }
+
+    /// Saves the graph of the space that is searched. Not one batch: a crash between leaves a mixture, which its digest tells from
     /// a graph, and it is built anew then.
-    pub(super) fn save(&self) -> Result<(), GalleryError> {
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn save(&self) -> Result<(), GalleryError> {
         if self.state().deleted {
             return Ok(());
         }
-        let bytes = self.index.to_bytes().unwrap_or_default();
+        let home = Arc::clone(&self.spaces.load().home);
+        // The graph is of one generation's templates and would lead astray among another's.
+        let graph = home
+            .index
+            .to_bytes()
+            .map(|graph| [home.of.generation.0.to_be_bytes().as_slice(), &graph].concat());
+        let bytes = graph.unwrap_or_default();
         let mut batch = Batch::default();
         let mut waiting = 0;
         let mut count = 0;

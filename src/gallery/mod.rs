@@ -18,14 +18,20 @@ mod key;
 mod maintain;
 mod read;
 mod record;
+mod space;
+mod spaces;
 mod types;
+mod view;
 
 pub use catalogue::Gallery;
 pub use erase::ErasureReceipt;
 pub use error::GalleryError;
 pub use galleries::Galleries;
+pub use space::{Role, Template, TemplateSpace};
+pub use spaces::Gap;
 pub use types::{
-    Aggregate, Candidate, Enrolled, GalleryInfo, GalleryOptions, GallerySpec, IndexInfo, MAX_BATCH,
-    MAX_DIM, MAX_LIMIT, NewSample, SampleHit, SampleRecord, SearchParams, SelfRetrieval,
-    SubjectRecord, SubjectSummary,
+    Aggregate, BesideInfo, Candidate, Enrolled, GalleryInfo, GalleryOptions, GallerySpec,
+    IndexInfo, MAX_BATCH, MAX_DIM, MAX_LIMIT, NewSample, SampleHit, SampleRecord, SearchParams,
+    SelfRetrieval, SubjectRecord, SubjectSummary,
 };
+pub use view::GalleryView;

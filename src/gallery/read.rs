@@ -1,14 +1,11 @@
 use std::ops::Bound;
-use std::sync::Arc;
 
-use crate::domain::{Embedding, GalleryId, SampleId, SubjectId};
+use crate::domain::{GalleryId, SampleId, SubjectId};
 
-use super::index::{Hit, Snapshot};
 use super::key::{self, Key};
 use super::record::{SampleDoc, from_json};
 use super::types::{
-    Aggregate, Candidate, GalleryInfo, MAX_LIMIT, SampleHit, SampleRecord, SearchParams,
-    SelfRetrieval, SubjectRecord, SubjectSummary,
+    BesideInfo, GalleryInfo, MAX_LIMIT, SampleRecord, SubjectRecord, SubjectSummary,
 };
 use super::{Gallery, GalleryError};
 
@@ -26,17 +23,25 @@ impl Gallery {
             let state = self.state();
             (state.subjects.len(), state.samples.len())
         };
+        let spaces = self.spaces.load();
+        let home = spaces.home.of;
+        let beside = spaces.beside.as_ref().map(|(space, role)| BesideInfo {
+            space: space.of,
+            role: *role,
+            samples: space.index.live(),
+        });
         GalleryInfo {
             id: self.doc.id.clone(),
-            dim: self.doc.dim,
-            generation: self.doc.generation,
-            fingerprint: self.doc.fingerprint,
+            dim: home.dim,
+            generation: home.generation,
+            fingerprint: home.fingerprint,
             retain_images: self.doc.retain_images,
             description: self.doc.description.clone(),
             subjects,
             samples,
             created_at_ms: self.doc.created_at_ms,
-            index: self.index.info(),
+            index: spaces.home.index.info(),
+            beside,
         }
     }
 
@@ -117,11 +122,19 @@ impl Gallery {
         Err(GalleryError::inconsistent(&prefix, detail))
     }
 
-    /// The sample of this subject with this content, when it is enrolled.
+    /// The sample of this subject with this content, when it is enrolled and can be found.
     #[must_use]
     pub fn has_content(&self, subject: &SubjectId, content_hash: &[u8; 32]) -> Option<SampleId> {
-        let state = self.state();
-        state.present(subject).ok()?.by_content.get(content_hash).cloned()
+        let (sample, number) = {
+            let state = self.state();
+            let entry = state.present(subject).ok()?;
+            let sample = entry.by_content.get(content_hash)?.clone();
+            let number = entry.samples.get(&sample)?.number;
+            (sample, number)
+        };
+        let spaces = self.spaces.load();
+        let there = |number| spaces.home.index.rows().iter().any(|row| row.number == number);
+        (!spaces.partial || there(number)).then_some(sample)
     }
 
     fn sample_doc(
@@ -157,118 +170,9 @@ impl Gallery {
             }),
         }
     }
-
-    pub(super) fn check_dim(&self, embedding: &Embedding) -> Result<(), GalleryError> {
-        let (got, expected) = (embedding.dim(), self.doc.dim);
-        if got == expected { Ok(()) } else { Err(GalleryError::Dimensions { got, expected }) }
-    }
-
-    /// The closest subjects, best first, ties by enrolment. Gives `limit` of them, or everyone who has a sample
-    /// that the filter admits.
-    ///
-    /// # Errors
-    /// [`GalleryError::Dimensions`], [`GalleryError::Limit`], [`GalleryError::MeanOf`] or
-    /// [`GalleryError::Attributes`].
-    pub fn search(
-        &self,
-        query: &Embedding,
-        params: &SearchParams,
-    ) -> Result<Vec<Candidate>, GalleryError> {
-        self.check_search(query, params)?;
-        let snapshot = self.index.load();
-        let found = snapshot.subjects(query.as_slice(), params);
-        let candidates = found.into_iter().map(|hit| {
-            let best = sample_hit(&snapshot, hit.best);
-            Candidate { subject: best.subject.clone(), similarity: hit.similarity, best }
-        });
-        Ok(candidates.collect())
-    }
-
-    /// The closest samples, best first, ties by enrolment. Gives `limit` of them, or all that the
-    /// filter admits.
-    ///
-    /// # Errors
-    /// As [`Gallery::search`].
-    pub fn search_samples(
-        &self,
-        query: &Embedding,
-        params: &SearchParams,
-    ) -> Result<Vec<SampleHit>, GalleryError> {
-        self.check_search(query, params)?;
-        let snapshot = self.index.load();
-        let found = snapshot.samples(query.as_slice(), params);
-        Ok(found.into_iter().map(|hit| sample_hit(&snapshot, hit)).collect())
-    }
-
-    fn check_search(&self, query: &Embedding, params: &SearchParams) -> Result<(), GalleryError> {
-        self.check_dim(query)?;
-        check_limit(params.limit)?;
-        params.filter.validate()?;
-        match params.aggregate {
-            Aggregate::MeanTop(got) if !(1..=MAX_LIMIT).contains(&got) => {
-                Err(GalleryError::MeanOf { got })
-            }
-            Aggregate::Best | Aggregate::MeanTop(_) => Ok(()),
-        }
-    }
-
-    /// Compares with every sample of one subject, best first.
-    ///
-    /// # Errors
-    /// [`GalleryError::SubjectNotFound`] or [`GalleryError::Dimensions`].
-    pub fn verify(
-        &self,
-        subject: &SubjectId,
-        query: &Embedding,
-    ) -> Result<Vec<SampleHit>, GalleryError> {
-        self.check_dim(query)?;
-        let number = self.state().present(subject)?.number;
-        let snapshot = self.index.load();
-        let found = snapshot.of_subject(number, query.as_slice());
-        Ok(found.into_iter().map(|hit| sample_hit(&snapshot, hit)).collect())
-    }
-
-    /// The sample that [`Gallery::verify`] finds closest, with its template; `None` for a subject without samples.
-    ///
-    /// # Errors
-    /// As [`Gallery::verify`].
-    pub fn closest_template(
-        &self,
-        subject: &SubjectId,
-        query: &Embedding,
-    ) -> Result<Option<(SampleHit, Embedding)>, GalleryError> {
-        self.check_dim(query)?;
-        let number = self.state().present(subject)?.number;
-        let snapshot = self.index.load();
-        let Some(hit) = snapshot.of_subject(number, query.as_slice()).into_iter().next() else {
-            return Ok(None);
-        };
-        let template = Embedding::from_unit(snapshot.template(hit.row).to_vec())
-            .map_err(|error| GalleryError::Index(error.to_string()))?;
-        Ok(Some((sample_hit(&snapshot, hit), template)))
-    }
-
-    /// Asks about every sample with its own template.
-    ///
-    /// # Errors
-    /// None today; a gallery on other storage may have some.
-    pub fn audit(&self) -> Result<SelfRetrieval, GalleryError> {
-        Ok(self.audit_while(|_, _| true)?.unwrap_or_default())
-    }
-
-    /// The same, telling how many samples of how many were asked about; `None` once `go_on` says no.
-    ///
-    /// # Errors
-    /// None today; a gallery on other storage may have some.
-    pub fn audit_while(
-        &self,
-        go_on: impl FnMut(usize, usize) -> bool,
-    ) -> Result<Option<SelfRetrieval>, GalleryError> {
-        Ok(self.index.load().audit(go_on))
-    }
 }
 
-fn check_limit(got: usize) -> Result<(), GalleryError> {
+pub(super) fn check_limit(got: usize) -> Result<(), GalleryError> {
     if (1..=MAX_LIMIT).contains(&got) { Ok(()) } else { Err(GalleryError::Limit { got }) }
 }
 
@@ -281,15 +185,5 @@ fn sample_record(subject: &SubjectId, doc: SampleDoc) -> SampleRecord {
         content_hash: doc.content_hash.0,
         created_at_ms: doc.created_at_ms,
         has_image: doc.image_bytes.is_some(),
-    }
-}
-
-fn sample_hit(snapshot: &Arc<Snapshot>, hit: Hit) -> SampleHit {
-    let info = snapshot.info(hit.row);
-    SampleHit {
-        subject: SubjectId::clone(&info.subject),
-        sample: info.sample.clone(),
-        similarity: hit.similarity,
-        attributes: info.attributes.clone(),
     }
 }

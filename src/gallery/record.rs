@@ -9,6 +9,7 @@ use crate::domain::{
 use crate::storage::{DataKey, Store};
 
 use super::GalleryError;
+use super::space::{BesideDoc, TemplateSpace};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct GalleryDoc {
@@ -19,6 +20,22 @@ pub(super) struct GalleryDoc {
     pub(super) retain_images: bool,
     pub(super) description: String,
     pub(super) created_at_ms: u64,
+    /// Samples may lack a template of this generation.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) partial: bool,
+    /// A second space, filled or kept by a deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) beside: Option<BesideDoc>,
+    /// Generations whose templates are to go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) purging: Vec<u64>,
+}
+
+impl GalleryDoc {
+    pub(super) fn home(&self) -> TemplateSpace {
+        let Self { generation, fingerprint, dim, .. } = *self;
+        TemplateSpace { generation, fingerprint, dim }
+    }
 }
 
 /// Sealed under the subject's own data key: the name goes with the key.

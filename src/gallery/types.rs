@@ -1,7 +1,9 @@
 use crate::domain::{
-    AttributeFilter, Embedding, Fingerprint, GalleryId, Generation, HandAttributes, SampleId,
-    Similarity, SubjectId,
+    AttributeFilter, Fingerprint, GalleryId, Generation, HandAttributes, SampleId, Similarity,
+    SubjectId,
 };
+
+use super::space::{Role, Template, TemplateSpace};
 
 /// Most results a search gives.
 pub const MAX_LIMIT: usize = 10_000;
@@ -61,6 +63,8 @@ pub struct GallerySpec {
     pub generation: Generation,
     /// Model that makes its templates.
     pub fingerprint: Fingerprint,
+    /// A second space that it has from the start, because a deployment is under way.
+    pub beside: Option<(TemplateSpace, Role)>,
     /// Whether enrolled images are kept, sealed.
     pub retain_images: bool,
     /// For people to read.
@@ -90,6 +94,19 @@ pub struct GalleryInfo {
     pub created_at_ms: u64,
     /// How it is searched.
     pub index: IndexInfo,
+    /// The second space, if a deployment is filling or keeps one.
+    pub beside: Option<BesideInfo>,
+}
+
+/// A second space of a gallery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BesideInfo {
+    /// Which.
+    pub space: TemplateSpace,
+    /// What for.
+    pub role: Role,
+    /// Samples with a template in it.
+    pub samples: usize,
 }
 
 /// How a gallery is searched at this moment.
@@ -116,12 +133,9 @@ pub struct NewSample {
     pub attributes: HandAttributes,
     /// Quality of the image, 0 to 1.
     pub quality: f32,
-    /// Its template.
-    pub embedding: Embedding,
-    /// Generation of the template.
-    pub generation: Generation,
-    /// Model that made the template.
-    pub fingerprint: Fingerprint,
+    /// Its templates: one in every space that the gallery has, but for a space that is being filled, which may come later.
+    /// Those of other spaces are ignored.
+    pub templates: Vec<Template>,
     /// SHA-256 of the image as it came: the same content is enrolled once a subject.
     pub content_hash: [u8; 32],
     /// The image, kept when the gallery retains images.

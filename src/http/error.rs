@@ -118,6 +118,19 @@ impl From<ServiceError> for ApiError {
             ServiceError::JobNotCancellable(_) => (StatusCode::CONFLICT, "job_not_cancellable"),
             ServiceError::JobNotRetryable(_) => (StatusCode::CONFLICT, "job_not_retryable"),
             ServiceError::ModelMismatch { .. } => (StatusCode::CONFLICT, "model_mismatch"),
+            ServiceError::AlreadyServes(_) => (StatusCode::CONFLICT, "already_serves"),
+            ServiceError::DeploymentUnderWay => (StatusCode::CONFLICT, "deployment_under_way"),
+            ServiceError::Soaking => (StatusCode::CONFLICT, "soaking"),
+            ServiceError::NothingToRollBack => (StatusCode::CONFLICT, "nothing_to_roll_back"),
+            ServiceError::NoDeployment => (StatusCode::CONFLICT, "no_deployment"),
+            ServiceError::ModelChanged(_) => (StatusCode::CONFLICT, "model_changed"),
+            ServiceError::WithoutImages { .. } => (StatusCode::CONFLICT, "samples_without_image"),
+            ServiceError::Uncalibrated(_) => (StatusCode::CONFLICT, "uncalibrated"),
+            ServiceError::GateMissing => (StatusCode::CONFLICT, "gate_missing"),
+            ServiceError::InsufficientMemory { .. } => {
+                (StatusCode::INSUFFICIENT_STORAGE, "insufficient_memory")
+            }
+            ServiceError::Gaps(_) => (StatusCode::CONFLICT, "gaps"),
             ServiceError::Id(_) | ServiceError::JobId(_) => (StatusCode::BAD_REQUEST, "invalid_id"),
             ServiceError::Attributes(_) => (StatusCode::BAD_REQUEST, "invalid_attributes"),
             ServiceError::Invalid { field, problem } => return Self::field(field, problem.clone()),

@@ -41,7 +41,7 @@ impl Streams {
 pub(super) struct JobsQuery {
     /// Only those in this state: `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     state: Option<String>,
-    /// Only those of this kind: `audit_gallery`, `compact_gallery`.
+    /// Only those of this kind: `audit_gallery`, `compact_gallery`, `deploy`.
     kind: Option<String>,
     /// Most entries, 1 to 1000.
     #[param(default = 100, minimum = 1, maximum = 1000)]
@@ -54,7 +54,7 @@ fn job_id(path: web::Path<String>) -> Result<JobId, ApiError> {
     Ok(path.into_inner().parse().map_err(ServiceError::JobId)?)
 }
 
-fn accepted(job: &JobView) -> HttpResponse {
+pub(super) fn accepted(job: &JobView) -> HttpResponse {
     let location = format!("/v1/jobs/{}", job.job);
     HttpResponse::Accepted().insert_header((LOCATION, location)).json(job)
 }

@@ -3,6 +3,7 @@
 //! `routes` is the whole API on one page; `error` the one table from errors to the wire.
 
 mod calibration;
+mod deployment;
 mod document;
 mod error;
 mod explain;
@@ -52,9 +53,12 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(samples::enrol)
         .service(samples::read)
         .service(samples::remove)
+        .service(deployment::deploy)
         .service(models::list)
         .service(models::read)
-        .service(models::deployment)
+        .service(deployment::read)
+        .service(deployment::rollback)
+        .service(deployment::retire)
         .service(jobs::cancel)
         .service(jobs::retry)
         .service(jobs::list)

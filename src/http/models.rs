@@ -30,13 +30,3 @@ pub(super) async fn read(
 ) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::Ok().json(service.model(&path)?))
 }
-
-/// Read the deployment: the model that serves.
-#[utoipa::path(tag = "models", responses((status = 200, description = "The model that serves", body = ModelView)))]
-#[get("/v1/deployment")]
-pub(super) async fn deployment(service: web::Data<Service>) -> Result<HttpResponse, ApiError> {
-    let serving = service.models().into_iter().find(|model| model.deployed);
-    serving
-        .map(|model| HttpResponse::Ok().json(model))
-        .ok_or_else(|| super::error::from_status(actix_web::http::StatusCode::SERVICE_UNAVAILABLE))
-}

@@ -223,6 +223,14 @@ impl Jobs {
         Ok(JobPage { jobs, next })
     }
 
+    /// Whether a job of this kind waits or runs.
+    #[must_use]
+    pub fn is_under_way(&self, kind: &str) -> bool {
+        let table = self.0.table.lock();
+        let mut records = table.jobs.values().map(|entry| &entry.record);
+        records.any(|record| record.kind == kind && !record.state.has_ended())
+    }
+
     /// One job.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::Value;
 
 use super::error::JobError;
-use super::job::{JobFailure, JobRecord, JobState};
+use super::job::{JobFailure, JobId, JobRecord, JobState};
 use super::queue::{Jobs, Live};
 
 /// How often a slot that has nothing to do looks for jobs that are too old to keep.
@@ -58,6 +58,18 @@ impl JobContext<'_> {
     #[must_use]
     pub fn input(&self) -> &Value {
         &self.record.input
+    }
+
+    /// The job's name.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.record.id
+    }
+
+    /// Whether it is to end because the server stops: it goes on after the next start then.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.jobs.is_stopping()
     }
 
     /// The device that is this job's alone.

@@ -83,8 +83,16 @@ impl Embedder {
     /// # Errors
     /// [`ModelError`] naming the file, key or tensor at fault.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, ModelError> {
+        Self::open_as(&name_of(dir), dir, device)
+    }
+
+    /// The same under another name than the directory's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(name: &str, dir: &Path, device: &Device) -> Result<Self, ModelError> {
         let (files, config) = ModelFiles::read(dir)?;
-        Self::build(&name_of(dir), &files, &config, device)
+        Self::build(name, &files, &config, device)
     }
 
     /// A model of parts at hand, as training has them.

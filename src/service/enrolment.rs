@@ -1,12 +1,13 @@
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::GalleryId;
-use crate::gallery::{Gallery, MAX_BATCH, NewSample};
+use crate::gallery::{MAX_BATCH, NewSample, Template, TemplateSpace};
 
-use super::deployment::Deployment;
+use super::deployment::Seat;
 use super::error::ServiceError;
 use super::eyes::micros;
 use super::views::{EnrolledView, Enrolment, Timings};
@@ -38,14 +39,12 @@ impl Service {
         id: &GalleryId,
         new: Enrolment,
     ) -> Result<EnrolledView, ServiceError> {
-        let live = self.0.live.load_full();
-        let gallery = self.0.galleries.get(id)?;
-        live.check(&gallery)?;
-        let new = match self.prepare(&live, &gallery, new).await? {
+        let seat = self.seat(id)?;
+        let new = match self.prepare(&seat, new).await? {
             Prepared::New(new) => vec![*new],
             Prepared::Known(view) => return Ok(view),
         };
-        let mut answers = store(&live, id, gallery, new).await?;
+        let mut answers = store(&seat, new).await?;
         answers
             .pop()
             .unwrap_or_else(|| Err(ServiceError::Internal("nothing was enrolled".to_owned())))
@@ -65,12 +64,10 @@ impl Service {
             let problem = format!("holds {}, 1 to {MAX_BATCH} are taken", new.len());
             return Err(ServiceError::Invalid { field: "samples", problem });
         }
-        let live = self.0.live.load_full();
-        let gallery = self.0.galleries.get(id)?;
-        live.check(&gallery)?;
+        let seat = self.seat(id)?;
         let mut answers: Vec<Option<Result<EnrolledView, ServiceError>>> = Vec::new();
         let mut ready = Vec::new();
-        let under_way = new.into_iter().map(|item| self.prepare(&live, &gallery, item));
+        let under_way = new.into_iter().map(|item| self.prepare(&seat, item));
         let mut prepared = futures_util::stream::iter(under_way).buffered(self.0.eyes.width());
         while let Some(prepared) = prepared.next().await {
             match prepared {
@@ -83,7 +80,7 @@ impl Service {
             }
         }
         drop(prepared);
-        let mut stored = store(&live, id, gallery, ready).await?.into_iter();
+        let mut stored = store(&seat, ready).await?.into_iter();
         Ok(answers
             .into_iter()
             .map(|answer| {
@@ -94,12 +91,8 @@ impl Service {
             .collect())
     }
 
-    async fn prepare(
-        &self,
-        live: &Deployment,
-        gallery: &Gallery,
-        new: Enrolment,
-    ) -> Result<Prepared, ServiceError> {
+    async fn prepare(&self, seat: &Seat, new: Enrolment) -> Result<Prepared, ServiceError> {
+        let (live, gallery) = (&seat.serving, seat.gallery());
         let started = Instant::now();
         new.attributes.validate()?;
         let mut timings = Timings::default();
@@ -124,15 +117,30 @@ impl Service {
                 timings,
             }));
         }
-        let seen = self.0.eyes.see(live, file, &mut timings).await?;
+        let models = seat.deployment.writers(gallery);
+        let models = models.ok_or_else(|| ServiceError::ModelMismatch {
+            gallery: gallery.info().fingerprint.to_string(),
+            serving: live.fingerprint().to_string(),
+        })?;
+        let seen = self.0.eyes.see_with(&models, file, &mut timings).await?;
+        let mut templates = Vec::with_capacity(models.len());
+        for (model, embedding) in models.iter().zip(seen.embeddings) {
+            let TemplateSpace { generation, fingerprint, .. } = model.space();
+            match embedding {
+                Ok(embedding) => templates.push(Template { generation, fingerprint, embedding }),
+                // The deployment finds out: nobody who enrols has to suffer from a model that does not serve.
+                Err(error) if seat.deployment.is_filling(model) => {
+                    tracing::warn!(%error, "the model that is being brought has nothing to say of an image");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let sample = NewSample {
             subject: new.subject,
             sample: new.sample,
             attributes: new.attributes,
             quality: seen.quality,
-            embedding: seen.embedding,
-            generation: live.generation,
-            fingerprint: live.fingerprint(),
+            templates,
             content_hash,
             image: gallery.info().retain_images.then_some(seen.file),
         };
@@ -141,11 +149,11 @@ impl Service {
 }
 
 async fn store(
-    live: &Deployment,
-    id: &GalleryId,
-    gallery: std::sync::Arc<Gallery>,
+    seat: &Seat,
     new: Vec<New>,
 ) -> Result<Vec<Result<EnrolledView, ServiceError>>, ServiceError> {
+    let (live, gallery) = (&seat.serving, Arc::clone(seat.gallery()));
+    let id = gallery.id().clone();
     let writing = Instant::now();
     if new.is_empty() {
         return Ok(Vec::new());

@@ -66,6 +66,59 @@ pub enum ServiceError {
         /// Fingerprint of the model that serves.
         serving: String,
     },
+    /// The model serves already.
+    #[error("model {0} serves already")]
+    AlreadyServes(String),
+    /// A deployment has begun and not ended.
+    #[error("another deployment is under way: wait for its job, or cancel it")]
+    DeploymentUnderWay,
+    /// The last deployment can still be undone.
+    #[error(
+        "the last deployment can still be undone: roll it back, or give up the way back with `POST /v1/deployment:retire`"
+    )]
+    Soaking,
+    /// There is no way back.
+    #[error("there is no deployment to undo: deploy the model that is to serve")]
+    NothingToRollBack,
+    /// A step of a deployment that has been given up.
+    #[error("this deployment has been given up")]
+    NoDeployment,
+    /// A model's files are not those that were deployed.
+    #[error(
+        "model {0} is not the one that was deployed: its files have changed or are another model's; put them back"
+    )]
+    ModelChanged(String),
+    /// Samples of which no image was kept.
+    #[error(
+        "{samples} samples have no image to make a template of the new model from: say with `without_images` whether they are to be dropped or to stay with their model"
+    )]
+    WithoutImages {
+        /// How many.
+        samples: usize,
+        /// In which galleries.
+        galleries: Vec<GalleryId>,
+    },
+    /// Galleries that decide by thresholds would have none.
+    #[error(
+        "there are thresholds for the model that serves and none for the new one: give a calibration of it, or allow that nothing is decided"
+    )]
+    Uncalibrated(Vec<GalleryId>),
+    /// Nobody has compared the models.
+    #[error(
+        "name an evaluation that compares the model that serves with this one, or give a reason for doing without"
+    )]
+    GateMissing,
+    /// A second model does not fit.
+    #[error("the new model may take {needed} bytes of memory and {available} are free")]
+    InsufficientMemory {
+        /// Bytes that may be needed.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
+    },
+    /// Samples came without a template of the new model.
+    #[error("{0}")]
+    Gaps(String),
     /// An identifier that is none.
     #[error(transparent)]
     Id(#[from] IdError),
@@ -215,6 +268,8 @@ impl From<GalleryError> for ServiceError {
                 problem: format!("takes {got} bytes, at most {max} are kept"),
             },
             GalleryError::ImageTooLarge { .. } => Self::ImageTooLarge(message),
+            GalleryError::Gaps { .. } => Self::Gaps(message),
+            GalleryError::SpaceTaken(_) => Self::DeploymentUnderWay,
             GalleryError::Full { .. } | GalleryError::TooManyGalleries { .. } => {
                 Self::Full(message)
             }

@@ -1,10 +1,11 @@
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::domain::Embedding;
-use crate::image::{DecodeLimits, Picture, QualityLimits, decode, gate};
+use crate::image::{DecodeLimits, Picture, Preprocessing, QualityLimits, decode, gate};
 
 use super::blocking;
-use super::deployment::Deployment;
+use super::deployment::Serving;
 use super::error::ServiceError;
 use super::gate::Gate;
 use super::options::ServiceOptions;
@@ -22,6 +23,12 @@ pub(super) struct Eyes {
 pub(super) struct Seen {
     pub(super) embedding: Embedding,
     pub(super) quality: f32,
+}
+
+/// What several models saw in a file.
+pub(super) struct SeenByAll {
+    pub(super) embeddings: Vec<Result<Embedding, ServiceError>>,
+    pub(super) quality: f32,
     /// The file itself, for retention.
     pub(super) file: Vec<u8>,
 }
@@ -32,7 +39,6 @@ pub(super) struct Opened<T> {
     pub(super) quality: f32,
     /// `[3, height, width]`, as the model takes it.
     pub(super) pixels: Vec<f32>,
-    file: Vec<u8>,
 }
 
 impl Eyes {
@@ -51,7 +57,7 @@ impl Eyes {
     /// Decodes, judges, preprocesses and embeds one image file.
     pub(super) async fn see(
         &self,
-        live: &Deployment,
+        live: &Serving,
         file: Vec<u8>,
         timings: &mut Timings,
     ) -> Result<Seen, ServiceError> {
@@ -61,14 +67,44 @@ impl Eyes {
         let started = Instant::now();
         let embedding = live.batcher.image(opened.pixels).await?;
         timings.embed_us += micros(started);
-        Ok(Seen { embedding, quality: opened.quality, file: opened.file })
+        Ok(Seen { embedding, quality: opened.quality })
+    }
+
+    /// The same for several models, of one decoding; what each of them says is in its place.
+    pub(super) async fn see_with(
+        &self,
+        models: &[Arc<Serving>],
+        file: Vec<u8>,
+        timings: &mut Timings,
+    ) -> Result<SeenByAll, ServiceError> {
+        let started = Instant::now();
+        let permit = self.decoders.enter().await?;
+        let limits = self.limits;
+        let all: Vec<Preprocessing> =
+            models.iter().map(|model| model.batcher.embedder().preprocessing().clone()).collect();
+        let (pixels, quality, file) = blocking(move || {
+            let _permit = permit;
+            let picture = decode(&file, &limits)?;
+            let quality = gate(&picture, &QualityLimits::default())?.score;
+            let pixels: Vec<Vec<f32>> = all.iter().map(|one| one.apply(&picture)).collect();
+            Ok((pixels, quality, file))
+        })
+        .await?;
+        timings.decode_us += micros(started);
+        let started = Instant::now();
+        let under_way =
+            models.iter().zip(pixels).map(|(model, pixels)| model.batcher.image(pixels));
+        let embedded = futures_util::future::join_all(under_way).await;
+        timings.embed_us += micros(started);
+        let embeddings = embedded.into_iter().map(|one| one.map_err(ServiceError::from)).collect();
+        Ok(SeenByAll { embeddings, quality, file })
     }
 
     /// Decodes, judges and preprocesses one image file. `keep` says what is left of the picture when the decoder is
     /// free for the next one.
     pub(super) async fn open<T: Send + 'static>(
         &self,
-        live: &Deployment,
+        live: &Serving,
         file: Vec<u8>,
         keep: impl FnOnce(Picture) -> T + Send + 'static,
     ) -> Result<Opened<T>, ServiceError> {
@@ -80,7 +116,7 @@ impl Eyes {
             let picture = decode(&file, &limits)?;
             let quality = gate(&picture, &QualityLimits::default())?.score;
             let pixels = preprocessing.apply(&picture);
-            Ok(Opened { kept: keep(picture), quality, pixels, file })
+            Ok(Opened { kept: keep(picture), quality, pixels })
         })
         .await
     }

@@ -42,17 +42,23 @@ impl Service {
     /// # Errors
     /// [`ServiceError::GalleryExists`].
     pub async fn create_gallery(&self, new: NewGallery) -> Result<GalleryView, ServiceError> {
-        let live = self.0.live.load_full();
-        let spec = GallerySpec {
-            id: new.id,
-            dim: live.batcher.embedder().dim(),
-            generation: live.generation,
-            fingerprint: live.fingerprint(),
-            retain_images: new.retain_images,
-            description: new.description,
-        };
-        let galleries = self.0.galleries.clone();
-        blocking(move || Ok(galleries.create(spec)?.info().into())).await
+        let service = self.clone();
+        blocking(move || {
+            let created = service.0.galleries.create_with(|| {
+                let (home, beside) = service.deployment_now().spaces();
+                GallerySpec {
+                    id: new.id,
+                    dim: home.dim,
+                    generation: home.generation,
+                    fingerprint: home.fingerprint,
+                    beside,
+                    retain_images: new.retain_images,
+                    description: new.description,
+                }
+            });
+            Ok(created?.info().into())
+        })
+        .await
     }
 
     /// All galleries, by name.
@@ -194,7 +200,7 @@ impl Service {
     /// The models that can serve.
     #[must_use]
     pub fn models(&self) -> Vec<ModelView> {
-        vec![self.0.live.load().view()]
+        vec![self.deployment_now().live.view()]
     }
 
     /// One model.

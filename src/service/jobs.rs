@@ -17,9 +17,10 @@ use super::workshop::Workshop;
 use super::{Service, blocking};
 
 /// Every kind of job there is.
-pub const JOB_KINDS: [&str; 2] = [AUDIT, COMPACT];
+pub const JOB_KINDS: [&str; 3] = [AUDIT, COMPACT, DEPLOY];
 const AUDIT: &str = "audit_gallery";
 const COMPACT: &str = "compact_gallery";
+pub(super) const DEPLOY: &str = "deploy";
 
 /// Which jobs of a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -142,6 +143,7 @@ pub(super) fn handlers(workshop: &Arc<Workshop>) -> Handlers {
     Handlers::default()
         .with(AUDIT, with(|shop, context| audit(&*gallery(shop, context)?, context)))
         .with(COMPACT, with(|shop, context| compact(&*gallery(shop, context)?, context)))
+        .with(DEPLOY, with(super::deployment::deploy))
 }
 
 fn gallery(workshop: &Workshop, context: &JobContext<'_>) -> Result<Arc<Gallery>, JobFailure> {

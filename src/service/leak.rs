@@ -41,7 +41,10 @@ pub(super) fn check_leak(
     measured: &BTreeSet<&str>,
     everybody: &[LabelledImage],
 ) -> Result<(), LeakError> {
-    let ModelChoice::Directory(model) = model else { return Ok(()) };
+    let (ModelChoice::Directory(model) | ModelChoice::Registered { files: model, .. }) = model
+    else {
+        return Ok(());
+    };
     let Some(trained) = TrainedOn::beside(model)? else { return Ok(()) };
     let known: BTreeSet<&str> = trained.images().collect();
     let of_training =

@@ -9,6 +9,7 @@ mod error;
 pub mod evaluate;
 pub mod explain;
 mod eyes;
+mod failpoint;
 pub mod fine_tune;
 mod galleries;
 mod gate;
@@ -29,20 +30,21 @@ mod workshop;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
 use crate::gallery::{Galleries, GalleryOptions};
 use crate::jobs::{Jobs, JobsOptions, Runner};
-use crate::model::{BatchOptions, Batcher, Embedder};
+use crate::model::Embedder;
 use crate::storage::{MasterKey, Store, StoreOptions};
 
-use deployment::Deployment;
+use deployment::{Deployments, Keeper};
 use eyes::Eyes;
 use gate::Gate;
 use workshop::Workshop;
 
 pub use crate::dataset::{DatasetError, LabelledImage, read as read_dataset};
 pub use crate::jobs::{Event as JobEvent, JobId, JobIdError, Subscription as JobEvents};
+pub use deployment::{
+    ChallengerView, DeployRequest, DeploymentView, HistoryView, PreviousView, WithoutImages,
+};
 pub use error::ServiceError;
 pub use galleries::PageRequest;
 pub use jobs::{JOB_KINDS, JobsRequest};
@@ -66,7 +68,8 @@ struct Inner {
     /// First, so that no job is left running when the rest goes. `None` where jobs are kept and not run.
     runner: Option<Runner>,
     jobs: Jobs,
-    live: ArcSwap<Deployment>,
+    keeper: Keeper,
+    workshop: Arc<Workshop>,
     galleries: Galleries,
     eyes: Eyes,
     explaining: Gate,
@@ -81,7 +84,6 @@ impl Service {
     /// cannot be loaded.
     pub fn open(options: &ServiceOptions) -> Result<Self, ServiceError> {
         let mut notices = Vec::new();
-        let embedder = open_model(&options.model, &options.device, &mut notices)?;
         let master_key = match &options.master_key {
             KeySource::Hex(text) => MasterKey::from_hex(text)?,
             KeySource::File(path) => {
@@ -98,25 +100,22 @@ impl Service {
         let store = Store::open(StoreOptions::new(&options.data_dir, master_key))?;
         let galleries = Galleries::open(store.clone(), GalleryOptions::default())?;
         let jobs = Jobs::open(store, JobsOptions::default())?;
-        let batching = BatchOptions {
-            max_batch: options.max_batch,
-            max_wait: options.max_wait,
-            queue: options.queue,
-        };
-        let batcher = Batcher::spawn(Arc::new(embedder), batching)?;
+        let deployments = Deployments::open(options, galleries.clone(), &mut notices)?;
+        let workshop = Arc::new(Workshop::new(galleries.clone(), deployments, options));
         let runner = match options.job_threads {
             0 => None,
             threads => {
                 // One device, one heavy job at a time.
                 let slots = [options.device.clone()];
-                let workshop = Arc::new(Workshop::new(galleries.clone(), options));
                 Some(Runner::start(jobs.clone(), jobs::handlers(&workshop), &slots, threads)?)
             }
         };
+        let keeping = runner.as_ref().map(|_| (Arc::clone(&workshop), jobs.clone()));
         Ok(Self(Arc::new(Inner {
             runner,
+            keeper: Keeper::start(keeping)?,
             jobs,
-            live: ArcSwap::from_pointee(Deployment::first(batcher)),
+            workshop,
             galleries,
             eyes: Eyes::new(options),
             explaining: Gate::new(1, MOST_WAITING_FOR_EXPLANATIONS),
@@ -133,7 +132,7 @@ impl Service {
     /// Embeddings that wait or are being computed.
     #[must_use]
     pub fn queue_depth(&self) -> usize {
-        self.0.live.load().batcher.queue_depth()
+        self.0.workshop.deployments.load().live.batcher.queue_depth()
     }
 
     /// Has running jobs leave off, to go on after the next start; writes snapshots of the indexes and closes the store.
@@ -144,13 +143,21 @@ impl Service {
     pub async fn close(&self) -> Result<(), ServiceError> {
         let service = self.clone();
         blocking(move || {
-            let Inner { runner, galleries, .. } = &*service.0;
+            let Inner { runner, keeper, galleries, .. } = &*service.0;
+            keeper.stop();
             if let Some(runner) = runner {
                 runner.stop(STOP_JOBS_WITHIN);
             }
             Ok(galleries.close()?)
         })
         .await
+    }
+}
+
+impl Service {
+    /// The models in use: load once a request.
+    fn deployment_now(&self) -> Arc<deployment::Deployment> {
+        self.0.workshop.deployments.load()
     }
 }
 
@@ -166,6 +173,7 @@ pub(crate) fn open_model(
     let opened = match model {
         ModelChoice::Nano => Embedder::nano(&device),
         ModelChoice::Directory(path) => Embedder::open(path, &device),
+        ModelChoice::Registered { name, files } => Embedder::open_as(name, files, &device),
     };
     opened.map_err(|error| ServiceError::Model(error::chain(&error)))
 }

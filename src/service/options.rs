@@ -8,6 +8,13 @@ pub enum ModelChoice {
     Nano,
     /// A Hugging Face style directory.
     Directory(PathBuf),
+    /// One of the registry.
+    Registered {
+        /// What it is called there.
+        name: String,
+        /// Where its files lie.
+        files: PathBuf,
+    },
 }
 
 impl ModelChoice {
@@ -60,6 +67,10 @@ pub struct ServiceOptions {
     pub job_threads: usize,
     /// Folders that requests may read labelled images from.
     pub data_roots: Vec<super::DataRoot>,
+    /// Most memory that a deployment may take, in bytes; `None` for what the system has.
+    pub deploy_memory_bytes: Option<u64>,
+    /// A step at which the process ends as if it crashed; for tests.
+    pub failpoint: Option<String>,
 }
 
 impl ServiceOptions {
@@ -86,6 +97,8 @@ impl ServiceOptions {
             queue: 256,
             job_threads: Self::default_job_threads(),
             data_roots: Vec::new(),
+            deploy_memory_bytes: None,
+            failpoint: None,
         }
     }
 }

@@ -1,9 +1,11 @@
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::domain::{Embedding, GalleryId};
 use crate::gallery::{Aggregate, SearchParams};
 use crate::image::Picture;
 
+use super::deployment::Seat;
 use super::error::ServiceError;
 use super::eyes::micros;
 use super::views::{
@@ -16,6 +18,11 @@ use super::{Service, blocking, thresholds};
 pub const MAX_RESULTS: usize = 1_000;
 
 impl Service {
+    /// A gallery and the model that it is asked with.
+    pub(super) fn seat(&self, id: &GalleryId) -> Result<Seat, ServiceError> {
+        self.0.workshop.deployments.seat(&self.0.galleries.get(id)?)
+    }
+
     /// Who is it? Candidates among all enrolled subjects.
     ///
     /// # Errors
@@ -32,9 +39,7 @@ impl Service {
         if let Combine::MeanOf(k) = ask.combine {
             check_count("mean_of", k)?;
         }
-        let live = self.0.live.load_full();
-        let gallery = self.0.galleries.get(id)?;
-        live.check(&gallery)?;
+        let Seat { serving: live, view: gallery, .. } = self.seat(id)?;
         let threshold = given.or_else(|| thresholds::identification(&gallery));
         let mut timings = Timings::default();
         let seen = self.0.eyes.see(&live, ask.image, &mut timings).await?;
@@ -78,11 +83,9 @@ impl Service {
     pub async fn verify(&self, id: &GalleryId, ask: Verify) -> Result<VerifyAnswer, ServiceError> {
         let started = Instant::now();
         let given = check_threshold(ask.threshold)?;
-        let live = self.0.live.load_full();
-        let gallery = self.0.galleries.get(id)?;
-        live.check(&gallery)?;
+        let Seat { serving: live, view: gallery, .. } = self.seat(id)?;
         // Before the image is decoded: an unknown subject costs nothing.
-        let samples = gallery.subject(&ask.subject)?.samples.len();
+        let samples = gallery.gallery().subject(&ask.subject)?.samples.len();
         let threshold = given.or_else(|| thresholds::verification(&gallery, samples));
         let mut timings = Timings::default();
         let seen = self.0.eyes.see(&live, ask.image, &mut timings).await?;
@@ -119,9 +122,7 @@ impl Service {
             let problem = format!("is {}, 0 to 1 is taken", ask.image_weight);
             return Err(ServiceError::Invalid { field: "image_weight", problem });
         }
-        let live = self.0.live.load_full();
-        let gallery = self.0.galleries.get(id)?;
-        live.check(&gallery)?;
+        let Seat { serving: live, view: gallery, .. } = self.seat(id)?;
         let mut timings = Timings::default();
         let image = match ask.image {
             Some(file) => Some(self.0.eyes.see(&live, file, &mut timings).await?.embedding),
@@ -166,7 +167,7 @@ impl Service {
     ) -> Result<CompareAnswer, ServiceError> {
         let started = Instant::now();
         let threshold = check_threshold(threshold)?;
-        let live = self.0.live.load_full();
+        let live = Arc::clone(&self.deployment_now().live);
         let mut timings = Timings::default();
         let a = self.0.eyes.see(&live, a, &mut timings).await?;
         let b = self.0.eyes.see(&live, b, &mut timings).await?;
@@ -188,7 +189,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError`].
     pub async fn embed_image(&self, image: Vec<u8>) -> Result<EmbeddingView, ServiceError> {
-        let live = self.0.live.load_full();
+        let live = Arc::clone(&self.deployment_now().live);
         let seen = self.0.eyes.see(&live, image, &mut Timings::default()).await?;
         Ok(view(&seen.embedding, live.fingerprint()))
     }
@@ -198,7 +199,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Prompt`] for one that is empty or too long.
     pub async fn embed_text(&self, prompt: String) -> Result<EmbeddingView, ServiceError> {
-        let live = self.0.live.load_full();
+        let live = Arc::clone(&self.deployment_now().live);
         Ok(view(&live.embed_prompt(prompt).await?, live.fingerprint()))
     }
 
@@ -207,7 +208,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] when it cannot.
     pub async fn ready(&self) -> Result<Readiness, ServiceError> {
-        let live = self.0.live.load_full();
+        let live = Arc::clone(&self.deployment_now().live);
         let started = Instant::now();
         let side = 64_u32;
         let rgb = (0..side * side * 3).map(|i| (i * 37 % 251) as u8).collect();

@@ -2,21 +2,21 @@
 //! samples, than it was measured with: there is no match then, only something for a person to look at.
 
 use crate::domain::CalibratedThreshold;
-use crate::gallery::Gallery;
+use crate::gallery::GalleryView;
 
 use super::views::{Decision, TargetRateView, ThresholdView};
 
 /// The strictest threshold for a 1:N question.
-pub(super) fn identification(gallery: &Gallery) -> Option<ThresholdView> {
+pub(super) fn identification(gallery: &GalleryView) -> Option<ThresholdView> {
     let calibration = gallery.calibration()?;
-    let info = gallery.info();
+    let info = gallery.gallery().info();
     let most = calibration.gallery_subjects.saturating_mul(calibration.samples_per_subject);
     let covered = info.subjects <= calibration.gallery_subjects && info.samples <= most;
     view(&calibration.identification, "fpir", covered)
 }
 
 /// The strictest threshold for a 1:1 question about a subject with so many samples.
-pub(super) fn verification(gallery: &Gallery, samples: usize) -> Option<ThresholdView> {
+pub(super) fn verification(gallery: &GalleryView, samples: usize) -> Option<ThresholdView> {
     let calibration = gallery.calibration()?;
     let covered = samples <= calibration.samples_per_subject;
     view(&calibration.verification, "fmr", covered)

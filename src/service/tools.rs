@@ -145,7 +145,7 @@ pub fn draw_hands(
 pub fn inspect_model(name: &str) -> Result<ModelReport, ServiceError> {
     let report = match ModelChoice::named(name) {
         ModelChoice::Nano => inspect_nano(),
-        ModelChoice::Directory(dir) => inspect(&dir),
+        ModelChoice::Directory(dir) | ModelChoice::Registered { files: dir, .. } => inspect(&dir),
     };
     report.map_err(|error| ServiceError::Model(super::error::chain(&error)))
 }

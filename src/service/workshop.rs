@@ -3,11 +3,19 @@ use std::path::PathBuf;
 use crate::gallery::Galleries;
 
 use super::DataRoot;
+use super::deployment::Deployments;
+use super::failpoint::Failpoint;
 use super::options::ServiceOptions;
 
 /// What jobs work with, apart from what they are told.
 pub(super) struct Workshop {
     pub(super) galleries: Galleries,
+    pub(super) deployments: Deployments,
+    pub(super) failpoint: Failpoint,
+    /// Most memory that a deployment may take, in bytes; `None` for what the system has.
+    pub(super) deploy_memory_bytes: Option<u64>,
+    /// Largest image file, in bytes.
+    pub(super) max_image_bytes: usize,
     /// Where jobs may keep what is too large for their records; each kind has a folder of its own in it.
     pub(super) data_dir: PathBuf,
     /// Folders that requests may name.
@@ -17,9 +25,17 @@ pub(super) struct Workshop {
 }
 
 impl Workshop {
-    pub(super) fn new(galleries: Galleries, options: &ServiceOptions) -> Self {
+    pub(super) fn new(
+        galleries: Galleries,
+        deployments: Deployments,
+        options: &ServiceOptions,
+    ) -> Self {
         Self {
             galleries,
+            deployments,
+            failpoint: Failpoint::new(options.failpoint.clone()),
+            deploy_memory_bytes: options.deploy_memory_bytes,
+            max_image_bytes: options.max_image_bytes,
             data_dir: options.data_dir.clone(),
             data_roots: options.data_roots.clone(),
             device: options.device.clone(),

@@ -11,7 +11,7 @@ use handclip::domain::{
 };
 use handclip::gallery::{
     Aggregate, Galleries, Gallery, GalleryError, GalleryOptions, GallerySpec, NewSample,
-    SearchParams,
+    SearchParams, Template,
 };
 use handclip::storage::{MasterKey, Store, StoreOptions};
 use rand::{Rng, SeedableRng};
@@ -30,12 +30,20 @@ pub(crate) fn open(dir: &Path, options: &GalleryOptions) -> Galleries {
     Galleries::open(open_store(dir), options.clone()).unwrap()
 }
 
+/// The galleries of a server that has stopped.
+pub(crate) fn open_as_server(dir: &Path) -> Galleries {
+    let (key, _) = MasterKey::load_or_create(&dir.join("master.key")).unwrap();
+    let store = Store::open(StoreOptions::new(dir, key)).unwrap();
+    Galleries::open(store, GalleryOptions::default()).unwrap()
+}
+
 pub(crate) fn spec(id: &str, dim: usize) -> GallerySpec {
     GallerySpec {
         id: GalleryId::new(id).unwrap(),
         dim,
         generation: Generation(1),
         fingerprint: FINGERPRINT,
+        beside: None,
         retain_images: true,
         description: "test".into(),
     }
@@ -59,6 +67,10 @@ pub(crate) fn near(centre: &[f32], spread: f32, rng: &mut ChaCha8Rng) -> Embeddi
     Embedding::from_raw(centre.iter().zip(noise).map(|(c, n)| c + spread * n).collect()).unwrap()
 }
 
+pub(crate) fn template(generation: u64, embedding: Embedding) -> Template {
+    Template { generation: Generation(generation), fingerprint: FINGERPRINT, embedding }
+}
+
 pub(crate) fn new_sample(number: usize, of: usize, embedding: Embedding) -> NewSample {
     let mut content_hash = [0; 32];
     content_hash[..8].copy_from_slice(&(number as u64).to_le_bytes());
@@ -67,9 +79,7 @@ pub(crate) fn new_sample(number: usize, of: usize, embedding: Embedding) -> NewS
         sample: Some(sample_id(number)),
         attributes: attributes(number),
         quality: 0.5,
-        embedding,
-        generation: Generation(1),
-        fingerprint: FINGERPRINT,
+        templates: vec![template(1, embedding)],
         content_hash,
         image: None,
     }
@@ -132,11 +142,13 @@ fn an_enrolment_is_idempotent_by_content_and_conflicts_by_id() {
     let same_content = NewSample { subject: subject(2), sample: None, ..sample.clone() };
     assert!(gallery.enrol(same_content).unwrap().created, "another subject's content is its own");
 
-    let older = NewSample { generation: Generation(0), ..sample.clone() };
+    let with = |template: Template| NewSample { templates: vec![template], ..sample.clone() };
+    let own = sample.templates[0].embedding.clone();
+    let older = with(template(0, own.clone()));
     assert!(matches!(gallery.enrol(older), Err(GalleryError::Generation { .. })));
-    let foreign = NewSample { fingerprint: Fingerprint([0; 32]), ..sample.clone() };
+    let foreign = with(Template { fingerprint: Fingerprint([0; 32]), ..template(1, own) });
     assert!(matches!(gallery.enrol(foreign), Err(GalleryError::Fingerprint { .. })));
-    let short = NewSample { embedding: near(&[1.0; 4], 0.5, &mut rng), ..sample.clone() };
+    let short = with(template(1, near(&[1.0; 4], 0.5, &mut rng)));
     assert!(matches!(gallery.enrol(short), Err(GalleryError::Dimensions { .. })));
     let nan = NewSample { quality: f32::NAN, ..sample.clone() };
     assert!(matches!(gallery.enrol(nan), Err(GalleryError::Quality { .. })));

@@ -12,6 +12,7 @@ mod checkpoint;
 mod cli;
 mod crash;
 mod datasets;
+mod deployment;
 mod evaluate;
 mod evaluation;
 mod explain;

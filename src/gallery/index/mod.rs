@@ -272,6 +272,19 @@ impl Index {
         used
     }
 
+    /// Rows that are not removed.
+    pub(super) fn live(&self) -> usize {
+        self.current.load().rows.live()
+    }
+
+    /// What they stand for, in the order that they lie in.
+    pub(super) fn rows(&self) -> Vec<Arc<RowInfo>> {
+        let snapshot = self.current.load();
+        let rows = &snapshot.rows;
+        let live = (0..rows.len() as u32).filter(|row| rows.is_live(*row));
+        live.map(|row| Arc::clone(rows.info(row))).collect()
+    }
+
     pub(super) fn info(&self) -> IndexInfo {
         let snapshot = self.current.load();
         let segment = snapshot.segment.as_ref().map_or(0, |segment| segment.len());

@@ -65,7 +65,10 @@ impl SystemChoice {
     pub fn path(&self) -> PathBuf {
         match &self.source {
             Source::Model(ModelChoice::Nano) => PathBuf::from("nano"),
-            Source::Model(ModelChoice::Directory(path)) | Source::External(path) => path.clone(),
+            Source::Model(
+                ModelChoice::Directory(path) | ModelChoice::Registered { files: path, .. },
+            )
+            | Source::External(path) => path.clone(),
         }
     }
 
@@ -76,6 +79,7 @@ impl SystemChoice {
             (None, Source::External(path)) => stem(path),
             (None, Source::Model(ModelChoice::Nano)) => "nano".to_owned(),
             (None, Source::Model(ModelChoice::Directory(path))) => directory_name(path),
+            (None, Source::Model(ModelChoice::Registered { name, .. })) => name.clone(),
         }
     }
 

@@ -4,6 +4,7 @@ mod curves;
 mod files;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::domain::Embedding;
@@ -13,6 +14,7 @@ use crate::model::{Embedder, PatchMap};
 pub use crate::model::{ExplainMethod, UnknownMethod};
 pub use curves::deletion_and_insertion;
 
+use super::deployment::Seat;
 use super::error::ServiceError;
 use super::eyes::{Opened, micros};
 use super::tools::{OfflineModel, read_image};
@@ -56,16 +58,16 @@ impl Service {
     /// [`ServiceError`]; [`ServiceError::Busy`] when too many wait for an explanation.
     pub async fn explain(&self, ask: Explain) -> Result<Explanation, ServiceError> {
         let started = Instant::now();
-        let live = self.0.live.load_full();
         // Before an image is decoded: an unknown subject costs nothing.
-        let gallery = match &ask.target {
+        let (live, gallery) = match &ask.target {
             ExplainTarget::Subject { gallery, subject } => {
-                let gallery = self.0.galleries.get(gallery)?;
-                live.check(&gallery)?;
-                gallery.subject(subject)?;
-                Some(gallery)
+                let Seat { serving, view, .. } = self.seat(gallery)?;
+                view.gallery().subject(subject)?;
+                (serving, Some(view))
             }
-            ExplainTarget::Image(_) | ExplainTarget::Prompt(_) => None,
+            ExplainTarget::Image(_) | ExplainTarget::Prompt(_) => {
+                (Arc::clone(&self.deployment_now().live), None)
+            }
         };
         // Held to the end: it bounds the pictures and the passes with gradients that are in memory.
         let permit = self.0.explaining.enter().await?;
@@ -98,7 +100,7 @@ impl Service {
                 timings.embed_us += micros(embedding);
                 let searching = Instant::now();
                 let missing = ServiceError::SubjectNotFound(subject.clone());
-                let name = gallery.id().clone();
+                let name = gallery.gallery().id().clone();
                 let closest =
                     blocking(move || Ok(gallery.closest_template(&subject, &probe)?)).await?;
                 timings.search_us += micros(searching);

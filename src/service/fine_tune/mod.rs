@@ -110,6 +110,7 @@ impl FineTuneSummary {
             match &request.model {
                 ModelChoice::Nano => "nano".to_owned(),
                 ModelChoice::Directory(path) => path.display().to_string(),
+                ModelChoice::Registered { name, .. } => name.clone(),
             },
         );
         record.set(
@@ -217,6 +218,7 @@ pub fn fine_tune_model(
     let start = match &request.model {
         ModelChoice::Nano => Trainable::nano(&device)?,
         ModelChoice::Directory(dir) => Trainable::open(dir, &device)?,
+        ModelChoice::Registered { name, files } => Trainable::open_as(name, files, &device)?,
     };
     let images = match &request.data {
         TrainingData::Directory(path) => dataset::read_to_train(path)?,

@@ -1,0 +1,71 @@
+//! Whether a second model and a second set of templates fit, before anything is begun.
+
+use std::path::Path;
+
+use super::record::ModelRef;
+use crate::service::ServiceError;
+use crate::service::workshop::Workshop;
+
+/// Beyond weights and templates: buffers, a graph being built.
+const SLACK: u64 = 64 * 1024 * 1024;
+/// Bytes of a sample in an index beside its template: codes, links, names.
+const ROW: u64 = 512;
+/// How much of what is written sled may take before it gives room back.
+const LOG_FACTOR: u64 = 3;
+
+/// Refuses what does not fit.
+pub(super) fn preflight(workshop: &Workshop, model: &ModelRef) -> Result<(), ServiceError> {
+    let dir = match model {
+        ModelRef::Nano => None,
+        ModelRef::Registered(name) => {
+            Some(workshop.data_dir.join("models").join(name).join("files"))
+        }
+        ModelRef::Directory(path) => Some(path.clone()),
+    };
+    let weights = dir.map_or(8 * 1024 * 1024, |dir| size_of(&dir));
+    let samples: u64 =
+        workshop.galleries.list().iter().map(|gallery| gallery.info().samples as u64).sum();
+    // The new model's dimensions are known when it is open; those of today are near enough.
+    let dim = workshop.deployments.load().live.space().dim as u64;
+    let templates = samples.saturating_mul(dim * 4 + ROW);
+    // Weights are read whole before they are placed.
+    let needed = weights.saturating_mul(2).saturating_add(templates).saturating_add(SLACK);
+    let system = available_memory().unwrap_or(u64::MAX);
+    let available = workshop.deploy_memory_bytes.map_or(system, |budget| budget.min(system));
+    if needed > available {
+        return Err(ServiceError::InsufficientMemory { needed, available });
+    }
+    let needed = templates.saturating_mul(LOG_FACTOR).saturating_add(SLACK);
+    let free = free_disk(&workshop.data_dir);
+    if free.is_some_and(|free| needed > free) {
+        let free = free.unwrap_or(0);
+        return Err(ServiceError::StorageFull(format!(
+            "the templates of the new model may take {needed} bytes and {free} are free"
+        )));
+    }
+    Ok(())
+}
+
+fn size_of(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|about| about.len()).sum()
+}
+
+/// What the system, or the group that the process is confined to, can still give.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let system = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024;
+    let read = |name: &str| -> Option<u64> {
+        let text = std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    let group =
+        read("memory.max").and_then(|max| Some(max.saturating_sub(read("memory.current")?)));
+    Some(group.map_or(system, |group| group.min(system)))
+}
+
+fn free_disk(dir: &Path) -> Option<u64> {
+    let about = rustix::fs::statvfs(dir).ok()?;
+    Some(about.f_bavail.saturating_mul(about.f_frsize))
+}

@@ -1,0 +1,255 @@
+use serde_json::json;
+
+use super::{create, deploy, ended, first, live, overridden, register};
+use crate::support::app::{TestApp, hands};
+
+fn ready() -> TestApp {
+    let app = TestApp::spawn_with(|options, _| options.job_threads = 1);
+    register(&app.options.data_dir, "b", 1);
+    app
+}
+
+#[test]
+fn a_model_takes_the_place_of_another_and_gives_it_back() {
+    let app = ready();
+    create(&app, "g", true);
+    for hand in &hands()[..24] {
+        app.enrol("g", hand);
+    }
+    let (subject, similarity, before) = first(&app, "g", &hands()[3]);
+    assert_eq!(
+        (subject.as_str(), before["generation"].as_u64()),
+        (hands()[3].subject.as_str(), Some(1))
+    );
+    assert!(similarity > 0.999);
+
+    let job = deploy(&app, "b", &overridden(3600));
+    assert_eq!(job["output"]["samples"], 24);
+    assert_eq!(job["output"]["shadow"]["probes"], 24);
+    assert_eq!(live(&app), ("b".into(), 2));
+    let (subject, similarity, after) = first(&app, "g", &hands()[3]);
+    assert_eq!(subject, hands()[3].subject);
+    assert!(similarity > 0.999);
+    assert_eq!(after["generation"], 2);
+    assert_eq!(after["model"], "b");
+    assert_ne!(after["fingerprint"], before["fingerprint"]);
+    let gallery = app.get("/v1/galleries/g").ok();
+    assert_eq!(
+        (&gallery["generation"], &gallery["fingerprint"]),
+        (&json!(2), &after["fingerprint"])
+    );
+
+    // A gallery made now, and one enrolled into now, go back too.
+    create(&app, "later", false);
+    app.enrol("later", &hands()[30]);
+    app.enrol("g", &hands()[30]);
+    let deployment = app.get("/v1/deployment").ok();
+    assert_eq!(deployment["previous"]["generation"], 1);
+    app.post("/v1/models/b:deploy", &overridden(0)).refused(409, "soaking");
+
+    let rolled_back = app.post("/v1/deployment:rollback", &json!({})).ok();
+    assert_eq!(rolled_back["live"]["generation"], 1);
+    for (gallery, hand) in [("g", 3), ("g", 30), ("later", 30)] {
+        let (subject, similarity, answer) = first(&app, gallery, &hands()[hand]);
+        assert_eq!(subject, hands()[hand].subject, "{gallery}");
+        assert!(similarity > 0.999);
+        assert_eq!(answer["generation"], 1);
+        assert_eq!(answer["fingerprint"], before["fingerprint"]);
+    }
+    app.post("/v1/deployment:rollback", &json!({})).refused(409, "nothing_to_roll_back");
+    let steps: Vec<_> = app.get("/v1/deployment").ok()["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["step"].clone(), entry["override_reason"].clone()))
+        .collect();
+    let reason = json!("a test");
+    assert_eq!(
+        steps,
+        [
+            (json!("began"), reason.clone()),
+            (json!("promoted"), reason),
+            (json!("rolled_back"), json!(null))
+        ]
+    );
+
+    // What was undone can be done again, under a generation that was never given before.
+    deploy(&app, "b", &overridden(3600));
+    assert_eq!(live(&app), ("b".into(), 3));
+    let app = app.restart();
+    assert_eq!(live(&app), ("b".into(), 3));
+    assert_eq!(first(&app, "g", &hands()[3]).0, hands()[3].subject);
+    app.post("/v1/deployment:rollback", &json!({})).ok();
+    let app = app.restart();
+    assert_eq!(live(&app), ("nano".into(), 1));
+    let (_, similarity, answer) = first(&app, "g", &hands()[3]);
+    assert!(similarity > 0.999 && answer["fingerprint"] == before["fingerprint"]);
+}
+
+#[test]
+fn a_soak_ends_by_itself_and_leaves_no_template_of_the_model_before() {
+    let app = ready();
+    register(&app.options.data_dir, "c", 2);
+    create(&app, "g", true);
+    for hand in &hands()[..6] {
+        app.enrol("g", hand);
+    }
+    deploy(&app, "b", &overridden(0));
+    let begun = std::time::Instant::now();
+    while app.get("/v1/deployment").ok()["previous"] != json!(null) {
+        assert!(begun.elapsed().as_secs() < 20);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    app.post("/v1/deployment:rollback", &json!({})).refused(409, "nothing_to_roll_back");
+    app.post("/v1/deployment:retire", &json!({})).refused(409, "nothing_to_roll_back");
+    app.post("/v1/models/b:deploy", &overridden(0)).refused(409, "already_serves");
+    deploy(&app, "c", &overridden(3600));
+    app.post("/v1/deployment:retire", &json!({})).ok();
+    assert_eq!(live(&app), ("c".into(), 3));
+    let mut app = app;
+    app.halt();
+    // Six templates, six samples, nothing else: looked at as the store has it.
+    let galleries = crate::gallery::open_as_server(&app.options.data_dir);
+    let gallery = galleries.list().pop().unwrap();
+    assert_eq!(gallery.info().samples, 6);
+    assert_eq!(gallery.templates_kept().unwrap(), 6);
+}
+
+#[test]
+fn what_cannot_be_deployed_is_refused_at_once() {
+    let app = ready();
+    create(&app, "g", true);
+    app.post("/v1/models/none:deploy", &overridden(0)).refused(404, "model_not_found");
+    app.post("/v1/models/b:deploy", &json!({})).refused(409, "gate_missing");
+    app.post("/v1/models/nano:deploy", &overridden(0)).refused(409, "already_serves");
+    for bad in [
+        json!({"override": {"reason": " "}}),
+        json!({"override": {"reason": "x"}, "soak_s": 2_592_001}),
+        json!({"override": {"reason": "x"}, "shadow_probes": 100_001}),
+        json!({"override": {"reason": "x"}, "images_per_second": 0}),
+        json!({"override": {"reason": "x"}, "unknown": 1}),
+        json!({"override": {}}),
+        json!({"without_images": "perhaps"}),
+    ] {
+        let answer = app.post("/v1/models/b:deploy", &bad);
+        assert_eq!(answer.status, 400, "{bad}: {}", answer.text);
+    }
+    app.post("/v1/models/b:deploy", &json!({"evaluation": "x"})).refused(400, "invalid_id");
+    assert_eq!(app.get("/v1/deployment").ok()["history"], json!([]));
+}
+
+#[test]
+fn samples_without_an_image_block_or_are_dropped_or_stay_with_their_model() {
+    let app = ready();
+    create(&app, "kept", true);
+    create(&app, "bare", false);
+    app.enrol("kept", &hands()[0]);
+    app.enrol("bare", &hands()[8]);
+    let with = |policy: &str| json!({"override": {"reason": "x"}, "soak_s": 3600, "without_images": policy});
+    app.post("/v1/models/b:deploy", &with("block")).refused(409, "samples_without_image");
+
+    deploy(&app, "b", &with("keep_old_generation"));
+    assert_eq!(first(&app, "kept", &hands()[0]).2["generation"], 2);
+    let (subject, similarity, answer) = first(&app, "bare", &hands()[8]);
+    assert_eq!((subject, answer["generation"].as_u64()), (hands()[8].subject.clone(), Some(1)));
+    assert!(similarity > 0.999);
+    app.enrol("bare", &hands()[16]);
+    app.post("/v1/deployment:retire", &json!({})).ok();
+    let app = app.restart();
+    let (subject, similarity, answer) = first(&app, "bare", &hands()[16]);
+    assert_eq!((subject, answer["model"].as_str()), (hands()[16].subject.clone(), Some("nano")));
+    assert!(similarity > 0.999);
+    assert_eq!(app.get("/v1/deployment").ok()["kept"][0]["generation"], 1);
+
+    // Dropped: not found any more, there again after a rollback, gone once there is no way back.
+    register(&app.options.data_dir, "c", 2);
+    deploy(&app, "c", &with("drop"));
+    let (subject, _, answer) = first(&app, "bare", &hands()[8]);
+    assert_eq!((subject.as_str(), answer["generation"].as_u64()), ("", Some(3)));
+    let samples = |app: &TestApp| app.get("/v1/galleries/bare").ok()["samples"].clone();
+    assert_eq!(samples(&app), 2);
+    app.post("/v1/deployment:rollback", &json!({})).ok();
+    let (subject, _, answer) = first(&app, "bare", &hands()[8]);
+    assert_eq!((subject, answer["generation"].as_u64()), (hands()[8].subject.clone(), Some(1)));
+    deploy(&app, "c", &with("drop"));
+    let again = app.enrol("bare", &hands()[8]);
+    assert_eq!(again["created"], true, "the same file counts as new where it cannot be found");
+    app.post("/v1/deployment:retire", &json!({})).ok();
+    let begun = std::time::Instant::now();
+    while samples(&app) != 1 {
+        assert!(begun.elapsed().as_secs() < 20, "{}", samples(&app));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(first(&app, "bare", &hands()[8]).0, hands()[8].subject);
+    let app = app.restart();
+    assert_eq!(samples(&app), 1);
+    assert_eq!(first(&app, "bare", &hands()[8]).2["generation"], 4);
+}
+
+#[test]
+fn thresholds_go_with_the_generation() {
+    let app = ready();
+    create(&app, "g", true);
+    app.enrol("g", &hands()[0]);
+    let of = |fingerprint: &serde_json::Value, similarity: f64| {
+        let threshold =
+            json!({"target": 0.01, "similarity": similarity, "rate": 0.0, "upper": 0.01});
+        json!({"fingerprint": fingerprint, "subjects": 9, "samples_per_subject": 9, "gallery_subjects": 9,
+            "verification": [threshold], "identification": [threshold], "made_at_ms": 1})
+    };
+    let (_, _, answer) = first(&app, "g", &hands()[0]);
+    let old = of(&answer["fingerprint"], 0.25);
+    app.put_json("/v1/galleries/g/calibration", &old).ok();
+    app.post("/v1/models/b:deploy", &overridden(3600)).refused(409, "uncalibrated");
+    let mut body = overridden(3600);
+    body["calibration"] = old.clone();
+    app.post("/v1/models/b:deploy", &body).refused(409, "model_mismatch");
+
+    let dir = app.options.data_dir.join("models/b/files");
+    let oracle = super::oracle::Oracle::of(Some(&dir), "x");
+    body["calibration"] = of(&json!(oracle.fingerprint()), 0.75);
+    deploy(&app, "b", &body);
+    let threshold =
+        |app: &TestApp| first(app, "g", &hands()[0]).2["threshold"]["similarity"].clone();
+    assert_eq!(threshold(&app), 0.75);
+    let app = app.restart();
+    assert_eq!(threshold(&app), 0.75);
+    app.post("/v1/deployment:rollback", &json!({})).ok();
+    assert_eq!(threshold(&app), 0.25);
+    let mut body = overridden(3600);
+    body["allow_uncalibrated"] = json!(true);
+    deploy(&app, "b", &body);
+    assert_eq!(threshold(&app), json!(null));
+}
+
+#[test]
+fn a_cancelled_deployment_leaves_nothing() {
+    let app = ready();
+    create(&app, "g", true);
+    for hand in &hands()[..24] {
+        app.enrol("g", hand);
+    }
+    let mut slow = overridden(3600);
+    slow["images_per_second"] = json!(4);
+    let job = app.post("/v1/models/b:deploy", &slow).json();
+    let begun = std::time::Instant::now();
+    while app.get("/v1/deployment").ok()["challenger"] == json!(null) {
+        assert!(begun.elapsed().as_secs() < 20);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    app.post("/v1/models/b:deploy", &overridden(0)).refused(409, "deployment_under_way");
+    // Written for both meanwhile.
+    app.enrol("g", &hands()[30]);
+    app.post(&format!("/v1/jobs/{}:cancel", job["job"].as_str().unwrap()), &json!({}));
+    assert_eq!(ended(&app, &job)["state"], "cancelled");
+    let deployment = app.get("/v1/deployment").ok();
+    assert_eq!(
+        (&deployment["challenger"], &deployment["live"]["generation"]),
+        (&json!(null), &json!(1))
+    );
+    assert_eq!(first(&app, "g", &hands()[30]).0, hands()[30].subject);
+    let mut app = app;
+    app.halt();
+    let galleries = crate::gallery::open_as_server(&app.options.data_dir);
+    assert_eq!(galleries.list().pop().unwrap().templates_kept().unwrap(), 25);
+}
