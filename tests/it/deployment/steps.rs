@@ -74,8 +74,11 @@ fn a_model_takes_the_place_of_another_and_gives_it_back() {
     );
 
     // What was undone can be done again, under a generation that was never given before.
-    deploy(&app, "b", &overridden(3600));
+    let mut again = overridden(3600);
+    again["without_images"] = json!("keep_old_generation");
+    deploy(&app, "b", &again);
     assert_eq!(live(&app), ("b".into(), 3));
+    assert_eq!(first(&app, "later", &hands()[30]).2["generation"], 1);
     let app = app.restart();
     assert_eq!(live(&app), ("b".into(), 3));
     assert_eq!(first(&app, "g", &hands()[3]).0, hands()[3].subject);
