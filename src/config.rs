@@ -41,7 +41,7 @@ pub fn allocator_is_told() -> bool {
 /// Which model, and where it runs.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// `nano`, or a Hugging Face style directory
+    /// `nano`, a Hugging Face style directory, a run's folder, or a name of the data directory's registry
     #[arg(long, env = "HANDCLIP_MODEL", default_value = "nano", value_name = "M")]
     pub model: String,
     /// `auto`, `cpu` or `cuda:N`
@@ -84,6 +84,9 @@ pub struct ServeArgs {
         value_name = "NAME=DIR"
     )]
     pub data_roots: Vec<String>,
+    /// Largest model that is taken into the registry, in bytes
+    #[arg(long, env = "HANDCLIP_MAX_MODEL_BYTES", default_value_t = 8 << 30, value_name = "BYTES")]
+    pub max_model_bytes: u64,
     /// Most memory that a deployment may take beside what serves, in bytes [default: what the system has free]
     #[arg(long, env = "HANDCLIP_DEPLOY_MEMORY_BYTES", value_name = "BYTES")]
     pub deploy_memory_bytes: Option<u64>,

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::service::tools;
+use crate::service::{OfflineRegistry, RegisteredModel, tools};
 
 use super::{Failure, output};
 
@@ -22,6 +22,51 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// List the models of a data directory's registry
+    List {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show a model of the registry: what it is, where it comes from, what it was trained on
+    Show {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Take a model into the registry
+    Import {
+        /// What to call it
+        name: String,
+        /// A Hugging Face style directory, a run's folder, or a tar archive that an export gave
+        from: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Write a model of the registry as a tar archive
+    Export {
+        /// Its name
+        name: String,
+        /// The archive; it must not be there yet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Read a model's files again and compare them with what was registered
+    Verify {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Delete a model that nobody serves
+    Delete {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        at: At,
+    },
     /// Fetch a model from the Hugging Face hub; what is there already is not fetched again
     Pull {
         /// owner/name@revision
@@ -32,9 +77,66 @@ enum Action {
     },
 }
 
+/// Which registry, and how to print.
+#[derive(Debug, clap::Args)]
+struct At {
+    /// Folder of the store
+    #[arg(long, env = "HANDCLIP_DATA_DIR", default_value = "handclip-data", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl At {
+    fn registry(&self) -> Result<OfflineRegistry, Failure> {
+        Ok(OfflineRegistry::open(&self.data_dir)?)
+    }
+
+    fn print(&self, model: &RegisteredModel) -> Result<(), Failure> {
+        if self.json {
+            return output::json(model);
+        }
+        let of = model.parent.as_ref().map_or(String::new(), |p| format!(", from {}", p.name));
+        say!("{}  {} dimensions, {} parameters{of}", model.name, model.dim, model.parameters)?;
+        say!("fingerprint {}", model.fingerprint)?;
+        if let Some(training) = &model.training {
+            let [train, validation, held_out] = training.subjects;
+            say!("trained on {train} subjects, validated on {validation}, {held_out} held out")?;
+            if let (Some(before), Some(after)) = (training.before, training.after) {
+                let change = |name: &str, from: f64, to: f64| {
+                    format!("{name} {:.1} to {:.1} %", 100.0 * from, 100.0 * to)
+                };
+                let rank1 = change("Rank-1", before.rank1, after.rank1);
+                say!("{rank1}, {}", change("mAP", before.map, after.map))?;
+            }
+        }
+        for file in &model.files {
+            say!("{:>12}  {}  {}", file.bytes, file.sha256, file.name)?;
+        }
+        Ok(())
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match &args.action {
         Action::Inspect { model, json } => inspect(model, *json),
+        Action::List { at } => {
+            let models = at.registry()?.list();
+            if at.json {
+                return output::json(&models);
+            }
+            for model in models {
+                let parent = model.parent.as_ref().map_or("-", |parent| parent.name.as_str());
+                say!("{:<24} {:>12}  {}  {parent}", model.name, model.bytes(), model.fingerprint)?;
+            }
+            Ok(())
+        }
+        Action::Show { name, at } => at.print(&at.registry()?.read(name)?),
+        Action::Import { name, from, at } => at.print(&at.registry()?.import(name, from)?),
+        Action::Export { name, out, at } => Ok(at.registry()?.export(name, out)?),
+        Action::Verify { name, at } => at.print(&at.registry()?.verify(name)?),
+        Action::Delete { name, at } => Ok(at.registry()?.delete(name)?),
         Action::Pull { reference, out } => {
             let bar = output::bar(0, "fetching");
             let manifest = tools::pull_model(reference, out, &mut |file, done, total| {

@@ -16,7 +16,7 @@ pub(super) fn options(store: &StoreArgs, model: &ModelArgs) -> ServiceOptions {
     } else if let Some(file) = &store.master_key_file {
         options.master_key = KeySource::File(file.clone());
     }
-    options.model = ModelChoice::named(&model.model);
+    options.model = ModelChoice::named_in(&model.model, &store.data_dir);
     options.device.clone_from(&model.device);
     options
 }

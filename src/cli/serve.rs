@@ -23,6 +23,7 @@ pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, DataRootError>
     options.max_wait = Duration::from_micros(args.max_wait_us);
     options.data_roots =
         args.data_roots.iter().map(|root| root.parse()).collect::<Result<_, _>>()?;
+    options.max_model_bytes = args.max_model_bytes;
     options.deploy_memory_bytes = args.deploy_memory_bytes;
     options.failpoint.clone_from(&args.failpoint);
     Ok(options)

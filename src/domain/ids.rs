@@ -100,6 +100,12 @@ id!(
     "sample"
 );
 
+id!(
+    /// Names a model of the registry.
+    ModelName,
+    "model"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,6 @@ pub use calibration::{
 };
 pub use embedding::{Embedding, EmbeddingError};
 pub use generation::{Fingerprint, FingerprintError, Generation};
-pub use ids::{GalleryId, IdError, SampleId, SubjectId};
+pub use ids::{GalleryId, IdError, ModelName, SampleId, SubjectId};
 pub use score::Similarity;
 pub use time::now_ms;

@@ -137,6 +137,39 @@ impl Incoming {
         self.limits.read(&self.request, self.payload, max).await
     }
 
+    /// A body that is too large for memory, part by part on its way to whoever takes it; how long it may pause, not how long
+    /// it may take, is bounded. The code is `upload_refused` when nobody takes it any more: they say why.
+    pub(super) async fn stream(
+        mut self,
+        content_type: &str,
+        parts: tokio::sync::mpsc::Sender<Vec<u8>>,
+    ) -> Result<(), ApiError> {
+        let unsupported = |detail: String| {
+            ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+        };
+        if self.content_type() != content_type {
+            return Err(unsupported(format!("send `content-type: {content_type}`")));
+        }
+        if self.request.headers().contains_key(CONTENT_ENCODING) {
+            return Err(unsupported("send the body as it is, without a content-encoding".into()));
+        }
+        loop {
+            let next = tokio::time::timeout(self.limits.timeout, self.payload.next()).await;
+            let next = next.map_err(|_| {
+                let detail = format!("nothing came for {} s", self.limits.timeout.as_secs());
+                ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
+            })?;
+            let Some(chunk) = next else { return Ok(()) };
+            let chunk = chunk.map_err(|error| {
+                ApiError::new(StatusCode::BAD_REQUEST, "body_incomplete", error.to_string())
+            })?;
+            if parts.send(chunk.to_vec()).await.is_err() {
+                let status = StatusCode::UNPROCESSABLE_ENTITY;
+                return Err(ApiError::new(status, "upload_refused", "the upload was refused"));
+            }
+        }
+    }
+
     /// A JSON body, which may hold `images` images.
     pub(super) async fn json<T: DeserializeOwned>(self, images: usize) -> Result<T, ApiError> {
         if self.content_type() != "application/json" {

@@ -47,6 +47,7 @@ impl Frame {
             .into_iter()
             .map(|(path, methods)| {
                 let path = path.replace("{gallery}", "{gallery:[^:/]+}");
+                let path = path.replace("{model}", "{model:[^:/]+}");
                 (ResourceDef::new(path.replace("{job}", "{job:[^:/]+}")), methods)
             })
             .collect();

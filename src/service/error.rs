@@ -1,3 +1,4 @@
+use super::registry::RegistryError;
 use crate::domain::{AttributeError, GalleryId, IdError, SampleId, SubjectId};
 use crate::gallery::GalleryError;
 use crate::image::ImageError;
@@ -66,6 +67,21 @@ pub enum ServiceError {
         /// Fingerprint of the model that serves.
         serving: String,
     },
+    /// The name of a model is taken.
+    #[error("there is a model `{0}` already")]
+    ModelExists(String),
+    /// A model that somebody serves.
+    #[error("model `{0}` is deployed: deploy another, and end the soak, before it is deleted")]
+    ModelDeployed(String),
+    /// Something that is no model that can be used.
+    #[error("{0}")]
+    ModelRefused(String),
+    /// A model over the limits.
+    #[error("{0}")]
+    ModelTooLarge(String),
+    /// A model whose files have changed.
+    #[error("{0}")]
+    ModelDamaged(String),
     /// The model serves already.
     #[error("model {0} serves already")]
     AlreadyServes(String),
@@ -218,6 +234,30 @@ impl From<ImageError> for ServiceError {
             | ImageError::PreprocessingSyntax { .. }
             | ImageError::PreprocessingValue { .. }
             | ImageError::Encode { .. }) => Self::Image { code: other.code(), message },
+        }
+    }
+}
+
+impl From<RegistryError> for ServiceError {
+    fn from(error: RegistryError) -> Self {
+        let message = chain(&error);
+        match error {
+            RegistryError::Exists(name) => Self::ModelExists(name.to_string()),
+            RegistryError::NotFound { name, there } => {
+                let name: String = name.chars().take(64).collect();
+                Self::ModelNotFound(format!("{name}`; there are `{there}"))
+            }
+            RegistryError::Reserved(_) => Self::Invalid { field: "name", problem: message },
+            RegistryError::Deployed(name) => Self::ModelDeployed(name.to_string()),
+            RegistryError::Refused(_) => Self::ModelRefused(message),
+            RegistryError::TooLarge(_) => Self::ModelTooLarge(message),
+            RegistryError::Damaged { .. } => Self::ModelDamaged(message),
+            RegistryError::Io { source, .. }
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                Self::StorageFull(message)
+            }
+            RegistryError::Io { .. } => Self::Internal(message),
         }
     }
 }

@@ -9,8 +9,7 @@ use crate::gallery::GallerySpec;
 use super::error::ServiceError;
 use super::recognition::check_limit;
 use super::views::{
-    ErasureView, GalleryView, ModelView, NewGallery, SampleView, SubjectPage, SubjectSummaryView,
-    SubjectView,
+    ErasureView, GalleryView, NewGallery, SampleView, SubjectPage, SubjectSummaryView, SubjectView,
 };
 use super::{Service, blocking};
 
@@ -195,20 +194,5 @@ impl Service {
             })
         })
         .await
-    }
-
-    /// The models that can serve.
-    #[must_use]
-    pub fn models(&self) -> Vec<ModelView> {
-        vec![self.deployment_now().live.view()]
-    }
-
-    /// One model.
-    ///
-    /// # Errors
-    /// [`ServiceError::ModelNotFound`].
-    pub fn model(&self, name: &str) -> Result<ModelView, ServiceError> {
-        let found = self.models().into_iter().find(|model| model.name == name);
-        found.ok_or_else(|| ServiceError::ModelNotFound(name.chars().take(64).collect()))
     }
 }

@@ -1,6 +1,7 @@
 //! What a caller can ask for, in the caller's words: galleries, enrolment, recognition, jobs. The command
 //! line and the REST API hold nothing else. Knows no HTTP and prints nothing.
 
+mod archive;
 mod audit;
 pub mod datasets;
 mod deployment;
@@ -16,10 +17,12 @@ mod gate;
 mod jobs;
 mod leak;
 pub mod ledger;
+mod models;
 pub mod nano_card;
 mod options;
 pub mod pretrain;
 mod recognition;
+mod registry;
 pub mod robustness;
 mod sources;
 mod thresholds;
@@ -38,6 +41,7 @@ use crate::storage::{MasterKey, Store, StoreOptions};
 use deployment::{Deployments, Keeper};
 use eyes::Eyes;
 use gate::Gate;
+use registry::Registry;
 use workshop::Workshop;
 
 pub use crate::dataset::{DatasetError, LabelledImage, read as read_dataset};
@@ -49,13 +53,20 @@ pub use error::ServiceError;
 pub use galleries::PageRequest;
 pub use jobs::{JOB_KINDS, JobsRequest};
 pub use leak::LeakError;
+pub use models::Upload;
 pub use options::{KeySource, ModelChoice, ServiceOptions};
 pub use recognition::MAX_RESULTS;
+pub use registry::{
+    Merit, ModelFile, OfflineRegistry, Origin, Parent, RegisteredModel, RegistryError, Training,
+};
 pub use sources::{DataRoot, DataRootError};
 pub use views::*;
 
 /// Requests that may wait for an explanation; one is made at a time, since each keeps a picture and a whole pass in memory.
 const MOST_WAITING_FOR_EXPLANATIONS: usize = 16;
+
+/// Requests that may wait for a model to be read or written.
+const MOST_WAITING_FOR_MODELS: usize = 4;
 
 /// How long a running job may take to heed a stop; it goes on after the next start either way.
 const STOP_JOBS_WITHIN: Duration = Duration::from_secs(10);
@@ -73,6 +84,9 @@ struct Inner {
     galleries: Galleries,
     eyes: Eyes,
     explaining: Gate,
+    /// Models on their way in or out.
+    importing: Gate,
+    nano: ModelView,
     notices: Vec<String>,
 }
 
@@ -100,8 +114,11 @@ impl Service {
         let store = Store::open(StoreOptions::new(&options.data_dir, master_key))?;
         let galleries = Galleries::open(store.clone(), GalleryOptions::default())?;
         let jobs = Jobs::open(store, JobsOptions::default())?;
-        let deployments = Deployments::open(options, galleries.clone(), &mut notices)?;
-        let workshop = Arc::new(Workshop::new(galleries.clone(), deployments, options));
+        let registry = Registry::open(&options.data_dir)?;
+        let deployments =
+            Deployments::open(options, galleries.clone(), registry.clone(), &mut notices)?;
+        let nano = deployments.nano()?;
+        let workshop = Arc::new(Workshop::new(galleries.clone(), deployments, registry, options));
         let runner = match options.job_threads {
             0 => None,
             threads => {
@@ -119,6 +136,8 @@ impl Service {
             galleries,
             eyes: Eyes::new(options),
             explaining: Gate::new(1, MOST_WAITING_FOR_EXPLANATIONS),
+            importing: Gate::new(2, MOST_WAITING_FOR_MODELS),
+            nano,
             notices,
         })))
     }

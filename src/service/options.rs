@@ -18,6 +18,17 @@ pub enum ModelChoice {
 }
 
 impl ModelChoice {
+    /// As [`ModelChoice::named`], or, where there is no such path, a name of the registry of a data directory.
+    #[must_use]
+    pub fn named_in(name: &str, data_dir: &std::path::Path) -> Self {
+        let files = data_dir.join("models").join(name).join("files");
+        let is_path = name == "nano" || PathBuf::from(name).exists();
+        if !is_path && crate::domain::ModelName::new(name).is_ok() && files.is_dir() {
+            return Self::Registered { name: name.to_owned(), files };
+        }
+        Self::named(name)
+    }
+
     /// `nano`, the path of a model's directory, or that of a run, whose best weights are meant.
     #[must_use]
     pub fn named(name: &str) -> Self {
@@ -67,6 +78,8 @@ pub struct ServiceOptions {
     pub job_threads: usize,
     /// Folders that requests may read labelled images from.
     pub data_roots: Vec<super::DataRoot>,
+    /// Largest model that is taken into the registry, in bytes.
+    pub max_model_bytes: u64,
     /// Most memory that a deployment may take, in bytes; `None` for what the system has.
     pub deploy_memory_bytes: Option<u64>,
     /// A step at which the process ends as if it crashed; for tests.
@@ -97,6 +110,7 @@ impl ServiceOptions {
             queue: 256,
             job_threads: Self::default_job_threads(),
             data_roots: Vec::new(),
+            max_model_bytes: 8 << 30,
             deploy_memory_bytes: None,
             failpoint: None,
         }

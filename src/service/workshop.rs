@@ -6,11 +6,15 @@ use super::DataRoot;
 use super::deployment::Deployments;
 use super::failpoint::Failpoint;
 use super::options::ServiceOptions;
+use super::registry::Registry;
 
 /// What jobs work with, apart from what they are told.
 pub(super) struct Workshop {
     pub(super) galleries: Galleries,
     pub(super) deployments: Deployments,
+    pub(super) registry: Registry,
+    /// Largest model that is taken, in bytes.
+    pub(super) max_model_bytes: u64,
     pub(super) failpoint: Failpoint,
     /// Most memory that a deployment may take, in bytes; `None` for what the system has.
     pub(super) deploy_memory_bytes: Option<u64>,
@@ -28,11 +32,14 @@ impl Workshop {
     pub(super) fn new(
         galleries: Galleries,
         deployments: Deployments,
+        registry: Registry,
         options: &ServiceOptions,
     ) -> Self {
         Self {
             galleries,
             deployments,
+            registry,
+            max_model_bytes: options.max_model_bytes,
             failpoint: Failpoint::new(options.failpoint.clone()),
             deploy_memory_bytes: options.deploy_memory_bytes,
             max_image_bytes: options.max_image_bytes,

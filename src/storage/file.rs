@@ -59,7 +59,7 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), StorageError> {
 }
 
 /// Creates a directory, its parents too, which only the owner may enter.
-pub(super) fn create_private_dir(dir: &Path) -> Result<(), StorageError> {
+pub(crate) fn create_private_dir(dir: &Path) -> Result<(), StorageError> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -26,6 +26,7 @@ mod model;
 mod nano;
 mod preprocessing;
 mod real_photos;
+mod registry;
 mod robustness;
 mod scan;
 mod service;

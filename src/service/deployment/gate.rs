@@ -5,7 +5,7 @@ use crate::domain::{Calibration, Fingerprint};
 use super::record::ModelRef;
 use super::steps::DeployRequest;
 use crate::service::error::ServiceError;
-use crate::service::{Service, blocking};
+use crate::service::{ModelChoice, Service, blocking};
 
 impl Service {
     /// What a name that can be deployed means.
@@ -13,20 +13,15 @@ impl Service {
         &self,
         name: &str,
     ) -> Result<(ModelRef, Fingerprint), ServiceError> {
-        let (service, name) = (self.clone(), name.to_owned());
+        let (service, name) = (self.clone(), self.alias(name)?);
         blocking(move || {
             let workshop = &service.0.workshop;
-            let model = match name.as_str() {
-                "nano" => ModelRef::Nano,
-                name => {
-                    if !workshop.data_dir.join("models").join(name).is_dir() {
-                        return Err(ServiceError::ModelNotFound(name.to_owned()));
-                    }
-                    ModelRef::Registered(name.to_owned())
-                }
+            let model = match workshop.registry.choice(&name)? {
+                ModelChoice::Nano => return Ok((ModelRef::Nano, service.0.nano.fingerprint)),
+                choice => ModelRef::from(&choice),
             };
-            let embedder = workshop.deployments.open_challenger(&model)?;
-            Ok((model, embedder.fingerprint()))
+            let fingerprint = workshop.registry.read(&name)?.fingerprint;
+            Ok((model, fingerprint))
         })
         .await
     }

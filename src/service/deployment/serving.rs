@@ -6,6 +6,7 @@ use crate::model::Batcher;
 
 use super::record::ModelRef;
 use crate::service::error::ServiceError;
+use crate::service::registry::Held;
 use crate::service::views::{ModelView, Provenance};
 
 /// A model with its thread, and the generation that it makes templates of.
@@ -13,6 +14,8 @@ pub(in crate::service) struct Serving {
     pub(in crate::service) generation: Generation,
     pub(in crate::service) batcher: Batcher,
     pub(super) model: ModelRef,
+    /// Keeps the registry from deleting it.
+    pub(super) _held: Option<Held>,
 }
 
 impl Serving {
@@ -45,18 +48,15 @@ impl Serving {
     }
 
     pub(in crate::service) fn view(&self) -> ModelView {
-        let summary = self.batcher.embedder().summary();
         ModelView {
-            name: summary.name,
-            fingerprint: summary.fingerprint,
-            dim: summary.dim,
-            image_size: [summary.image_size.0, summary.image_size.1],
-            patch_size: summary.patch_size,
-            max_tokens: summary.max_tokens,
-            parameters: summary.parameters,
             deployed: true,
-            generation: self.generation,
+            generation: Some(self.generation),
+            ..self.batcher.embedder().summary().into()
         }
+    }
+
+    pub(in crate::service) fn is_registered(&self, name: &str) -> bool {
+        matches!(&self.model, ModelRef::Registered(own) if own == name)
     }
 }
 
@@ -94,6 +94,12 @@ impl Deployment {
     /// Whether a model does not serve yet.
     pub(in crate::service) fn is_filling(&self, serving: &Arc<Serving>) -> bool {
         self.filling.as_ref().is_some_and(|filling| Arc::ptr_eq(filling, serving))
+    }
+
+    /// Those that are loaded.
+    pub(in crate::service) fn in_use(&self) -> impl Iterator<Item = &Arc<Serving>> {
+        let mut seen = std::collections::HashSet::new();
+        self.answering().chain(&self.filling).filter(move |serving| seen.insert(serving.space()))
     }
 
     /// The spaces that a new gallery has: the one that is searched, and the one beside it.

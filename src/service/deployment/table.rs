@@ -17,6 +17,8 @@ use super::serving::{Deployment, Seat, Serving};
 use crate::service::error::{ServiceError, chain};
 use crate::service::open_model;
 use crate::service::options::{ModelChoice, ServiceOptions};
+use crate::service::registry::Registry;
+use crate::service::views::ModelView;
 
 /// How long a step waits for requests that began before it.
 const GRACE: Duration = Duration::from_secs(60);
@@ -28,7 +30,7 @@ pub(in crate::service) struct Deployments {
     record: Mutex<Record>,
     batching: BatchOptions,
     device: String,
-    data_dir: std::path::PathBuf,
+    registry: Registry,
 }
 
 impl Deployments {
@@ -36,6 +38,7 @@ impl Deployments {
     pub(in crate::service) fn open(
         options: &ServiceOptions,
         galleries: Galleries,
+        registry: Registry,
         notices: &mut Vec<String>,
     ) -> Result<Self, ServiceError> {
         let batching = BatchOptions {
@@ -44,8 +47,8 @@ impl Deployments {
             queue: options.queue,
         };
         let recorded = Record::read(&galleries)?;
-        let (device, data_dir) = (options.device.clone(), options.data_dir.clone());
-        let opener = Opener { batching, device: &device, data_dir: &data_dir };
+        let device = options.device.clone();
+        let opener = Opener { batching, device: &device, registry: &registry };
         let (deployment, record) = match recorded {
             None => {
                 let embedder = open_model(&options.model, &options.device, notices)?;
@@ -71,7 +74,7 @@ impl Deployments {
             record: Mutex::new(record),
             batching,
             device,
-            data_dir,
+            registry,
         })
     }
 
@@ -97,9 +100,35 @@ impl Deployments {
 
     /// Opens a model beside those that serve; `device` as a job has it.
     pub(super) fn open_challenger(&self, model: &ModelRef) -> Result<Embedder, ServiceError> {
-        let opener =
-            Opener { batching: self.batching, device: &self.device, data_dir: &self.data_dir };
-        opener.embedder(model, &mut Vec::new())
+        self.opener().embedder(model, &mut Vec::new())
+    }
+
+    /// The model inside the binary as one that can be deployed.
+    pub(in crate::service) fn nano(&self) -> Result<ModelView, ServiceError> {
+        let live = self.load();
+        let summary = match live.in_use().find(|serving| serving.model == ModelRef::Nano) {
+            Some(serving) => serving.batcher.embedder().summary(),
+            None => self.open_challenger(&ModelRef::Nano)?.summary(),
+        };
+        Ok(summary.into())
+    }
+
+    fn opener(&self) -> Opener<'_> {
+        Opener { batching: self.batching, device: &self.device, registry: &self.registry }
+    }
+
+    /// The model that is being brought.
+    pub(in crate::service) fn challenger(&self) -> Option<String> {
+        self.record.lock().filling.as_ref().map(|filling| filling.serving.model.to_string())
+    }
+
+    /// Whether the record needs a model of the registry, loaded or not.
+    pub(in crate::service) fn names(&self, name: &str) -> bool {
+        let record = self.record.lock();
+        let filling = record.filling.as_ref().map(|filling| &filling.serving);
+        let docs = std::iter::once(&record.live).chain(&record.previous).chain(filling);
+        let mut docs = docs.chain(&record.kept);
+        docs.any(|doc| matches!(&doc.model, ModelRef::Registered(own) if own == name))
     }
 
     /// Has every gallery that is to move begin a space of a new generation. Says which: the same after a restart.
@@ -119,9 +148,7 @@ impl Deployments {
             None if record.previous.is_some() => return Err(ServiceError::Soaking),
             None => Generation(record.next),
         };
-        let opener =
-            Opener { batching: self.batching, device: &self.device, data_dir: &self.data_dir };
-        let serving = Arc::new(opener.serving(embedder, generation, model.clone())?);
+        let serving = Arc::new(self.opener().serving(embedder, generation, model.clone())?);
         let space = serving.space();
         let before = self.load();
         let after = Deployment {
@@ -292,7 +319,7 @@ impl Deployments {
 struct Opener<'a> {
     batching: BatchOptions,
     device: &'a str,
-    data_dir: &'a std::path::Path,
+    registry: &'a Registry,
 }
 
 impl Opener<'_> {
@@ -303,7 +330,11 @@ impl Opener<'_> {
         model: ModelRef,
     ) -> Result<Serving, ServiceError> {
         let batcher = Batcher::spawn(Arc::new(embedder), self.batching)?;
-        Ok(Serving { generation, batcher, model })
+        let held = match &model {
+            ModelRef::Registered(name) => Some(self.registry.hold(name)?),
+            ModelRef::Nano | ModelRef::Directory(_) => None,
+        };
+        Ok(Serving { generation, batcher, model, _held: held })
     }
 
     fn embedder(
@@ -314,10 +345,7 @@ impl Opener<'_> {
         let choice = match model {
             ModelRef::Nano => ModelChoice::Nano,
             ModelRef::Directory(path) => ModelChoice::Directory(path.clone()),
-            ModelRef::Registered(name) => ModelChoice::Registered {
-                name: name.clone(),
-                files: self.data_dir.join("models").join(name).join("files"),
-            },
+            ModelRef::Registered(name) => self.registry.choice(name)?,
         };
         open_model(&choice, self.device, notices)
     }

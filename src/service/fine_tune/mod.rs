@@ -31,6 +31,7 @@ pub use crate::training::fine_tune::Stage;
 use super::ledger::{RunKind, RunRecord, data_name};
 use super::nano_card::{CardError, Figures};
 use super::options::ModelChoice;
+use super::registry::Parent;
 pub(in crate::service) use divide::held_out;
 use divide::{Parts, divide};
 pub use gallery_images::GalleryImages;
@@ -98,6 +99,8 @@ pub struct FineTuneSummary {
     pub skipped: Vec<PathBuf>,
     /// Where the best weights lie, a Hugging Face directory.
     pub model: PathBuf,
+    /// The model that it started from.
+    pub parent: Parent,
 }
 
 impl FineTuneSummary {
@@ -321,6 +324,10 @@ pub fn fine_tune_model(
         after: judge.figures(&best, held_out)?,
         skipped: files.skipped(),
         model: best_dir,
+        parent: Parent {
+            name: start.name.clone(),
+            fingerprint: start.embedder(&start.parameters, &device)?.fingerprint(),
+        },
     };
     let json = serde_json::to_vec_pretty(&summary).map_err(std::io::Error::other);
     let json = json.map_err(|source| FineTuneError::Folder { path: out.clone(), source })?;

@@ -4,6 +4,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{Fingerprint, Generation, SampleId};
+use crate::model::ModelSummary;
+use crate::service::registry::RegisteredModel;
 
 /// A model that can serve.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -23,11 +25,47 @@ pub struct ModelView {
     pub max_tokens: usize,
     /// Values in all parameters.
     pub parameters: usize,
-    /// Whether it serves now.
+    /// Whether it serves now, is being brought, or can be returned to.
     pub deployed: bool,
-    /// The deployment's generation.
-    #[schema(value_type = u64)]
-    pub generation: Generation,
+    /// The generation that it makes templates of; `null` for one that makes none.
+    #[schema(value_type = Option<u64>)]
+    pub generation: Option<Generation>,
+    /// Where it comes from and what it was trained on; `null` for one that is not of the registry.
+    pub registered: Option<RegisteredModel>,
+}
+
+impl From<RegisteredModel> for ModelView {
+    fn from(model: RegisteredModel) -> Self {
+        Self {
+            name: model.name.to_string(),
+            fingerprint: model.fingerprint,
+            dim: model.dim,
+            image_size: model.image_size,
+            patch_size: model.patch_size,
+            max_tokens: model.max_tokens,
+            parameters: model.parameters,
+            deployed: false,
+            generation: None,
+            registered: Some(model),
+        }
+    }
+}
+
+impl From<ModelSummary> for ModelView {
+    fn from(summary: ModelSummary) -> Self {
+        Self {
+            name: summary.name,
+            fingerprint: summary.fingerprint,
+            dim: summary.dim,
+            image_size: [summary.image_size.0, summary.image_size.1],
+            patch_size: summary.patch_size,
+            max_tokens: summary.max_tokens,
+            parameters: summary.parameters,
+            deployed: false,
+            generation: None,
+            registered: None,
+        }
+    }
 }
 
 /// Whether the server can answer.

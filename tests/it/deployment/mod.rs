@@ -9,6 +9,7 @@ mod swaps;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use handclip::service::OfflineRegistry;
 use serde_json::{Value, json};
 
 use crate::support::app::{Hand, TestApp};
@@ -29,7 +30,9 @@ pub(crate) fn write_variant(dir: &Path, version: usize) {
 
 /// Has a variant under a name in the registry of a data directory.
 pub(crate) fn register(data_dir: &Path, name: &str, version: usize) {
-    write_variant(&data_dir.join("models").join(name).join("files"), version);
+    let dir = tempfile::tempdir().unwrap();
+    write_variant(dir.path(), version);
+    OfflineRegistry::open(data_dir).unwrap().import(name, dir.path()).unwrap();
 }
 
 /// What passes over the gate and keeps the way back.

@@ -134,6 +134,13 @@ impl TestApp {
         read(self.agent.get(self.url(path)).call())
     }
 
+    /// A body that is no text.
+    pub(crate) fn get_bytes(&self, path: &str) -> Vec<u8> {
+        let mut response = self.agent.get(self.url(path)).call().unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap()
+    }
+
     pub(crate) fn delete(&self, path: &str) -> Answer {
         read(self.agent.delete(self.url(path)).call())
     }
