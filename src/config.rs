@@ -84,6 +84,9 @@ pub struct ServeArgs {
         value_name = "NAME=DIR"
     )]
     pub data_roots: Vec<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it as the command's help")]
+    pub gate: GateArgs,
     /// Largest model that is taken into the registry, in bytes
     #[arg(long, env = "HANDCLIP_MAX_MODEL_BYTES", default_value_t = 8 << 30, value_name = "BYTES")]
     pub max_model_bytes: u64,
@@ -93,6 +96,29 @@ pub struct ServeArgs {
     /// Ends the process at a step of a deployment as if it crashed, to try what becomes of it
     #[arg(long, hide = true, value_name = "STEP")]
     pub failpoint: Option<String>,
+}
+
+/// How much worse than the model that serves a challenger may be; defaults are those of the gate.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct GateArgs {
+    /// Rank-1 that a challenger may lose, as a share [default: 0.02]
+    #[arg(long, env = "HANDCLIP_GATE_RANK1", value_name = "SHARE")]
+    pub gate_rank1: Option<f64>,
+    /// mAP that a challenger may lose, as a share [default: 0.02]
+    #[arg(long, env = "HANDCLIP_GATE_MAP", value_name = "SHARE")]
+    pub gate_map: Option<f64>,
+    /// FNIR that a challenger may gain, as a share [default: 0.05]
+    #[arg(long, env = "HANDCLIP_GATE_FNIR", value_name = "SHARE")]
+    pub gate_fnir: Option<f64>,
+    /// The FPIR that FNIR is measured at; 0.1 needs 30 subjects that are not enrolled, 0.01 three hundred [default: 0.1]
+    #[arg(long, env = "HANDCLIP_GATE_FPIR", value_name = "SHARE")]
+    pub gate_fpir: Option<f64>,
+    /// Text recall that a challenger may lose, as a share [default: 0.05]
+    #[arg(long, env = "HANDCLIP_GATE_TEXT_RECALL", value_name = "SHARE")]
+    pub gate_text_recall: Option<f64>,
+    /// Times as long that a challenger may take for a picture [default: 1.5]
+    #[arg(long, env = "HANDCLIP_GATE_LATENCY", value_name = "RATIO")]
+    pub gate_latency: Option<f64>,
 }
 
 /// Where a server listens.

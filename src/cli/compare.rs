@@ -1,4 +1,6 @@
-use crate::service::evaluate::{CompareRequest, SystemChoice, compare};
+use crate::service::evaluate::{
+    CompareRequest, EvaluateOptions, GateMargins, SystemChoice, compare,
+};
 
 use super::evaluate::{HowArgs, with_progress};
 use super::memory::keep_freed_memory;
@@ -10,6 +12,9 @@ pub(super) struct Args {
     /// .parquet); NAME=… names one
     #[arg(required = true, num_args = 2..)]
     systems: Vec<String>,
+    /// Say whether the second system may take the first one's place, by the margins of `serve`'s defaults
+    #[arg(long)]
+    gate: bool,
     #[command(flatten)]
     how: HowArgs,
 }
@@ -20,13 +25,19 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         systems: args.systems.iter().map(|text| SystemChoice::named(text)).collect(),
         data: args.how.data(),
         selection: args.how.selection(),
-        options: args.how.options(),
+        options: EvaluateOptions {
+            gate: args.gate.then(GateMargins::default),
+            ..args.how.options()
+        },
     };
     let found = with_progress(|progress| compare(&request, progress))?;
     if args.how.json {
         return output::json(&found);
     }
     say!("{}", found.table())?;
+    if let Some(gate) = &found.gate {
+        say!("{}", gate.table())?;
+    }
     match args.how.out() {
         Some(out) => say!("the report is in {}", out.join("report.html").display()),
         None => Ok(()),

@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
 use crate::service::evaluate::{
-    EvaluateEvent, EvaluateOptions, EvaluateRequest, Evaluation, Protocol, Selection, SystemChoice,
-    evaluate,
+    Cancel, EvaluateEvent, EvaluateOptions, EvaluateRequest, Evaluation, Protocol, Selection,
+    SystemChoice, evaluate,
 };
 
 use super::memory::keep_freed_memory;
@@ -119,7 +119,9 @@ impl HowArgs {
             allow_leak: self.allow_leak,
             out: self.out.clone(),
             show_images: self.show_images,
+            gate: None,
             command: command(),
+            cancel: Cancel::default(),
         }
     }
 

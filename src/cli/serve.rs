@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use crate::config::ServeArgs;
 use crate::http::Server;
+use crate::service::evaluate::GateMargins;
 use crate::service::{DataRootError, Service, ServiceOptions};
 
 use super::{Failure, offline};
@@ -23,6 +24,15 @@ pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, DataRootError>
     options.max_wait = Duration::from_micros(args.max_wait_us);
     options.data_roots =
         args.data_roots.iter().map(|root| root.parse()).collect::<Result<_, _>>()?;
+    let (gate, usual) = (&args.gate, GateMargins::default());
+    options.gate_margins = GateMargins {
+        rank1: gate.gate_rank1.unwrap_or(usual.rank1),
+        map: gate.gate_map.unwrap_or(usual.map),
+        fnir: gate.gate_fnir.unwrap_or(usual.fnir),
+        fpir: gate.gate_fpir.unwrap_or(usual.fpir),
+        text_recall: gate.gate_text_recall.unwrap_or(usual.text_recall),
+        latency_ratio: gate.gate_latency.unwrap_or(usual.latency_ratio),
+    };
     options.max_model_bytes = args.max_model_bytes;
     options.deploy_memory_bytes = args.deploy_memory_bytes;
     options.failpoint.clone_from(&args.failpoint);

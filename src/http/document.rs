@@ -25,7 +25,8 @@ use super::routes;
         (name = "subjects", description = "Enrolled people"),
         (name = "samples", description = "Enrolled images"),
         (name = "jobs", description = "Work that outlives a request"),
-        (name = "models", description = "The model that serves"),
+        (name = "models", description = "Models by name, and which of them serves"),
+        (name = "evaluations", description = "How good models are, and whether one may take another's place"),
         (name = "health", description = "For orchestrators and monitoring")
     )
 )]

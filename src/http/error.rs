@@ -7,9 +7,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::service::ServiceError;
+use crate::service::evaluate::GateTable;
 
 /// An error as RFC 9457 lays it out. `code` is stable; the words are for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(super) struct Problem {
     /// Names the kind of error.
     #[serde(rename = "type")]
@@ -28,6 +29,9 @@ pub(super) struct Problem {
     request_id: String,
     /// What is wrong with single fields.
     errors: Vec<FieldError>,
+    /// What the gate found, of `gate_failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<GateTable>,
 }
 
 /// What is wrong with a field.
@@ -47,11 +51,19 @@ pub(super) struct ApiError {
     detail: String,
     errors: Vec<FieldError>,
     retry_after_s: Option<u32>,
+    gate: Option<Box<GateTable>>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after_s: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_s: None,
+            gate: None,
+        }
     }
 
     pub(super) fn field(field: &str, problem: impl Into<String>) -> Self {
@@ -76,6 +88,7 @@ impl ApiError {
             code: self.code.to_owned(),
             request_id: request_id.to_owned(),
             errors: self.errors.clone(),
+            gate: self.gate.as_deref().cloned(),
         }
     }
 }
@@ -131,6 +144,12 @@ impl From<ServiceError> for ApiError {
             ServiceError::ModelChanged(_) => (StatusCode::CONFLICT, "model_changed"),
             ServiceError::WithoutImages { .. } => (StatusCode::CONFLICT, "samples_without_image"),
             ServiceError::Uncalibrated(_) => (StatusCode::CONFLICT, "uncalibrated"),
+            ServiceError::GateFailed(table) => {
+                let mut refused = Self::new(StatusCode::CONFLICT, "gate_failed", detail);
+                refused.gate = Some(table.clone());
+                return refused;
+            }
+            ServiceError::NoSuchFile(_) => (StatusCode::NOT_FOUND, "file_not_found"),
             ServiceError::GateMissing => (StatusCode::CONFLICT, "gate_missing"),
             ServiceError::InsufficientMemory { .. } => {
                 (StatusCode::INSUFFICIENT_STORAGE, "insufficient_memory")

@@ -6,6 +6,7 @@ mod calibration;
 mod deployment;
 mod document;
 mod error;
+mod evaluations;
 mod explain;
 mod extract;
 mod forms;
@@ -63,6 +64,11 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(deployment::read)
         .service(deployment::rollback)
         .service(deployment::retire)
+        .service(evaluations::cancel)
+        .service(evaluations::start)
+        .service(evaluations::list)
+        .service(evaluations::read)
+        .service(evaluations::report)
         .service(jobs::cancel)
         .service(jobs::retry)
         .service(jobs::list)

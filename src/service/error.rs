@@ -1,3 +1,4 @@
+use super::evaluate::GateTable;
 use super::registry::RegistryError;
 use crate::domain::{AttributeError, GalleryId, IdError, SampleId, SubjectId};
 use crate::gallery::GalleryError;
@@ -124,6 +125,14 @@ pub enum ServiceError {
         "name an evaluation that compares the model that serves with this one, or give a reason for doing without"
     )]
     GateMissing,
+    /// The challenger is worse than it may be.
+    #[error(
+        "the challenger may be worse than the model that serves by more than is allowed; the table says in what. To deploy it all the same give a reason as `override`"
+    )]
+    GateFailed(Box<GateTable>),
+    /// No such file of a report.
+    #[error("there is no `{0}`; once a job has succeeded it says which files there are")]
+    NoSuchFile(String),
     /// A second model does not fit.
     #[error("the new model may take {needed} bytes of memory and {available} are free")]
     InsufficientMemory {

@@ -17,10 +17,11 @@ use super::workshop::Workshop;
 use super::{Service, blocking};
 
 /// Every kind of job there is.
-pub const JOB_KINDS: [&str; 3] = [AUDIT, COMPACT, DEPLOY];
+pub const JOB_KINDS: [&str; 4] = [AUDIT, COMPACT, DEPLOY, EVALUATE];
 const AUDIT: &str = "audit_gallery";
 const COMPACT: &str = "compact_gallery";
 pub(super) const DEPLOY: &str = "deploy";
+pub(super) const EVALUATE: &str = "evaluate";
 
 /// Which jobs of a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -144,6 +145,7 @@ pub(super) fn handlers(workshop: &Arc<Workshop>) -> Handlers {
         .with(AUDIT, with(|shop, context| audit(&*gallery(shop, context)?, context)))
         .with(COMPACT, with(|shop, context| compact(&*gallery(shop, context)?, context)))
         .with(DEPLOY, with(super::deployment::deploy))
+        .with(EVALUATE, with(super::evaluations::run))
 }
 
 fn gallery(workshop: &Workshop, context: &JobContext<'_>) -> Result<Arc<Gallery>, JobFailure> {

@@ -8,6 +8,7 @@ mod deployment;
 mod enrolment;
 mod error;
 pub mod evaluate;
+mod evaluations;
 pub mod explain;
 mod eyes;
 mod failpoint;
@@ -50,6 +51,7 @@ pub use deployment::{
     ChallengerView, DeployRequest, DeploymentView, HistoryView, PreviousView, WithoutImages,
 };
 pub use error::ServiceError;
+pub use evaluations::{EvaluationAsk, EvaluationView, ReportFile, default_selection};
 pub use galleries::PageRequest;
 pub use jobs::{JOB_KINDS, JobsRequest};
 pub use leak::LeakError;

@@ -52,7 +52,7 @@ pub enum KeySource {
 }
 
 /// Everything that [`Service::open`](super::Service::open) needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServiceOptions {
     /// Folder of the store.
     pub data_dir: PathBuf,
@@ -78,6 +78,8 @@ pub struct ServiceOptions {
     pub job_threads: usize,
     /// Folders that requests may read labelled images from.
     pub data_roots: Vec<super::DataRoot>,
+    /// How much worse than the model that serves a challenger may be.
+    pub gate_margins: super::evaluate::GateMargins,
     /// Largest model that is taken into the registry, in bytes.
     pub max_model_bytes: u64,
     /// Most memory that a deployment may take, in bytes; `None` for what the system has.
@@ -110,6 +112,7 @@ impl ServiceOptions {
             queue: 256,
             job_threads: Self::default_job_threads(),
             data_roots: Vec::new(),
+            gate_margins: super::evaluate::GateMargins::default(),
             max_model_bytes: 8 << 30,
             deploy_memory_bytes: None,
             failpoint: None,

@@ -4,6 +4,7 @@ use crate::gallery::Galleries;
 
 use super::DataRoot;
 use super::deployment::Deployments;
+use super::evaluate::GateMargins;
 use super::failpoint::Failpoint;
 use super::options::ServiceOptions;
 use super::registry::Registry;
@@ -13,6 +14,8 @@ pub(super) struct Workshop {
     pub(super) galleries: Galleries,
     pub(super) deployments: Deployments,
     pub(super) registry: Registry,
+    /// How much worse a challenger may be.
+    pub(super) gate_margins: GateMargins,
     /// Largest model that is taken, in bytes.
     pub(super) max_model_bytes: u64,
     pub(super) failpoint: Failpoint,
@@ -39,6 +42,7 @@ impl Workshop {
             galleries,
             deployments,
             registry,
+            gate_margins: options.gate_margins,
             max_model_bytes: options.max_model_bytes,
             failpoint: Failpoint::new(options.failpoint.clone()),
             deploy_memory_bytes: options.deploy_memory_bytes,

@@ -26,15 +26,24 @@ impl Service {
         .await
     }
 
-    /// The new model's thresholds from the evaluation whose gate it passed.
+    /// The new model's thresholds from the evaluation whose gate it passed. A gate that is passed over gives them too.
     pub(super) fn gate(
         &self,
         ask: &DeployRequest,
-        _challenger: Fingerprint,
+        challenger: Fingerprint,
     ) -> Result<Option<Calibration>, ServiceError> {
-        match &ask.override_reason {
-            Some(_) => Ok(None),
-            None => Err(ServiceError::GateMissing),
+        let Some(id) = ask.evaluation else {
+            let passed_over = ask.override_reason.is_some();
+            return if passed_over { Ok(None) } else { Err(ServiceError::GateMissing) };
+        };
+        let (table, calibration) = self.gate_of(id)?;
+        let champion = self.deployment_now().live.fingerprint();
+        if (table.champion.fingerprint, table.challenger.fingerprint) != (champion, challenger) {
+            return Err(ServiceError::GateMissing);
         }
+        if !table.passed && ask.override_reason.is_none() {
+            return Err(ServiceError::GateFailed(Box::new(table)));
+        }
+        Ok(calibration)
     }
 }

@@ -6,6 +6,7 @@ use crate::model::Batcher;
 
 use super::record::ModelRef;
 use crate::service::error::ServiceError;
+use crate::service::options::ModelChoice;
 use crate::service::registry::Held;
 use crate::service::views::{ModelView, Provenance};
 
@@ -52,6 +53,16 @@ impl Serving {
             deployed: true,
             generation: Some(self.generation),
             ..self.batcher.embedder().summary().into()
+        }
+    }
+
+    /// What opens it, if it is of this name and comes from a folder that the server was started with.
+    pub(in crate::service) fn directory(&self, name: &str) -> Option<ModelChoice> {
+        match &self.model {
+            ModelRef::Directory(path) if self.batcher.embedder().name() == name => {
+                Some(ModelChoice::Directory(path.clone()))
+            }
+            ModelRef::Directory(_) | ModelRef::Nano | ModelRef::Registered(_) => None,
         }
     }
 

@@ -8,7 +8,7 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use crate::domain::{CalibratedThreshold, Calibration, CalibrationParts, now_ms};
+use crate::domain::{CalibratedThreshold, Calibration, CalibrationParts, Fingerprint, now_ms};
 use crate::evaluation::{
     Bootstrap, Calibration as Measured, OpenSet, Rate, Refused, Scores, Session, Threshold,
     ThresholdKind,
@@ -81,13 +81,29 @@ pub fn calibrate(
     let (card, embedded) = request.system.embed(&plan, &request.options, progress)?;
     let fingerprint = card.fingerprint.ok_or(EvaluateError::NoModel)?;
     progress(EvaluateEvent::Set("thresholds".to_owned()));
+    let calibrated = measure(request, &plan, &embedded, fingerprint)?;
+    if let Some(output) = output {
+        output.json("calibration.json", &calibrated.calibration)?;
+        output.json("report.json", &calibrated)?;
+        output.record(&record(&calibrated, &card.name, &plan, request))?;
+    }
+    Ok(calibrated)
+}
+
+/// The same, of embeddings at hand.
+pub(super) fn measure(
+    request: &CalibrateRequest,
+    plan: &Plan,
+    embedded: &Embedded,
+    fingerprint: Fingerprint,
+) -> Result<Calibrated, EvaluateError> {
     let bootstrap = Bootstrap {
         replicates: request.options.replicates,
         seed: request.selection.seed,
         ..Bootstrap::default()
     };
-    let (chosen, others) = divide(&plan, request.share, request.selection.seed);
-    let here = Side::of(request, &plan, &embedded, &chosen)?;
+    let (chosen, others) = divide(plan, request.share, request.selection.seed);
+    let here = Side::of(request, plan, embedded, &chosen)?;
     let searches = here.open.as_ref().map(|(open, _)| (open, request.fpir.as_slice()));
     let measured = Measured::new(&here.scores, &request.fmr, searches, &bootstrap);
     let thresholds = |kind| -> Vec<CalibratedThreshold> {
@@ -119,18 +135,12 @@ pub fn calibrate(
             reasons.join("; ")
         })
     })?;
-    let there = Side::of(request, &plan, &embedded, &others).ok();
+    let there = Side::of(request, plan, embedded, &others).ok();
     let tried = there.map_or_else(Vec::new, |there| {
         measured.thresholds.iter().filter_map(|t| there.tried(t, bootstrap.level)).collect()
     });
     let refused = measured.refused.clone();
-    let calibrated = Calibrated { calibration, measured, tried, refused };
-    if let Some(output) = output {
-        output.json("calibration.json", &calibrated.calibration)?;
-        output.json("report.json", &calibrated)?;
-        output.record(&record(&calibrated, &card.name, &plan, request))?;
-    }
-    Ok(calibrated)
+    Ok(Calibrated { calibration, measured, tried, refused })
 }
 
 fn calibrated(threshold: &Threshold) -> CalibratedThreshold {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::evaluation::{Outcome, Paired, ProbeValue};
 
 use super::figures::{Measure, Measured, within};
+use super::gate::{GateTable, Sides, calibration, hold};
 use super::output::Output;
 use super::plan::plan;
 use super::published::{PUBLISHED, PublishedFigure};
@@ -39,7 +40,14 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// Published figures, not measured here.
     pub published: Vec<PublishedFigure>,
+    /// Whether the second system may take the first one's place, where that was asked.
+    pub gate: Option<GateTable>,
 }
+
+/// The gate's table, in a comparison's folder.
+pub(in crate::service) const GATE: &str = "gate.json";
+/// The challenger's thresholds, beside it.
+pub(in crate::service) const CALIBRATION: &str = "calibration.json";
 
 /// A system less the baseline, over the probes that either could search; what one lost is its miss.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -80,12 +88,16 @@ pub fn compare(
     let measure = Measure::new(&plan, &request.selection, &request.options);
     let mut systems: Vec<Evaluation> = Vec::new();
     let mut measured: Vec<Vec<Measured>> = Vec::new();
+    let mut all_embedded = Vec::new();
     for system in &request.systems {
         let (card, embedded) = system.embed(&plan, &request.options, progress)?;
         let (evaluation, of_sets) =
             measure.evaluation((card, &embedded), &request.options, progress)?;
         systems.push(evaluation);
         measured.push(of_sets);
+        if request.options.gate.is_some() {
+            all_embedded.push(embedded);
+        }
     }
     let mut differences = Vec::new();
     for (at, evaluation) in systems.iter().enumerate().skip(1) {
@@ -103,9 +115,23 @@ pub fn compare(
         .into_iter()
         .filter(|row| plan.sets.iter().any(|set| set.name == row.set))
         .collect();
-    let comparison = Comparison { format: 1, systems, differences, published };
+    let mut comparison = Comparison { format: 1, systems, differences, published, gate: None };
+    let mut thresholds = None;
+    if let (Some(margins), [champion, challenger]) = (&request.options.gate, &*all_embedded) {
+        progress(EvaluateEvent::Set("the gate".to_owned()));
+        let sides = Sides { plan: &plan, request, embedded: [champion, challenger] };
+        let table = hold(&sides, &measure, &comparison, margins)?;
+        thresholds = calibration(&sides, table.challenger.fingerprint);
+        comparison.gate = Some(table);
+    }
     if let Some(output) = output {
         output.comparison(&comparison, &plan, request.options.show_images)?;
+        if let Some(table) = &comparison.gate {
+            output.json(GATE, table)?;
+        }
+        if let Some(thresholds) = &thresholds {
+            output.json(CALIBRATION, thresholds)?;
+        }
         output.record(&record(&comparison))?;
     }
     Ok(comparison)

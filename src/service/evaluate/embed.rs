@@ -14,7 +14,7 @@ use crate::model::Embedder;
 
 use super::cache::Cache;
 use super::plan::EvaluatedFile;
-use super::{EvaluateError, EvaluateEvent};
+use super::{Cancel, EvaluateError, EvaluateEvent};
 
 /// Pictures decoded and embedded at a time; bounds the memory.
 const CHUNK: usize = 64;
@@ -62,6 +62,7 @@ pub(super) fn embed_files(
     embedder: &Embedder,
     files: &[EvaluatedFile],
     cache: Option<&Path>,
+    cancel: &Cancel,
     progress: &dyn Fn(EvaluateEvent),
 ) -> Result<Embedded, EvaluateError> {
     let started = Instant::now();
@@ -98,6 +99,7 @@ pub(super) fn embed_files(
         }
         done += chunk.len();
         progress(EvaluateEvent::Embedded { done, total: files.len() });
+        cancel.check()?;
     }
     if let Some(cache) = cache {
         cache.save()?;
@@ -125,7 +127,7 @@ pub(super) fn embedded(
 }
 
 /// As an enrolment sees a file: limits, the quality gate, the model's preprocessing.
-fn pixels(embedder: &Embedder, path: &Path) -> Result<Vec<f32>, String> {
+pub(super) fn pixels(embedder: &Embedder, path: &Path) -> Result<Vec<f32>, String> {
     let limits = DecodeLimits::default();
     let bytes = crate::service::tools::read_image(path, limits.max_file_bytes)
         .map_err(|error| crate::service::error::chain(&error))?;

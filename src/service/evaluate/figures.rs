@@ -78,6 +78,7 @@ impl Measure<'_> {
         let mut measured = Vec::new();
         for (planned, asked) in self.plan.sets.iter().zip(&asked) {
             progress(EvaluateEvent::Set(planned.name.clone()));
+            options.cancel.check()?;
             let trials = trials(&asked.sessions, embedded, captures.as_deref())?;
             let rankings: Vec<Ranking> = trials.iter().map(rank).collect();
             sets.push(self.set(

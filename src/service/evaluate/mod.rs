@@ -6,6 +6,7 @@ mod compare;
 mod embed;
 mod external;
 mod figures;
+mod gate;
 mod html;
 mod markdown;
 mod output;
@@ -16,6 +17,8 @@ mod system;
 mod types;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +36,7 @@ pub use crate::evaluation::ThresholdKind;
 pub use calibrate::{CalibrateRequest, Calibrated, Tried, calibrate};
 pub use compare::{CompareRequest, Comparison, compare};
 pub use embed::Refusal;
+pub use gate::{Contender, GateMargins, GateRow, GateTable};
 
 pub use published::{PUBLISHED, PublishedFigure, PublishedProtocol};
 pub use single::evaluate;
@@ -76,7 +80,7 @@ impl std::fmt::Display for Protocol {
 }
 
 /// Which images of a data set, drawn how.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Selection {
     /// What is enrolled and what asks.
     pub protocol: Protocol,
@@ -118,12 +122,37 @@ pub struct EvaluateOptions {
     pub replicates: usize,
     /// Whether subjects that the model was trained on may be evaluated.
     pub allow_leak: bool,
+    /// Whether the second system of a comparison may take the first one's place, by these margins.
+    pub gate: Option<GateMargins>,
     /// A new folder for `evaluation.json`, `report.md`, `report.html` and charts.
     pub out: Option<PathBuf>,
     /// Whether the report shows images of the worst probes: pictures of people.
     pub show_images: bool,
     /// The command that asked, for the report.
     pub command: String,
+    /// Ends it early.
+    pub cancel: Cancel,
+}
+
+/// Tells an evaluation to end. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Has it end before its next batch of images or set of figures.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), EvaluateError> {
+        if self.0.load(Ordering::Relaxed) { Err(EvaluateError::Cancelled) } else { Ok(()) }
+    }
+}
+
+impl PartialEq for Cancel {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// What happens, for a progress bar.
@@ -147,6 +176,9 @@ pub enum EvaluateEvent {
 /// Why nothing could be said of a system.
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluateError {
+    /// It was told to end.
+    #[error("the evaluation was told to end")]
+    Cancelled,
     /// The data set cannot be used.
     #[error(transparent)]
     Dataset(#[from] DatasetError),

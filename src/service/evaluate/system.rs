@@ -72,6 +72,20 @@ impl SystemChoice {
         }
     }
 
+    /// The model; `None` for embeddings from a file.
+    pub(super) fn model(&self) -> Option<&ModelChoice> {
+        match &self.source {
+            Source::Model(choice) => Some(choice),
+            Source::External(_) => None,
+        }
+    }
+
+    /// A model under a name of its own.
+    #[must_use]
+    pub fn of_model(name: &str, model: ModelChoice) -> Self {
+        Self { name: Some(name.to_owned()), source: Source::Model(model) }
+    }
+
     /// What reports call it, where a model's directory says nothing better.
     pub(super) fn name(&self) -> String {
         match (&self.name, &self.source) {
@@ -115,7 +129,8 @@ impl SystemChoice {
                 let embedder = open_model(choice, &options.device, &mut notices)?;
                 notices.into_iter().for_each(|notice| progress(EvaluateEvent::Notice(notice)));
                 let cache = options.cache.as_deref();
-                let embedded = embed_files(&embedder, &plan.files, cache, progress)?;
+                let embedded =
+                    embed_files(&embedder, &plan.files, cache, &options.cancel, progress)?;
                 let summary = embedder.summary();
                 let preprocessing = serde_json::from_str(&embedder.preprocessing().to_json()).ok();
                 let card = SystemCard {

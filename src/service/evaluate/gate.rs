@@ -1,0 +1,497 @@
+//! Whether a challenger may take the champion's place: not worse, by more than a margin, in anything that callers rely on.
+//!
+//! Both meet the same draws of the same files. A criterion passes when the whole of the 95 % interval of the difference,
+//! resampled by subject and paired by probe, lies within the margin (non-inferiority; what cannot be told fails). Superiority
+//! is not asked for: a model that is as good and twice as fast is welcome.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::{Aspect, Calibration, Fingerprint, HandAttributes, Side};
+use crate::evaluation::{OpenSet, Paired, ProbeValue};
+use crate::model::Embedder;
+use crate::service::nano_card::hand_prompt;
+
+use super::calibrate::{CalibrateRequest, measure};
+use super::compare::{CompareRequest, Comparison};
+use super::embed::{Embedded, pixels};
+use super::figures::{Measure, STRANGERS, Searches, open_set};
+use super::plan::Plan;
+use super::{EvaluateError, EvaluateOptions, SystemChoice};
+
+/// Pictures that are embedded one by one to compare the time that takes.
+const TIMED: usize = 40;
+
+/// How much worse a challenger may be.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GateMargins {
+    /// Of Rank-1, as a share.
+    pub rank1: f64,
+    /// Of mean average precision, as a share.
+    pub map: f64,
+    /// Of FNIR at the target, as a share.
+    pub fnir: f64,
+    /// The FPIR that FNIR is measured at, by each model's own threshold. The lowest that a data set supports is 3 over its
+    /// subjects that are not enrolled (rule of 3): 0.1 needs 30 of them, 0.01 three hundred.
+    pub fpir: f64,
+    /// Of the share of hands that a prompt finds among as many first hits as there are such hands.
+    pub text_recall: f64,
+    /// Median time to embed a picture, the challenger's over the champion's.
+    pub latency_ratio: f64,
+}
+
+impl Default for GateMargins {
+    /// A point or two: below what ten draws of a hundred subjects can tell from nothing, a gate lets nobody through.
+    fn default() -> Self {
+        Self {
+            rank1: 0.02,
+            map: 0.02,
+            fnir: 0.05,
+            fpir: 0.1,
+            text_recall: 0.05,
+            latency_ratio: 1.5,
+        }
+    }
+}
+
+/// A model at the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Contender {
+    /// Its name.
+    pub name: String,
+    /// Its fingerprint.
+    #[schema(value_type = String)]
+    pub fingerprint: Fingerprint,
+}
+
+/// What the gate found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GateTable {
+    /// Whether every criterion passed.
+    pub passed: bool,
+    /// The model that served.
+    pub champion: Contender,
+    /// The model that is to serve.
+    pub challenger: Contender,
+    /// The data set's name.
+    pub data: String,
+    /// How it was drawn from.
+    pub protocol: String,
+    /// Draws.
+    pub runs: usize,
+    /// Names the draws.
+    pub seed: u64,
+    /// Subjects that were compared on.
+    pub subjects: usize,
+    /// One for each criterion.
+    pub rows: Vec<GateRow>,
+}
+
+/// One criterion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GateRow {
+    /// `rank1`, `map`, `fnir`, `text_recall` or `latency`.
+    pub criterion: String,
+    /// The champion's figure; `null` where it could not be measured.
+    pub champion: Option<f64>,
+    /// The challenger's figure.
+    pub challenger: Option<f64>,
+    /// The challenger's less the champion's; of latency the ratio.
+    pub difference: Option<f64>,
+    /// 95 % interval of the difference.
+    pub interval: Option<[f64; 2]>,
+    /// How much worse it may be.
+    pub margin: f64,
+    /// Whether it is not worse than that.
+    pub passed: bool,
+    /// Why it failed, or was left out.
+    pub reason: Option<String>,
+}
+
+impl GateTable {
+    /// For a terminal.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let number =
+            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+        let verdict = |passed: bool| if passed { "passed" } else { "failed" };
+        let mut text = format!(
+            "gate: {} for {} in the place of {}, on {} subjects of {}\n",
+            verdict(self.passed),
+            self.challenger.name,
+            self.champion.name,
+            self.subjects,
+            self.data
+        );
+        for row in &self.rows {
+            let interval = row
+                .interval
+                .map_or("-".to_owned(), |[low, high]| format!("{low:+.4} to {high:+.4}"));
+            let reason = row.reason.as_deref().unwrap_or("");
+            let line = format!(
+                "{:<12} {:>8} {:>8}  {interval:<20} margin {:<6} {}  {reason}",
+                row.criterion,
+                number(row.champion),
+                number(row.challenger),
+                row.margin,
+                verdict(row.passed)
+            );
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// What is known of a criterion before it is judged.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Measured {
+    /// The challenger is `a`, the champion `b`.
+    Paired(Paired),
+    /// It cannot be told, which is no pass.
+    Unknown(String),
+    /// It does not apply to this data.
+    LeftOut(String),
+}
+
+/// The two sides of a contest, the champion first.
+pub(super) struct Sides<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) request: &'a CompareRequest,
+    pub(super) embedded: [&'a Embedded; 2],
+}
+
+/// Judges a higher-is-better criterion, or one of misses.
+pub(super) fn judge(name: &str, measured: Measured, margin: f64, misses: bool) -> GateRow {
+    let mut row = GateRow {
+        criterion: name.to_owned(),
+        champion: None,
+        challenger: None,
+        difference: None,
+        interval: None,
+        margin,
+        passed: false,
+        reason: None,
+    };
+    match measured {
+        Measured::Paired(paired) => {
+            row.champion = Some(paired.b);
+            row.challenger = Some(paired.a);
+            row.difference = Some(paired.difference);
+            match paired.interval {
+                None => row.reason = Some("too few subjects for an interval".to_owned()),
+                Some(interval) => {
+                    row.interval = Some([interval.low, interval.high]);
+                    let (worst, may) = if misses {
+                        (interval.high, interval.high <= margin)
+                    } else {
+                        (interval.low, interval.low >= -margin)
+                    };
+                    row.passed = may;
+                    let by = worst.abs();
+                    row.reason = (!may).then(|| {
+                        format!("the challenger may be worse by {by:.4}, {margin} is allowed")
+                    });
+                }
+            }
+        }
+        Measured::Unknown(reason) => row.reason = Some(reason),
+        Measured::LeftOut(reason) => {
+            row.passed = true;
+            row.reason = Some(format!("left out: {reason}"));
+        }
+    }
+    row
+}
+
+/// The time criterion.
+fn judge_latency(times: Option<[f64; 2]>, margin: f64) -> GateRow {
+    let mut row = judge("latency", Measured::Unknown("no picture was timed".into()), margin, true);
+    if let Some([champion, challenger]) = times.filter(|times| times[0] > 0.0) {
+        let ratio = challenger / champion;
+        row.champion = Some(champion);
+        row.challenger = Some(challenger);
+        row.difference = Some(ratio);
+        row.passed = ratio <= margin;
+        row.reason = (!row.passed)
+            .then(|| format!("a picture takes {ratio:.2} times as long, {margin} is allowed"));
+    }
+    row
+}
+
+/// The challenger's thresholds, and the table.
+pub(super) fn hold(
+    sides: &Sides<'_>,
+    measure_: &Measure<'_>,
+    comparison: &Comparison,
+    margins: &GateMargins,
+) -> Result<GateTable, EvaluateError> {
+    let of_models = |at: usize| comparison.systems.get(at).map(|system| &system.system);
+    let contender = |at: usize| -> Result<Contender, EvaluateError> {
+        let card = of_models(at).ok_or(EvaluateError::OneSystem)?;
+        let fingerprint = card.fingerprint.ok_or(EvaluateError::NoModel)?;
+        Ok(Contender { name: card.name.clone(), fingerprint })
+    };
+    let (champion, challenger) = (contender(0)?, contender(1)?);
+    let overall = comparison.differences.iter().find(|d| d.set == "overall");
+    let overall = overall.or_else(|| comparison.differences.first());
+    let closed = |of: fn(&super::compare::Difference) -> Paired| {
+        overall.map_or_else(
+            || Measured::Unknown("nothing was compared".to_owned()),
+            |difference| Measured::Paired(of(difference)),
+        )
+    };
+    let mut models = Vec::new();
+    for system in &sides.request.systems {
+        models.push(system.open(&sides.request.options)?);
+    }
+    let times = models_times(&models, sides.plan);
+    let rows = vec![
+        judge("rank1", closed(|d| d.rank1), margins.rank1, false),
+        judge("map", closed(|d| d.map), margins.map, false),
+        judge("fnir", fnir(sides, measure_, margins.fpir)?, margins.fnir, true),
+        judge("text_recall", text_recall(sides, measure_, &models)?, margins.text_recall, false),
+        judge_latency(times, margins.latency_ratio),
+    ];
+    let selection = &sides.request.selection;
+    Ok(GateTable {
+        passed: rows.iter().all(|row| row.passed),
+        champion,
+        challenger,
+        data: sides.plan.name.clone(),
+        protocol: sides.plan.protocol.to_string(),
+        runs: selection.runs,
+        seed: selection.seed,
+        subjects: sides.plan.people.iter().collect::<BTreeSet<_>>().len(),
+        rows,
+    })
+}
+
+/// Thresholds of the challenger on the same images, by the same halves as `calibrate` makes; `None` where so few subjects
+/// support none.
+pub(super) fn calibration(sides: &Sides<'_>, challenger: Fingerprint) -> Option<Calibration> {
+    let request = CalibrateRequest {
+        system: sides.request.systems.get(1)?.clone(),
+        data: sides.request.data.clone(),
+        selection: sides.request.selection,
+        share: 0.5,
+        fmr: vec![1e-2, 1e-3],
+        fpir: vec![1e-1, 1e-2],
+        options: EvaluateOptions { out: None, ..sides.request.options.clone() },
+    };
+    let calibrated = measure(&request, sides.plan, sides.embedded[1], challenger).ok()?;
+    Some(calibrated.calibration)
+}
+
+/// Misses at each model's own threshold for the same rate of false positives.
+fn fnir(sides: &Sides<'_>, measure: &Measure<'_>, target: f64) -> Result<Measured, EvaluateError> {
+    let person = |label: u64| sides.plan.people.get(label as usize).copied().unwrap_or(label);
+    let mut searched: [Vec<Searches>; 2] = [Vec::new(), Vec::new()];
+    let mut thresholds = Vec::new();
+    for (embedded, searches) in sides.embedded.iter().zip(&mut searched) {
+        let captures = sides.plan.captures.as_ref().map(|captures| embedded.by_row(captures));
+        for set in &sides.plan.sets {
+            searches.push(open_set(set, embedded, &sides.request.selection, captures.as_deref())?);
+        }
+        let rankings: Vec<_> = searches.iter().flat_map(|s| s.rankings.clone()).collect();
+        let lost: Vec<u64> = searches.iter().flat_map(|s| s.lost.clone()).collect();
+        let Ok(open) = OpenSet::of(&rankings, &lost, person) else {
+            let share = (100.0 * STRANGERS).round();
+            return Ok(Measured::Unknown(format!(
+                "too few subjects to leave {share} % of them out of the gallery"
+            )));
+        };
+        let point = open.point(target, 1, &measure.bootstrap);
+        if let Some(reason) = point.refused {
+            return Ok(Measured::Unknown(reason));
+        }
+        thresholds.push(point.threshold);
+    }
+    let misses = |side: usize, set: usize, run: usize| -> BTreeMap<usize, (u64, f64)> {
+        let files = sides.embedded[side].files();
+        let threshold = thresholds[side];
+        let outcomes = searched[side][set].rankings[run].outcomes.iter();
+        outcomes
+            .map(|o| {
+                let missed = o.rank > 1 || o.similarity < threshold;
+                let file = files.get(o.row).copied().unwrap_or(o.row);
+                (file, (o.label, f64::from(u8::from(missed))))
+            })
+            .collect()
+    };
+    let (mut challenger, mut champion) = (Vec::new(), Vec::new());
+    for set in 0..sides.plan.sets.len() {
+        let runs = searched[0][set].rankings.len().min(searched[1][set].rankings.len());
+        for run in 0..runs {
+            let (a, b) = pair(&misses(1, set, run), &misses(0, set, run), 1.0);
+            challenger.push(a);
+            champion.push(b);
+        }
+    }
+    Ok(Measured::Paired(measure.bootstrap.paired(&challenger, &champion)?))
+}
+
+/// Values of the probes that either side has; one that a side lacks is `lacking` there.
+fn pair(
+    a: &BTreeMap<usize, (u64, f64)>,
+    b: &BTreeMap<usize, (u64, f64)>,
+    lacking: f64,
+) -> (Vec<ProbeValue>, Vec<ProbeValue>) {
+    let either: BTreeMap<usize, u64> =
+        a.iter().chain(b).map(|(file, (label, _))| (*file, *label)).collect();
+    let values = |of: &BTreeMap<usize, (u64, f64)>| -> Vec<ProbeValue> {
+        let value = |file: &usize| of.get(file).map_or(lacking, |(_, value)| *value);
+        let all = either.iter();
+        all.map(|(probe, subject)| ProbeValue {
+            probe: *probe,
+            subject: *subject,
+            value: value(probe),
+        })
+        .collect()
+    };
+    (values(a), values(b))
+}
+
+const KINDS: [(Aspect, Side); 4] = [
+    (Aspect::Dorsal, Side::Right),
+    (Aspect::Dorsal, Side::Left),
+    (Aspect::Palmar, Side::Right),
+    (Aspect::Palmar, Side::Left),
+];
+
+fn kind(attributes: &HandAttributes) -> Option<usize> {
+    let own = (attributes.aspect?, attributes.side?);
+    KINDS.iter().position(|kind| *kind == own)
+}
+
+/// Whether each hand is among the first hits of the words for its kind, of which there are as many as such hands.
+fn text_recall(
+    sides: &Sides<'_>,
+    measure: &Measure<'_>,
+    models: &[Embedder],
+) -> Result<Measured, EvaluateError> {
+    let kinds: Vec<Option<usize>> =
+        sides.plan.files.iter().map(|file| kind(&file.attributes)).collect();
+    let present: BTreeSet<usize> = kinds.iter().flatten().copied().collect();
+    if present.len() < 2 {
+        let reason = "the images are not labelled with two kinds of hand";
+        return Ok(Measured::LeftOut(reason.to_owned()));
+    }
+    let people: BTreeMap<&str, u64> = {
+        let mut numbers = BTreeMap::new();
+        for file in &sides.plan.files {
+            let next = numbers.len() as u64;
+            numbers.entry(file.subject.as_str()).or_insert(next);
+        }
+        numbers
+    };
+    let mut found = Vec::new();
+    for (embedded, model) in sides.embedded.iter().zip(models) {
+        let prompts: Vec<String> =
+            KINDS.iter().map(|(aspect, side)| hand_prompt(*aspect, *side)).collect();
+        let mut words = Vec::new();
+        for embedding in model.embed_texts(&prompts)? {
+            words.push(embedding?);
+        }
+        let mut hits: BTreeMap<usize, (u64, f64)> = BTreeMap::new();
+        for wanted in &present {
+            let mut ranked: Vec<(f32, usize)> = embedded
+                .row_of
+                .iter()
+                .enumerate()
+                .filter_map(|(file, row)| {
+                    kinds[file]?;
+                    let vector = embedded.vectors.row((*row)?);
+                    let words = words[*wanted].as_slice();
+                    Some((words.iter().zip(vector).map(|(a, b)| a * b).sum(), file))
+                })
+                .collect();
+            ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            let such = kinds.iter().filter(|kind| **kind == Some(*wanted)).count();
+            let first: BTreeSet<usize> = ranked.iter().take(such).map(|(_, file)| *file).collect();
+            for (file, _) in kinds.iter().enumerate().filter(|(_, kind)| **kind == Some(*wanted)) {
+                let subject = sides.plan.files[file].subject.as_str();
+                let person = people.get(subject).copied().unwrap_or(0);
+                hits.insert(file, (person, f64::from(u8::from(first.contains(&file)))));
+            }
+        }
+        found.push(hits);
+    }
+    let (challenger, champion) = pair(&found[1], &found[0], 0.0);
+    Ok(Measured::Paired(measure.bootstrap.paired(&[challenger], &[champion])?))
+}
+
+/// Median seconds for one picture, the champion's first; taken in turns, so that both meet the same noise.
+fn models_times(models: &[Embedder], plan: &Plan) -> Option<[f64; 2]> {
+    let [champion, challenger] = models else { return None };
+    let mut times: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+    let files: Vec<_> = plan.files.iter().take(TIMED).collect();
+    for round in 0..TIMED {
+        let file = files.get(round % files.len().max(1))?;
+        for (model, times) in [champion, challenger].into_iter().zip(&mut times) {
+            let Ok(pixels) = pixels(model, &file.path) else { continue };
+            let begun = Instant::now();
+            model.embed_pixels(&[pixels]).ok()?;
+            times.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    let median = |times: &mut Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied()
+    };
+    let [a, b] = &mut times;
+    Some([median(a)?, median(b)?])
+}
+
+impl SystemChoice {
+    /// The model again, to ask it other things.
+    pub(super) fn open(&self, options: &EvaluateOptions) -> Result<Embedder, EvaluateError> {
+        let choice = self.model().ok_or(EvaluateError::NoModel)?;
+        Ok(crate::service::open_model(choice, &options.device, &mut Vec::new())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::Interval;
+
+    fn paired(low: f64, high: f64) -> Measured {
+        let interval = Some(Interval { low, high, level: 0.95 });
+        let middle = f64::midpoint(low, high);
+        Measured::Paired(Paired { a: 0.5 + middle, b: 0.5, difference: middle, interval, p: None })
+    }
+
+    #[test]
+    fn the_whole_interval_must_lie_within_the_margin() {
+        let passes = |low, high, misses| judge("x", paired(low, high), 0.02, misses).passed;
+        assert!(passes(-0.02, 0.1, false) && passes(0.1, 0.2, false));
+        assert!(!passes(-0.021, 0.5, false), "much better on the whole, and maybe worse");
+        assert!(
+            passes(-0.5, 0.02, true) && !passes(-0.5, 0.021, true),
+            "of misses the other way round"
+        );
+        let row = judge("x", paired(-0.3, -0.1), 0.02, false);
+        assert!(row.reason.unwrap().contains("0.3000"));
+    }
+
+    #[test]
+    fn what_cannot_be_told_fails_and_what_does_not_apply_is_left_out() {
+        let none = Paired { a: 1.0, b: 0.0, difference: 1.0, interval: None, p: None };
+        assert!(!judge("x", Measured::Paired(none), 0.02, false).passed);
+        assert!(!judge("x", Measured::Unknown("few".into()), 0.02, false).passed);
+        assert!(judge("x", Measured::LeftOut("no labels".into()), 0.02, false).passed);
+    }
+
+    #[test]
+    fn a_slower_model_fails_by_its_ratio() {
+        assert!(judge_latency(Some([0.010, 0.015]), 1.5).passed);
+        assert!(!judge_latency(Some([0.010, 0.0151]), 1.5).passed);
+        assert!(!judge_latency(None, 1.5).passed);
+        assert!(!judge_latency(Some([0.0, 0.1]), 1.5).passed);
+    }
+}
