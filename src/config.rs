@@ -28,6 +28,14 @@ impl StoreArgs {
     }
 }
 
+/// Where the registry of models lies.
+#[derive(Debug, Clone, Args)]
+pub struct DataDirArgs {
+    /// Folder of the store
+    #[arg(long, env = "HANDCLIP_DATA_DIR", default_value = "handclip-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
 /// What tells the allocator how long to keep freed memory before the system gets it back; -1 for ever.
 pub const ALLOCATOR_PURGE: &str = "MIMALLOC_PURGE_DELAY";
 
@@ -87,6 +95,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it as the command's help")]
     pub gate: GateArgs,
+    /// Largest data set that may be uploaded, in bytes
+    #[arg(long, env = "HANDCLIP_MAX_DATASET_BYTES", default_value_t = 2 << 30, value_name = "BYTES")]
+    pub max_dataset_bytes: u64,
     /// Largest model that is taken into the registry, in bytes
     #[arg(long, env = "HANDCLIP_MAX_MODEL_BYTES", default_value_t = 8 << 30, value_name = "BYTES")]
     pub max_model_bytes: u64,

@@ -113,6 +113,7 @@ async fn create(service: &Service, args: &Args) -> Result<(), Failure> {
     let new = NewGallery {
         id: args.gallery.clone(),
         retain_images: args.retain_images,
+        allow_training: false,
         description: String::new(),
     };
     match service.create_gallery(new).await {

@@ -29,6 +29,9 @@ enum Action {
         /// Keep enrolled images, sealed
         #[arg(long)]
         retain_images: bool,
+        /// Those who are enrolled agree that their images are trained on over REST
+        #[arg(long, requires = "retain_images")]
+        allow_training: bool,
         /// Words for people
         #[arg(long, default_value = "")]
         description: String,
@@ -78,10 +81,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         | Action::Delete { .. } => Absent::Refuse,
     };
     offline::with_service(absent, &args.store, &args.model, async |service| match &args.action {
-        Action::Create { gallery, retain_images, description } => {
+        Action::Create { gallery, retain_images, allow_training, description } => {
             let new = NewGallery {
                 id: gallery.clone(),
                 retain_images: *retain_images,
+                allow_training: *allow_training,
                 description: description.clone(),
             };
             show(args.json, &[service.create_gallery(new).await?])

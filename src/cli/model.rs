@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use crate::config::DataDirArgs;
 use crate::service::{OfflineRegistry, RegisteredModel, tools};
 
 use super::{Failure, output};
@@ -80,9 +81,8 @@ enum Action {
 /// Which registry, and how to print.
 #[derive(Debug, clap::Args)]
 struct At {
-    /// Folder of the store
-    #[arg(long, env = "HANDCLIP_DATA_DIR", default_value = "handclip-data", value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: DataDirArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -90,7 +90,7 @@ struct At {
 
 impl At {
     fn registry(&self) -> Result<OfflineRegistry, Failure> {
-        Ok(OfflineRegistry::open(&self.data_dir)?)
+        Ok(OfflineRegistry::open(&self.store.data_dir)?)
     }
 
     fn print(&self, model: &RegisteredModel) -> Result<(), Failure> {

@@ -33,6 +33,7 @@ pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, DataRootError>
         text_recall: gate.gate_text_recall.unwrap_or(usual.text_recall),
         latency_ratio: gate.gate_latency.unwrap_or(usual.latency_ratio),
     };
+    options.max_dataset_bytes = args.max_dataset_bytes;
     options.max_model_bytes = args.max_model_bytes;
     options.deploy_memory_bytes = args.deploy_memory_bytes;
     options.failpoint.clone_from(&args.failpoint);

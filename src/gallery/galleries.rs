@@ -100,8 +100,16 @@ impl Galleries {
     ) -> Result<Arc<Gallery>, GalleryError> {
         let Inner { store, options, galleries, next, maintainer } = &*self.0;
         let mut next = next.lock();
-        let GallerySpec { id, dim, generation, fingerprint, beside, retain_images, description } =
-            spec();
+        let GallerySpec {
+            id,
+            dim,
+            generation,
+            fingerprint,
+            beside,
+            retain_images,
+            allow_training,
+            description,
+        } = spec();
         if !(1..=MAX_DIM).contains(&dim) {
             return Err(GalleryError::GalleryDimensions { got: dim });
         }
@@ -123,6 +131,7 @@ impl Galleries {
             generation,
             fingerprint,
             retain_images,
+            allow_training,
             description,
             created_at_ms,
             partial: false,

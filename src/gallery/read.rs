@@ -36,6 +36,7 @@ impl Gallery {
             generation: home.generation,
             fingerprint: home.fingerprint,
             retain_images: self.doc.retain_images,
+            allow_training: self.doc.allow_training,
             description: self.doc.description.clone(),
             subjects,
             samples,

@@ -18,6 +18,9 @@ pub(super) struct GalleryDoc {
     pub(super) generation: Generation,
     pub(super) fingerprint: Fingerprint,
     pub(super) retain_images: bool,
+    /// Whether the images may be trained on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) allow_training: bool,
     pub(super) description: String,
     pub(super) created_at_ms: u64,
     /// Samples may lack a template of this generation.

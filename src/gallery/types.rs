@@ -67,6 +67,8 @@ pub struct GallerySpec {
     pub beside: Option<(TemplateSpace, Role)>,
     /// Whether enrolled images are kept, sealed.
     pub retain_images: bool,
+    /// Whether those who are enrolled have agreed that their images are trained on.
+    pub allow_training: bool,
     /// For people to read.
     pub description: String,
 }
@@ -84,6 +86,8 @@ pub struct GalleryInfo {
     pub fingerprint: Fingerprint,
     /// Whether enrolled images are kept, sealed.
     pub retain_images: bool,
+    /// Whether those who are enrolled have agreed that their images are trained on.
+    pub allow_training: bool,
     /// For people to read.
     pub description: String,
     /// Subjects enrolled.

@@ -26,6 +26,7 @@ use super::routes;
         (name = "samples", description = "Enrolled images"),
         (name = "jobs", description = "Work that outlives a request"),
         (name = "models", description = "Models by name, and which of them serves"),
+        (name = "training", description = "Fine-tuning, and images to train on"),
         (name = "evaluations", description = "How good models are, and whether one may take another's place"),
         (name = "health", description = "For orchestrators and monitoring")
     )

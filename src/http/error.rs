@@ -131,6 +131,17 @@ impl From<ServiceError> for ApiError {
             ServiceError::JobNotCancellable(_) => (StatusCode::CONFLICT, "job_not_cancellable"),
             ServiceError::JobNotRetryable(_) => (StatusCode::CONFLICT, "job_not_retryable"),
             ServiceError::ModelMismatch { .. } => (StatusCode::CONFLICT, "model_mismatch"),
+            ServiceError::Recipe(_) => (StatusCode::UNPROCESSABLE_ENTITY, "recipe_refused"),
+            ServiceError::NoConsent(_) => (StatusCode::CONFLICT, "no_training_consent"),
+            ServiceError::DatasetNotFound(_) => (StatusCode::NOT_FOUND, "dataset_not_found"),
+            ServiceError::DatasetExists(_) => (StatusCode::CONFLICT, "dataset_exists"),
+            ServiceError::DatasetInUse(_) => (StatusCode::CONFLICT, "dataset_in_use"),
+            ServiceError::DatasetRefused(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "dataset_refused")
+            }
+            ServiceError::DatasetTooLarge(_) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "dataset_too_large")
+            }
             ServiceError::ModelExists(_) => (StatusCode::CONFLICT, "model_exists"),
             ServiceError::ModelDeployed(_) => (StatusCode::CONFLICT, "model_deployed"),
             ServiceError::ModelRefused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "model_refused"),

@@ -5,8 +5,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::service::evaluate::Protocol;
 use crate::service::{
-    EvaluationAsk, EvaluationView, JobId, JobPageView, JobView, ReportFile, Service, ServiceError,
-    default_selection,
+    EvaluationAsk, EvaluationView, ImageSource, JobId, JobPageView, JobView, ReportFile, Service,
+    ServiceError, default_selection,
 };
 
 use super::error::ApiError;
@@ -24,14 +24,6 @@ pub(super) struct PageQuery {
     page_token: Option<String>,
 }
 
-/// Where labelled images lie.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct EvaluationData {
-    /// `NAME` or `NAME/FOLDER` of a data root.
-    directory: String,
-}
-
 /// What to evaluate on what.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -39,7 +31,7 @@ pub(super) struct EvaluationBody {
     /// Models by name; the first is what the others are compared with. `champion` is the one that serves.
     models: Vec<String>,
     /// Labelled images.
-    data: EvaluationData,
+    data: ImageSource,
     /// `auto` (the default), `tree`, `tree-all`, `hands`, `cross-aspect`, `11k` or `11k-all`.
     protocol: Option<String>,
     /// Draws; 10 if left out.
@@ -82,7 +74,7 @@ impl EvaluationBody {
         };
         Ok(EvaluationAsk {
             models: self.models,
-            directory: self.data.directory,
+            data: self.data,
             selection: crate::service::evaluate::Selection {
                 protocol,
                 runs: self.runs.unwrap_or(usual.runs),

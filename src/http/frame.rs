@@ -48,6 +48,7 @@ impl Frame {
             .map(|(path, methods)| {
                 let path = path.replace("{gallery}", "{gallery:[^:/]+}");
                 let path = path.replace("{model}", "{model:[^:/]+}");
+                let path = path.replace("{run}", "{run:[^:/]+}");
                 let path = path.replace("{evaluation}", "{evaluation:[^:/]+}");
                 (ResourceDef::new(path.replace("{job}", "{job:[^:/]+}")), methods)
             })

@@ -19,6 +19,9 @@ pub(super) struct NewGalleryRequest {
     /// Keep enrolled images, sealed, so that a later model can embed them again.
     #[serde(default)]
     retain_images: bool,
+    /// Those who are enrolled agree that their images are trained on.
+    #[serde(default)]
+    allow_training: bool,
     /// Words for people, at most 2048 bytes.
     #[serde(default)]
     description: String,
@@ -41,8 +44,9 @@ pub(super) async fn create(
     service: web::Data<Service>,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let NewGalleryRequest { id, retain_images, description } = incoming.json(0).await?;
-    let new = NewGallery { id: GalleryId::new(id)?, retain_images, description };
+    let NewGalleryRequest { id, retain_images, allow_training, description } =
+        incoming.json(0).await?;
+    let new = NewGallery { id: GalleryId::new(id)?, retain_images, allow_training, description };
     let view = service.create_gallery(new).await?;
     let location = format!("/v1/galleries/{}", view.id);
     Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(view))

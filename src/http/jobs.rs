@@ -41,7 +41,7 @@ impl Streams {
 pub(super) struct JobsQuery {
     /// Only those in this state: `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     state: Option<String>,
-    /// Only those of this kind: `audit_gallery`, `compact_gallery`, `deploy`.
+    /// Only those of this kind: `audit_gallery`, `compact_gallery`, `deploy`, `evaluate`, `train`.
     kind: Option<String>,
     /// Most entries, 1 to 1000.
     #[param(default = 100, minimum = 1, maximum = 1000)]

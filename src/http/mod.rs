@@ -20,6 +20,7 @@ mod recognition;
 mod samples;
 mod server;
 mod subjects;
+mod training_runs;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -64,6 +65,15 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(deployment::read)
         .service(deployment::rollback)
         .service(deployment::retire)
+        .service(training_runs::cancel)
+        .service(training_runs::start)
+        .service(training_runs::list)
+        .service(training_runs::read)
+        .service(training_runs::report)
+        .service(training_runs::upload)
+        .service(training_runs::datasets)
+        .service(training_runs::dataset)
+        .service(training_runs::delete_dataset)
         .service(evaluations::cancel)
         .service(evaluations::start)
         .service(evaluations::list)

@@ -231,6 +231,14 @@ impl Jobs {
         records.any(|record| record.kind == kind && !record.state.has_ended())
     }
 
+    /// Whether a job waits or runs whose input is such.
+    #[must_use]
+    pub fn any_under_way(&self, is_such: impl Fn(&Value) -> bool) -> bool {
+        let table = self.0.table.lock();
+        let mut records = table.jobs.values().map(|entry| &entry.record);
+        records.any(|record| is_such(&record.input) && !record.state.has_ended())
+    }
+
     /// One job.
     ///
     /// # Errors

@@ -68,6 +68,29 @@ pub enum ServiceError {
         /// Fingerprint of the model that serves.
         serving: String,
     },
+    /// A recipe that cannot be used.
+    #[error("{0}")]
+    Recipe(String),
+    /// Images that may not be trained on.
+    #[error(
+        "those who are enrolled in gallery `{0}` have not agreed that their images are trained on: make a gallery with `allow_training`"
+    )]
+    NoConsent(GalleryId),
+    /// No such upload.
+    #[error("there is no data set `{0}`")]
+    DatasetNotFound(String),
+    /// The name of an upload is taken.
+    #[error("there is a data set `{0}` already")]
+    DatasetExists(String),
+    /// An upload that a job works with.
+    #[error("a job works with data set `{0}`: wait for it, or cancel it")]
+    DatasetInUse(String),
+    /// Something that is no data set that can be used.
+    #[error("{0}")]
+    DatasetRefused(String),
+    /// An upload over the limits.
+    #[error("{0}")]
+    DatasetTooLarge(String),
     /// The name of a model is taken.
     #[error("there is a model `{0}` already")]
     ModelExists(String),

@@ -19,7 +19,7 @@ use super::galleries::PageRequest;
 use super::jobs::EVALUATE;
 use super::recognition::check_limit;
 use super::registry::Held;
-use super::sources::resolve;
+use super::sources::{ImageSource, resolve};
 use super::views::{JobPageView, JobView};
 use super::workshop::Workshop;
 use super::{ModelChoice, Service, blocking};
@@ -36,8 +36,8 @@ const MOST_RUNS: usize = 100;
 pub struct EvaluationAsk {
     /// Models by name; the first is what the others are compared with.
     pub models: Vec<String>,
-    /// A folder of a data root.
-    pub directory: String,
+    /// Labelled images; not a gallery's.
+    pub data: ImageSource,
     /// Which of its images.
     pub selection: Selection,
     /// Subject-bootstrap replicates of an interval.
@@ -121,7 +121,7 @@ impl Service {
                 *name = service.alias(name)?;
                 workshop.choice(name)?;
             }
-            resolve(&workshop.data_roots, "directory", &ask.directory)?;
+            workshop.evaluation_images(&ask.data)?;
             let champion = service.alias("champion")?;
             let gate = ask.models.len() == 2 && ask.models[0] == champion;
             ask.check()?;
@@ -307,8 +307,7 @@ fn evaluate_failure(error: &EvaluateError) -> JobFailure {
 pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value, JobFailure> {
     let Input { ask, gate } = serde_json::from_value(context.input().clone())
         .map_err(|error| JobFailure::new("invalid_input", error))?;
-    let data = resolve(&workshop.data_roots, "directory", &ask.directory)
-        .map_err(|error| failure("dataset", &error))?;
+    let data = workshop.evaluation_images(&ask.data).map_err(|error| failure("dataset", &error))?;
     let (choices, _held) = hold(workshop, &ask.models)?;
     let out = workshop.new_folder(FOLDER, context.id())?;
     let cancel = Cancel::default();
@@ -394,6 +393,18 @@ pub fn default_selection() -> Selection {
 }
 
 impl Workshop {
+    fn evaluation_images(&self, source: &ImageSource) -> Result<PathBuf, ServiceError> {
+        match source {
+            ImageSource::Directory(given) => resolve(&self.data_roots, "directory", given),
+            ImageSource::Dataset(name) => self.dataset(name),
+            ImageSource::Gallery(_) => Err(ServiceError::Invalid {
+                field: "data",
+                problem: "must be a directory or a dataset: whoever is enrolled is no test"
+                    .to_owned(),
+            }),
+        }
+    }
+
     /// What opens a model.
     pub(super) fn choice(&self, name: &str) -> Result<ModelChoice, ServiceError> {
         // One that the server was started with has a name, and a folder of its own.

@@ -52,6 +52,7 @@ impl Service {
                     fingerprint: home.fingerprint,
                     beside,
                     retain_images: new.retain_images,
+                    allow_training: new.allow_training,
                     description: new.description,
                 }
             });

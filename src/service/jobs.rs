@@ -17,11 +17,12 @@ use super::workshop::Workshop;
 use super::{Service, blocking};
 
 /// Every kind of job there is.
-pub const JOB_KINDS: [&str; 4] = [AUDIT, COMPACT, DEPLOY, EVALUATE];
+pub const JOB_KINDS: [&str; 5] = [AUDIT, COMPACT, DEPLOY, EVALUATE, TRAIN];
 const AUDIT: &str = "audit_gallery";
 const COMPACT: &str = "compact_gallery";
 pub(super) const DEPLOY: &str = "deploy";
 pub(super) const EVALUATE: &str = "evaluate";
+pub(super) const TRAIN: &str = "train";
 
 /// Which jobs of a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -146,6 +147,7 @@ pub(super) fn handlers(workshop: &Arc<Workshop>) -> Handlers {
         .with(COMPACT, with(|shop, context| compact(&*gallery(shop, context)?, context)))
         .with(DEPLOY, with(super::deployment::deploy))
         .with(EVALUATE, with(super::evaluations::run))
+        .with(TRAIN, with(super::training_runs::run))
 }
 
 fn gallery(workshop: &Workshop, context: &JobContext<'_>) -> Result<Arc<Gallery>, JobFailure> {

@@ -28,6 +28,8 @@ pub mod robustness;
 mod sources;
 mod thresholds;
 pub mod tools;
+mod training_runs;
+mod uploads;
 mod views;
 mod workshop;
 
@@ -61,7 +63,9 @@ pub use recognition::MAX_RESULTS;
 pub use registry::{
     Merit, ModelFile, OfflineRegistry, Origin, Parent, RegisteredModel, RegistryError, Training,
 };
-pub use sources::{DataRoot, DataRootError};
+pub use sources::{DataRoot, DataRootError, ImageSource};
+pub use training_runs::{TrainingAsk, TrainingRunView};
+pub use uploads::DatasetView;
 pub use views::*;
 
 /// Requests that may wait for an explanation; one is made at a time, since each keeps a picture and a whole pass in memory.

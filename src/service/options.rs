@@ -80,6 +80,8 @@ pub struct ServiceOptions {
     pub data_roots: Vec<super::DataRoot>,
     /// How much worse than the model that serves a challenger may be.
     pub gate_margins: super::evaluate::GateMargins,
+    /// Largest data set that is taken, in bytes.
+    pub max_dataset_bytes: u64,
     /// Largest model that is taken into the registry, in bytes.
     pub max_model_bytes: u64,
     /// Most memory that a deployment may take, in bytes; `None` for what the system has.
@@ -113,6 +115,7 @@ impl ServiceOptions {
             job_threads: Self::default_job_threads(),
             data_roots: Vec::new(),
             gate_margins: super::evaluate::GateMargins::default(),
+            max_dataset_bytes: 2 << 30,
             max_model_bytes: 8 << 30,
             deploy_memory_bytes: None,
             failpoint: None,

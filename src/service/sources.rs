@@ -4,7 +4,22 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 use super::error::ServiceError;
+
+/// Where labelled images come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSource {
+    /// `NAME` or `NAME/FOLDER` of a data root.
+    Directory(String),
+    /// An upload, by its name.
+    Dataset(String),
+    /// The images that a gallery retained, if those who are enrolled have agreed.
+    Gallery(String),
+}
 
 /// A folder that requests may read labelled images from, by a name that is not its path.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,6 +16,8 @@ pub(super) struct Workshop {
     pub(super) registry: Registry,
     /// How much worse a challenger may be.
     pub(super) gate_margins: GateMargins,
+    /// Largest data set that is taken, in bytes.
+    pub(super) max_dataset_bytes: u64,
     /// Largest model that is taken, in bytes.
     pub(super) max_model_bytes: u64,
     pub(super) failpoint: Failpoint,
@@ -27,8 +29,6 @@ pub(super) struct Workshop {
     pub(super) data_dir: PathBuf,
     /// Folders that requests may name.
     pub(super) data_roots: Vec<DataRoot>,
-    /// `auto`, `cpu` or `cuda:N`.
-    pub(super) device: String,
 }
 
 impl Workshop {
@@ -43,13 +43,13 @@ impl Workshop {
             deployments,
             registry,
             gate_margins: options.gate_margins,
+            max_dataset_bytes: options.max_dataset_bytes,
             max_model_bytes: options.max_model_bytes,
             failpoint: Failpoint::new(options.failpoint.clone()),
             deploy_memory_bytes: options.deploy_memory_bytes,
             max_image_bytes: options.max_image_bytes,
             data_dir: options.data_dir.clone(),
             data_roots: options.data_roots.clone(),
-            device: options.device.clone(),
         }
     }
 }

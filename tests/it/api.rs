@@ -325,7 +325,7 @@ fn health_metrics_models_and_docs_answer() {
     assert!(metrics.contains("handclip_gallery_samples{gallery=\"g\"} 0"), "{metrics}");
     let models = app.get("/v1/models").ok();
     assert_eq!(models["models"][0]["deployed"], true);
-    assert_eq!(app.get("/v1/deployment").ok(), models["models"][0]);
+    assert_eq!(app.get("/v1/deployment").ok()["live"], models["models"][0]);
     assert_eq!(app.get("/openapi.json").ok()["openapi"], "3.1.0");
     let page = app.get("/docs/");
     assert_eq!(page.status, 200);

@@ -45,6 +45,7 @@ pub(crate) fn spec(id: &str, dim: usize) -> GallerySpec {
         fingerprint: FINGERPRINT,
         beside: None,
         retain_images: true,
+        allow_training: false,
         description: "test".into(),
     }
 }

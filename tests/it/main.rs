@@ -15,6 +15,7 @@ mod datasets;
 mod deployment;
 mod evaluate;
 mod evaluation;
+mod evaluations;
 mod explain;
 mod fine_tune;
 mod gallery;

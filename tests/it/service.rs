@@ -28,7 +28,7 @@ fn id() -> GalleryId {
 }
 
 fn gallery() -> NewGallery {
-    NewGallery { id: id(), retain_images: false, description: String::new() }
+    NewGallery { id: id(), retain_images: false, allow_training: false, description: String::new() }
 }
 
 fn identify(hand: &Hand) -> Identify {

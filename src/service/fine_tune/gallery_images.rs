@@ -26,31 +26,36 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] for a gallery that is not there.
     pub fn training_data(&self, gallery: &GalleryId) -> Result<GalleryImages, ServiceError> {
-        let gallery = self.0.galleries.get(gallery)?;
-        let mut samples = Vec::new();
-        let mut after = None;
-        loop {
-            let page = gallery.subjects(after.as_ref(), PAGE)?;
-            for subject in &page {
-                for sample in gallery.subject(&subject.subject)?.samples {
-                    if sample.has_image {
-                        let name = format!("{}/{}", sample.subject, sample.sample);
-                        let image = LabelledImage {
-                            path: PathBuf::from(name),
-                            subject: sample.subject,
-                            attributes: sample.attributes,
-                        };
-                        samples.push((image, sample.sample));
-                    }
+        gallery_images(&self.0.galleries.get(gallery)?)
+    }
+}
+
+pub(in crate::service) fn gallery_images(
+    gallery: &Arc<Gallery>,
+) -> Result<GalleryImages, ServiceError> {
+    let mut samples = Vec::new();
+    let mut after = None;
+    loop {
+        let page = gallery.subjects(after.as_ref(), PAGE)?;
+        for subject in &page {
+            for sample in gallery.subject(&subject.subject)?.samples {
+                if sample.has_image {
+                    let name = format!("{}/{}", sample.subject, sample.sample);
+                    let image = LabelledImage {
+                        path: PathBuf::from(name),
+                        subject: sample.subject,
+                        attributes: sample.attributes,
+                    };
+                    samples.push((image, sample.sample));
                 }
             }
-            match page.last() {
-                Some(last) if page.len() == PAGE => after = Some(last.subject.clone()),
-                _ => break,
-            }
         }
-        Ok(GalleryImages { gallery, samples })
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.subject.clone()),
+            _ => break,
+        }
     }
+    Ok(GalleryImages { gallery: Arc::clone(gallery), samples })
 }
 
 impl GalleryImages {

@@ -35,6 +35,7 @@ use super::registry::Parent;
 pub(in crate::service) use divide::held_out;
 use divide::{Parts, divide};
 pub use gallery_images::GalleryImages;
+pub(in crate::service) use gallery_images::gallery_images;
 use judge::Judge;
 pub use trained_on::{TrainedOn, TrainedOnError};
 
@@ -322,7 +323,13 @@ pub fn fine_tune_model(
         waiting: tuned.waiting,
         before,
         after: judge.figures(&best, held_out)?,
-        skipped: files.skipped(),
+        skipped: match &request.data {
+            TrainingData::Directory(_) => files.skipped(),
+            // Whose they are is not written down.
+            TrainingData::Gallery(_) => {
+                files.skipped().iter().map(|_| PathBuf::from("an enrolled image")).collect()
+            }
+        },
         model: best_dir,
         parent: Parent {
             name: start.name.clone(),
@@ -361,6 +368,11 @@ fn scalars(report: &EpochReport, figures: Option<&Figures>) -> Vec<(String, f64)
     let named = of_loop.into_iter().chain(validation.into_iter().flatten());
     let parts = report.parts.iter().map(|(name, value)| (format!("loss/{name}"), *value));
     named.map(|(name, value)| (name.to_owned(), value)).chain(parts).collect()
+}
+
+/// The charts of a run as far as it is, by the names of their files.
+pub(in crate::service) fn charts(run: &Path) -> Vec<(String, String)> {
+    report::charts(&report::metrics(run))
 }
 
 fn open_device(choice: &str, progress: &dyn Fn(FineTuneEvent)) -> Result<Device, FineTuneError> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::report::{Page, Series, line_chart};
+use crate::service::ledger::data_name;
 use crate::service::nano_card::Figures;
 
 use super::FineTuneSummary;
@@ -92,16 +93,10 @@ pub(super) fn html(model: &str, summary: &FineTuneSummary, recipe: &str, metrics
             ["hand", "subjects", "probes", "Rank-1 before", "after", "mAP before", "after"];
         page.table(&header, &rows(before, after));
     }
-    for (title, series) in curves(&epochs) {
-        // An empty chart says nothing, so it is left out.
-        if let Ok(svg) = line_chart(title, "epoch", &series) {
-            page.chart(&svg);
-        }
-    }
+    drawn(&epochs).iter().for_each(|(_, svg)| page.chart(svg));
     if !summary.skipped.is_empty() {
         page.heading("Files left out because they cannot be decoded");
-        let names: Vec<String> =
-            summary.skipped.iter().map(|path| path.display().to_string()).collect();
+        let names: Vec<String> = summary.skipped.iter().map(|path| data_name(path)).collect();
         page.preformatted(&names.join("\n"));
     }
     page.heading("Recipe");
@@ -126,6 +121,25 @@ fn rows(before: &Figures, after: &Figures) -> Vec<Vec<String>> {
                 percent(a.map, a.map_sd),
             ]
         })
+        .collect()
+}
+
+/// The charts of the lines of a run's `metrics.jsonl`, by the names of their files.
+pub(super) fn charts(metrics: &str) -> Vec<(String, String)> {
+    let epochs: Vec<Value> =
+        metrics.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let file = |title: &str| {
+        let word = title.split([' ', ',']).next().unwrap_or(title);
+        format!("{}.svg", word.to_ascii_lowercase())
+    };
+    drawn(&epochs).into_iter().map(|(title, svg)| (file(title), svg)).collect()
+}
+
+/// An empty chart says nothing, so it is left out.
+fn drawn(epochs: &[Value]) -> Vec<(&'static str, String)> {
+    let charts = curves(epochs).into_iter();
+    charts
+        .filter_map(|(title, series)| Some((title, line_chart(title, "epoch", &series).ok()?)))
         .collect()
 }
 

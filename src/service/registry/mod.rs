@@ -28,7 +28,7 @@ pub use offline::OfflineRegistry;
 pub use record::{Merit, ModelFile, Origin, Parent, RegisteredModel, Training};
 
 /// Names that mean something else.
-const RESERVED: [&str; 4] = ["nano", "champion", "challenger", "previous"];
+pub(in crate::service) const RESERVED: [&str; 4] = ["nano", "champion", "challenger", "previous"];
 const RECORD: &str = "model.json";
 const FILES: &str = "files";
 /// Folders that are being made or removed begin so; no name does.

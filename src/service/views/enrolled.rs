@@ -15,6 +15,8 @@ pub struct NewGallery {
     pub id: GalleryId,
     /// Whether the images are kept (sealed), so that a later model can embed them again.
     pub retain_images: bool,
+    /// Whether those who are enrolled have agreed that their images are trained on.
+    pub allow_training: bool,
     /// Words for people.
     pub description: String,
 }
@@ -29,6 +31,8 @@ pub struct GalleryView {
     pub description: String,
     /// Whether enrolled images are kept, sealed.
     pub retain_images: bool,
+    /// Whether those who are enrolled have agreed that their images are trained on.
+    pub allow_training: bool,
     /// Enrolled people.
     pub subjects: usize,
     /// Enrolled images.
@@ -66,6 +70,7 @@ impl From<GalleryInfo> for GalleryView {
             id: info.id,
             description: info.description,
             retain_images: info.retain_images,
+            allow_training: info.allow_training,
             subjects: info.subjects,
             samples: info.samples,
             dim: info.dim,

@@ -12,7 +12,7 @@ pub struct JobView {
     /// Its name.
     #[schema(value_type = String, example = "01980f3e-5b5c-7d2e-9a43-0e6f6b1c2d3e")]
     pub job: JobId,
-    /// What sort of work: `audit_gallery`, `compact_gallery`.
+    /// What sort of work: `audit_gallery`, `compact_gallery`, `deploy`, `evaluate`, `train`.
     pub kind: String,
     /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     #[schema(value_type = String, example = "running")]
