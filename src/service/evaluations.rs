@@ -237,10 +237,17 @@ pub(super) fn report_file(dir: &std::path::Path, name: &str) -> Result<ReportFil
         return Err(missing());
     }
     let first = || -> Option<PathBuf> {
+        if !name.ends_with(".svg") {
+            return None;
+        }
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let mut paths: Vec<PathBuf> = entries
             .map(|entry| entry.path())
-            .filter(|path| path.to_string_lossy().ends_with(&format!("-{name}")))
+            .filter(|path| {
+                let own = path.file_name().unwrap_or_default().to_string_lossy();
+                let kind = name.trim_end_matches(".svg");
+                own.starts_with(&format!("{kind}_"))
+            })
             .collect();
         paths.sort();
         paths.into_iter().next()

@@ -33,3 +33,4 @@ mod scan;
 mod service;
 mod support;
 mod training;
+mod training_runs;

@@ -224,6 +224,9 @@ pub fn fine_tune_model(
         ModelChoice::Directory(dir) => Trainable::open(dir, &device)?,
         ModelChoice::Registered { name, files } => Trainable::open_as(name, files, &device)?,
     };
+    // Before training changes the weights in place.
+    let fingerprint = start.embedder(&start.parameters, &device)?.fingerprint();
+    let parent = Parent { name: start.name.clone(), fingerprint };
     let images = match &request.data {
         TrainingData::Directory(path) => dataset::read_to_train(path)?,
         TrainingData::Gallery(gallery) => gallery.images()?,
@@ -331,10 +334,7 @@ pub fn fine_tune_model(
             }
         },
         model: best_dir,
-        parent: Parent {
-            name: start.name.clone(),
-            fingerprint: start.embedder(&start.parameters, &device)?.fingerprint(),
-        },
+        parent,
     };
     let json = serde_json::to_vec_pretty(&summary).map_err(std::io::Error::other);
     let json = json.map_err(|source| FineTuneError::Folder { path: out.clone(), source })?;
