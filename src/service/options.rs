@@ -1,5 +1,10 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::domain::ModelName;
+
+use super::error::ServiceError;
+use super::registry::Registry;
 
 /// Which model serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,14 +24,15 @@ pub enum ModelChoice {
 
 impl ModelChoice {
     /// As [`ModelChoice::named`], or, where there is no such path, a name of the registry of a data directory.
-    #[must_use]
-    pub fn named_in(name: &str, data_dir: &std::path::Path) -> Self {
-        let files = data_dir.join("models").join(name).join("files");
-        let is_path = name == "nano" || PathBuf::from(name).exists();
-        if !is_path && crate::domain::ModelName::new(name).is_ok() && files.is_dir() {
-            return Self::Registered { name: name.to_owned(), files };
+    ///
+    /// # Errors
+    /// [`ServiceError::ModelNotFound`] with the names that there are, for one that is neither.
+    pub fn named_in(name: &str, data_dir: &Path) -> Result<Self, ServiceError> {
+        let is_path = name == "nano" || Path::new(name).exists();
+        if is_path || ModelName::new(name).is_err() {
+            return Ok(Self::named(name));
         }
-        Self::named(name)
+        Ok(Registry::open(data_dir)?.choice(name)?)
     }
 
     /// `nano`, the path of a model's directory, or that of a run, whose best weights are meant.

@@ -87,6 +87,12 @@ pub(super) fn resolve(
     if found.is_dir() && found.starts_with(&root) { Ok(found) } else { Err(refuse()) }
 }
 
+/// Whether a path, every link of it followed, lies in one of the roots.
+pub(super) fn is_inside(roots: &[DataRoot], path: &Path) -> bool {
+    let mut found = roots.iter().filter_map(|root| root.path.canonicalize().ok());
+    found.any(|root| path.starts_with(root))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
