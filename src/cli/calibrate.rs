@@ -41,7 +41,7 @@ fn share(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     keep_freed_memory();
     let request = CalibrateRequest {
-        system: SystemChoice::named_in(&args.model, &args.store.data_dir)?,
+        system: SystemChoice::found_in(&args.model, &args.store.data_dir)?,
         data: args.how.data(),
         selection: args.how.selection(),
         share: args.share,

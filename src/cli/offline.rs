@@ -19,7 +19,12 @@ pub(super) fn options(
     } else if let Some(file) = &store.master_key_file {
         options.master_key = KeySource::File(file.clone());
     }
-    options.model = ModelChoice::named_in(&model.model, &store.data_dir)?;
+    // A store may have another model than is asked for here; a new one is not made for a model that is not there.
+    options.model = if has_store(&store.data_dir) {
+        ModelChoice::named_in(&model.model, &store.data_dir)
+    } else {
+        ModelChoice::found_in(&model.model, &store.data_dir)?
+    };
     options.device.clone_from(&model.device);
     Ok(options)
 }

@@ -109,7 +109,7 @@ pub(super) async fn export(
     // An error ends the connection, so that nobody takes half an archive for all of it.
     let body = unfold(parts, |mut parts| async move {
         let part = parts.recv().await?;
-        Some((part.map(web::Bytes::from).map_err(ApiError::from), parts))
+        Some((part.map(web::Bytes::from), parts))
     });
     Ok(HttpResponse::Ok()
         .content_type("application/x-tar")

@@ -81,9 +81,12 @@ pub(super) fn unpack(
     let max = limits.bytes.saturating_add(beside);
     let mut archive = Archive::new(Counted { inner: reader, read: &position, max });
     let too_large = || ArchiveError::TooLarge { bytes: limits.bytes, entries: limits.entries };
-    let broken = |error: std::io::Error| match error.kind() {
-        ErrorKind::FileTooLarge => too_large(),
-        _ => ArchiveError::refused(error.to_string()),
+    let broken = |error: std::io::Error| {
+        if error.kind() == ErrorKind::FileTooLarge {
+            too_large()
+        } else {
+            ArchiveError::refused(error.to_string())
+        }
     };
     let (mut left, mut entries, mut end) = (limits.bytes, 0, 0);
     // Raw, so that no extension of the format is followed unseen.
@@ -95,20 +98,18 @@ pub(super) fn unpack(
         }
         let size = entry.header().entry_size().map_err(broken)?;
         end = entry.raw_file_position().saturating_add(size).div_ceil(BLOCK).saturating_mul(BLOCK);
-        match entry.header().entry_type() {
-            EntryType::Regular | EntryType::Directory => {}
-            EntryType::XHeader | EntryType::XGlobalHeader => {
-                extended(&mut entry, size)?;
-                continue;
-            }
-            other => {
-                let kind = char::from(other.as_byte());
-                return Err(ArchiveError::refused(format!(
-                    "it has an entry of type `{kind}`; only plain files and folders are taken"
-                )));
-            }
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XHeader | EntryType::XGlobalHeader) {
+            extended(&mut entry, size)?;
+            continue;
         }
-        let is_dir = entry.header().entry_type() == EntryType::Directory;
+        let is_dir = kind == EntryType::Directory;
+        if !is_dir && kind != EntryType::Regular {
+            let kind = char::from(kind.as_byte());
+            return Err(ArchiveError::refused(format!(
+                "it has an entry of type `{kind}`; only plain files and folders are taken"
+            )));
+        }
         let target = into.join(plain(&entry.path_bytes())?);
         if is_dir {
             make_dir(&target)?;
@@ -142,9 +143,12 @@ fn make_file(target: &Path) -> Result<File, ArchiveError> {
         make_dir(parent)?;
     }
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
-    made.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => ArchiveError::refused("it has a name twice"),
-        _ => ArchiveError::Io(error),
+    made.map_err(|error| {
+        if error.kind() == ErrorKind::AlreadyExists {
+            ArchiveError::refused("it has a name twice")
+        } else {
+            ArchiveError::Io(error)
+        }
     })
 }
 
@@ -215,11 +219,12 @@ fn plain(bytes: &[u8]) -> Result<PathBuf, ArchiveError> {
 
 fn make_dir(path: &Path) -> Result<(), ArchiveError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
+    made.map_err(|error| {
+        if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
             ArchiveError::refused("it has a file where a folder is to be")
+        } else {
+            ArchiveError::Io(error)
         }
-        _ => ArchiveError::Io(error),
     })
 }
 

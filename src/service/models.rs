@@ -213,7 +213,8 @@ impl Service {
             let mut writer = Parts { sender: sender.clone(), part: Vec::new() };
             if let Err(error) = export.write(&mut writer) {
                 // Whoever asked must not take what came for all of it. Where they left nobody hears this.
-                let about = format!("a model was not exported to its end: {error}");
+                tracing::warn!(%error, "a model was not exported to its end");
+                let about = "the model was not exported to its end".to_owned();
                 let _ = sender.blocking_send(Err(ServiceError::Internal(about)));
             }
         });

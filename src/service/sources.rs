@@ -94,6 +94,7 @@ pub(super) fn is_inside(roots: &[DataRoot], path: &Path) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need not survive a crash")]
 mod tests {
     use super::*;
 
@@ -110,6 +111,8 @@ mod tests {
         let canonical = root.canonicalize().unwrap();
         assert_eq!(resolved("hands").unwrap(), canonical);
         assert_eq!(resolved("hands/a/b").unwrap(), canonical.join("a/b"));
+        assert!(is_inside(&roots, &canonical.join("file")) && !is_inside(&[], &canonical));
+        assert!(!is_inside(&roots, &dir.path().canonicalize().unwrap().join("rooted")));
         for bad in [
             "",
             "other",

@@ -51,8 +51,8 @@ impl Deployments {
         let opener = Opener { batching, device: &device, registry: &registry };
         let (deployment, record) = match recorded {
             None => {
-                let embedder = open_model(&options.model, &options.device, notices)?;
                 let model = ModelRef::from(&options.model);
+                let embedder = opener.embedder(&model, notices)?;
                 let live = opener.serving(embedder, Generation(1), model)?;
                 let record = Record::first(&live);
                 (Deployment::first(live), record)

@@ -60,16 +60,16 @@ impl SystemChoice {
         Self { name, source }
     }
 
-    /// As [`SystemChoice::named`], or a name of the registry of a data directory.
+    /// As [`SystemChoice::named`], or a model of the registry of a data directory.
     ///
     /// # Errors
-    /// [`ServiceError::ModelNotFound`], as [`ModelChoice::named_in`].
-    pub fn named_in(text: &str, data_dir: &Path) -> Result<Self, ServiceError> {
+    /// [`ServiceError::ModelNotFound`], as [`ModelChoice::found_in`].
+    pub fn found_in(text: &str, data_dir: &Path) -> Result<Self, ServiceError> {
         let (name, path) = named_path(text);
         if is_external(&path) {
             return Ok(Self { name, source: Source::External(path) });
         }
-        let model = ModelChoice::named_in(&path.to_string_lossy(), data_dir)?;
+        let model = ModelChoice::found_in(&path.to_string_lossy(), data_dir)?;
         Ok(Self { name, source: Source::Model(model) })
     }
 

@@ -177,10 +177,12 @@ fn opened(
     if let Some(available) = available_memory().filter(|available| needed > *available) {
         return Err(RegistryError::Memory { needed, available });
     }
+    // As errors name it, whatever links lead there.
+    let dir = dir.canonicalize().map_err(RegistryError::io("find the model"))?;
     let model = dir.join(FILES);
     // The folder's name is a secret of the server, and gone by the time that anybody reads it.
     let refused = |error: &dyn std::error::Error| {
-        RegistryError::Refused(without(&without(&chain(error), &model), dir))
+        RegistryError::Refused(without(&without(&chain(error), &model), &dir))
     };
     let (device, _) = tensor::open(tensor::DeviceChoice::Cpu);
     let embedder = Embedder::open_as(name.as_str(), &model, &device).map_err(|e| refused(&e))?;

@@ -119,7 +119,7 @@ impl Registry {
     /// Opens the registry of a data directory, and removes what interrupted imports left. Makes nothing: the first import
     /// does.
     pub(in crate::service) fn open(data_dir: &Path) -> Result<Self, RegistryError> {
-        let registry = Self { root: data_dir.join("models") };
+        let registry = Self::at(data_dir);
         if registry.unfinished().is_empty() {
             return Ok(registry);
         }
@@ -133,6 +133,11 @@ impl Registry {
             }
         }
         Ok(registry)
+    }
+
+    /// The registry of a data directory, to look at only.
+    pub(in crate::service) fn at(data_dir: &Path) -> Self {
+        Self { root: data_dir.join("models") }
     }
 
     fn lock_file(&self) -> Result<File, RegistryError> {
@@ -214,9 +219,12 @@ impl Registry {
         if name == "nano" {
             return Ok(ModelChoice::Nano);
         }
-        let model = self.read(name)?;
-        let files = self.dir(&model.name).join(FILES);
-        Ok(ModelChoice::Registered { name: model.name.to_string(), files })
+        Ok(self.choice_of(&self.read(name)?.name))
+    }
+
+    /// What opens a model if there is one of that name.
+    pub(in crate::service) fn choice_of(&self, name: &ModelName) -> ModelChoice {
+        ModelChoice::Registered { name: name.to_string(), files: self.dir(name).join(FILES) }
     }
 
     /// Keeps a model from being deleted for as long as the answer lives.

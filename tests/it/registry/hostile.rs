@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use handclip::service::{KeySource, ModelChoice};
 use serde_json::{Value, json};
 
 use super::{app, handclip};
-use crate::deployment::write_variant;
+use crate::deployment::{deploy, overridden, write_variant};
 use crate::support::app::TestApp;
 
 /// A training run's folder: a model, what it was trained on, and how.
@@ -289,6 +290,36 @@ fn a_model_is_exported_as_a_folder_that_opens() {
     for field in ["fingerprint", "files", "training"] {
         assert_eq!(made[field], model[field], "{field}");
     }
+}
+
+#[test]
+fn a_server_starts_though_the_model_of_its_first_start_is_gone() {
+    let roots = tempfile::tempdir().unwrap();
+    for (name, version) in [("old", 1), ("new", 2)] {
+        write_variant(&roots.path().join(name), version);
+    }
+    let data = roots.path().join("data");
+    for name in ["old", "new"] {
+        let from = roots.path().join(name);
+        assert!(handclip("import", &data, &[name, from.to_str().unwrap()]).status.success());
+    }
+    let mut app = TestApp::spawn_with(|options, _| {
+        options.job_threads = 1;
+        options.model = ModelChoice::named_in("old", &data);
+        options.master_key = KeySource::File(data.join("master.key"));
+        options.data_dir = data.clone();
+    });
+    assert_eq!(app.get("/v1/models/champion").ok()["name"], "old");
+    app.delete("/v1/models/old").refused(409, "model_deployed");
+    deploy(&app, "new", &overridden(0));
+    app.post("/v1/deployment:retire", &json!({}));
+    let begun = std::time::Instant::now();
+    while app.delete("/v1/models/old").status != 204 {
+        assert!(begun.elapsed().as_secs() < 20, "the old model is still held");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    app = app.restart();
+    assert_eq!(app.get("/v1/models/champion").ok()["name"], "new");
 }
 
 /// A pipe never ends and a device has no size: neither is waited for, and neither fills the disk.
