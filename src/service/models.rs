@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::domain::ModelName;
 
 use super::error::ServiceError;
-use super::registry::{Origin, RegisteredModel};
+use super::registry::RegisteredModel;
 use super::sources::{is_inside, resolve};
 use super::views::ModelView;
 use super::{Service, blocking};
@@ -184,7 +184,7 @@ impl Service {
             let may_read = |path: &Path| is_inside(&workshop.data_roots, path);
             let max = workshop.max_model_bytes;
             let registry = &workshop.registry;
-            Ok(registry.import_directory(&name, &from, Origin::Imported, max, &may_read)?)
+            Ok(registry.import_named_directory(&name, &from, max, &may_read)?)
         })
         .await
     }

@@ -22,7 +22,7 @@ impl Service {
                     ModelRef::from(&choice)
                 }
             };
-            let fingerprint = workshop.registry.read(&name)?.fingerprint;
+            let fingerprint = workshop.registry.whole(&name)?.fingerprint;
             Ok((model, fingerprint))
         })
         .await

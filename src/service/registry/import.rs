@@ -46,19 +46,41 @@ struct Summary {
 }
 
 impl Registry {
-    /// Takes a model of at most `max_bytes` from a folder: a model's, a run's, or one that was exported. Files that
-    /// `may_read` says no to, by where they lie when every link is followed, are refused.
+    /// Takes a model from a folder that is our own, or named by whoever sits at the machine: a model's, a run's, or one that
+    /// was exported.
     pub(in crate::service) fn import_directory(
         &self,
         name: &ModelName,
         from: &Path,
         origin: Origin,
+    ) -> Result<RegisteredModel, RegistryError> {
+        let bounds = Bounds { bytes: u64::MAX, may_read: &|_| true, take: false };
+        self.import(name, from, origin, &bounds)
+    }
+
+    /// Takes a model of at most `max_bytes` from a folder that a caller named. Files that `may_read` says no to, by where they
+    /// lie when every link is followed, are refused.
+    pub(in crate::service) fn import_named_directory(
+        &self,
+        name: &ModelName,
+        from: &Path,
         max_bytes: u64,
         may_read: &dyn Fn(&Path) -> bool,
     ) -> Result<RegisteredModel, RegistryError> {
+        let bounds = Bounds { bytes: max_bytes, may_read, take: false };
+        self.import(name, from, Origin::Imported, &bounds)
+    }
+
+    fn import(
+        &self,
+        name: &ModelName,
+        from: &Path,
+        origin: Origin,
+        bounds: &Bounds<'_>,
+    ) -> Result<RegisteredModel, RegistryError> {
         self.check_name(name)?;
         let _lock = self.lock_shared()?;
-        self.bring(name, from, origin, &Bounds { bytes: max_bytes, may_read, take: false })
+        self.bring(name, from, origin, bounds)
     }
 
     /// Takes a model from a tar archive.

@@ -278,9 +278,8 @@ impl Registry {
         std::fs::remove_dir_all(&aside).map_err(RegistryError::io(what))
     }
 
-    /// A model that is all there, kept from being deleted while it is exported.
-    pub(in crate::service) fn export(&self, name: &str) -> Result<Export, RegistryError> {
-        let held = self.hold(name)?;
+    /// A model whose files are all there and as long as they were; what is in them only [`Registry::verify`] tells.
+    pub(in crate::service) fn whole(&self, name: &str) -> Result<RegisteredModel, RegistryError> {
         let model = self.read(name)?;
         let dir = self.dir(&model.name);
         for file in &model.files {
@@ -290,7 +289,14 @@ impl Registry {
                 return Err(RegistryError::Damaged { name: model.name.to_string(), problem });
             }
         }
-        Ok(Export { model, dir, _held: held })
+        Ok(model)
+    }
+
+    /// A model, kept from being deleted while it is exported.
+    pub(in crate::service) fn export(&self, name: &str) -> Result<Export, RegistryError> {
+        let held = self.hold(name)?;
+        let model = self.whole(name)?;
+        Ok(Export { dir: self.dir(&model.name), model, _held: held })
     }
 }
 

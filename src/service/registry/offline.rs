@@ -40,14 +40,7 @@ impl OfflineRegistry {
     pub fn import(&self, name: &str, from: &Path) -> Result<RegisteredModel, ServiceError> {
         let name = ModelName::new(name)?;
         if from.is_dir() {
-            let anywhere = |_: &Path| true;
-            return Ok(self.0.import_directory(
-                &name,
-                from,
-                Origin::Imported,
-                u64::MAX,
-                &anywhere,
-            )?);
+            return Ok(self.0.import_directory(&name, from, Origin::Imported)?);
         }
         let archive = File::open(from).map_err(RegistryError::io("open the archive"))?;
         Ok(self.0.import_archive(&name, archive, u64::MAX)?)
