@@ -11,7 +11,7 @@ use super::{Failure, output};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// `nano`, a model directory, or a run directory
+    /// `nano`, a model directory, a run directory, or a name of the data directory's registry
     #[arg(long, default_value = "nano")]
     model: String,
     #[command(flatten)]
@@ -41,7 +41,7 @@ fn share(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     keep_freed_memory();
     let request = CalibrateRequest {
-        system: SystemChoice::named(&args.model),
+        system: SystemChoice::found_in(&args.model, &args.store.data_dir)?,
         data: args.how.data(),
         selection: args.how.selection(),
         share: args.share,

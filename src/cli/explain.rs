@@ -84,7 +84,7 @@ fn explain(args: &Args, extras: ExplainExtras) -> Result<Explanation, Failure> {
         (None, None) => None,
     };
     if let Some(target) = target {
-        let choice = ModelChoice::named(&args.model.model);
+        let choice = ModelChoice::found_in(&args.model.model, &args.store.data_dir)?;
         let model = OfflineModel::open(&choice, &args.model.device)?;
         for notice in &model.notices {
             eprintln!("note: {notice}");

@@ -44,12 +44,12 @@ enum Action {
         #[command(flatten)]
         at: At,
     },
-    /// Write a model of the registry as a tar archive
+    /// Write a model of the registry as a tar archive or a folder
     Export {
         /// Its name
         name: String,
-        /// The archive; it must not be there yet
-        #[arg(long, value_name = "FILE")]
+        /// An archive where this ends in `.tar`, else a folder; it must not be there yet
+        #[arg(long, value_name = "PATH")]
         out: PathBuf,
         #[command(flatten)]
         at: At,

@@ -5,20 +5,28 @@ use std::path::Path;
 
 use crate::config::{ModelArgs, StoreArgs};
 use crate::service::tools::has_store;
-use crate::service::{KeySource, ModelChoice, Service, ServiceOptions};
+use crate::service::{KeySource, ModelChoice, Service, ServiceError, ServiceOptions};
 
 use super::Failure;
 
-pub(super) fn options(store: &StoreArgs, model: &ModelArgs) -> ServiceOptions {
+pub(super) fn options(
+    store: &StoreArgs,
+    model: &ModelArgs,
+) -> Result<ServiceOptions, ServiceError> {
     let mut options = ServiceOptions::new(&store.data_dir);
     if let Some(hex) = store.master_key_from_env() {
         options.master_key = KeySource::Hex(hex);
     } else if let Some(file) = &store.master_key_file {
         options.master_key = KeySource::File(file.clone());
     }
-    options.model = ModelChoice::named_in(&model.model, &store.data_dir);
+    // A store may have another model than is asked for here; a new one is not made for a model that is not there.
+    options.model = if has_store(&store.data_dir) {
+        ModelChoice::named_in(&model.model, &store.data_dir)
+    } else {
+        ModelChoice::found_in(&model.model, &store.data_dir)?
+    };
     options.device.clone_from(&model.device);
-    options
+    Ok(options)
 }
 
 /// What to do where there is no store yet.
@@ -47,7 +55,7 @@ where
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // What a server left to be done is the server's: a command is not to stay for it.
-    let service = Service::open(&ServiceOptions { job_threads: 0, ..options(store, model) })?;
+    let service = Service::open(&ServiceOptions { job_threads: 0, ..options(store, model)? })?;
     for notice in service.notices() {
         eprintln!("note: {notice}");
     }

@@ -13,8 +13,8 @@ pub(super) struct Args {
     serve: ServeArgs,
 }
 
-pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, DataRootError> {
-    let mut options = offline::options(&args.store, &args.model);
+pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, Failure> {
+    let mut options = offline::options(&args.store, &args.model)?;
     options.max_image_bytes = args.http.max_upload_bytes;
     options.decoders = args.decoders.unwrap_or(options.decoders).max(1);
     options.decode_queue = args.queue;
@@ -23,7 +23,7 @@ pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, DataRootError>
     options.job_threads = args.job_threads.unwrap_or(options.job_threads).max(1);
     options.max_wait = Duration::from_micros(args.max_wait_us);
     options.data_roots =
-        args.data_roots.iter().map(|root| root.parse()).collect::<Result<_, _>>()?;
+        args.data_roots.iter().map(|root| root.parse()).collect::<Result<_, DataRootError>>()?;
     let (gate, usual) = (&args.gate, GateMargins::default());
     options.gate_margins = GateMargins {
         rank1: gate.gate_rank1.unwrap_or(usual.rank1),

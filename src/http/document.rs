@@ -169,7 +169,20 @@ fn refusals(
         &[("429", "As many jobs wait as may: `queue_full`; come back after `Retry-After`")];
     const OF_A_JOB: &[(&str, &str)] =
         &[("409", "The job is in another state: `job_not_cancellable`, `job_not_retryable`")];
+    const OF_A_MODEL: &[(&str, &str)] = &[
+        (
+            "409",
+            "In conflict: `model_exists`, `model_deployed`, `model_damaged`, `model_not_registered`",
+        ),
+        ("429", "Other models are being read or written: `busy`; come back after `Retry-After`"),
+    ];
+    const A_MODEL: &[(&str, &str)] = &[
+        ("413", "Too large: `model_too_large`, `body_too_large`"),
+        ("422", "Not a model that can be used: `model_refused`"),
+        ("507", "No room: `storage_full`, `insufficient_memory`"),
+    ];
     let versioned = path.starts_with("/v1");
+    let of_a_model = path.starts_with("/v1/models") && !path.ends_with(":deploy");
     let recognition = [":identify", ":verify", ":search", "/compare", "/embeddings", "/explain"];
     let writes =
         versioned && method != "get" && !recognition.iter().any(|verb| path.ends_with(verb));
@@ -177,10 +190,12 @@ fn refusals(
         (true, ALWAYS),
         (versioned && (path.contains('{') || has_body), ASKED),
         (path.contains('{') || path.ends_with("/explain"), NAMED),
+        (of_a_model && (method != "get" || path.ends_with("/archive")), OF_A_MODEL),
+        (of_a_model && has_body, A_MODEL),
         (has_body, BODY),
         ([":audit", ":compact", ":retry"].iter().any(|verb| path.ends_with(verb)), QUEUES),
         (path.starts_with("/v1/jobs/"), OF_A_JOB),
-        (writes, WRITES),
+        (writes && !of_a_model, WRITES),
     ];
     groups.into_iter().filter(|(applies, _)| *applies).flat_map(|(_, group)| group).collect()
 }

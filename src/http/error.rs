@@ -143,6 +143,7 @@ impl From<ServiceError> for ApiError {
                 (StatusCode::PAYLOAD_TOO_LARGE, "dataset_too_large")
             }
             ServiceError::ModelExists(_) => (StatusCode::CONFLICT, "model_exists"),
+            ServiceError::ModelNotRegistered(_) => (StatusCode::CONFLICT, "model_not_registered"),
             ServiceError::ModelDeployed(_) => (StatusCode::CONFLICT, "model_deployed"),
             ServiceError::ModelRefused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "model_refused"),
             ServiceError::ModelTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "model_too_large"),

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::service::PageRequest;
+use crate::service::{ArchivePart, PageRequest};
 
 use super::error::ApiError;
 
@@ -142,7 +142,7 @@ impl Incoming {
     pub(super) async fn stream(
         mut self,
         content_type: &str,
-        parts: tokio::sync::mpsc::Sender<Vec<u8>>,
+        parts: tokio::sync::mpsc::Sender<ArchivePart>,
     ) -> Result<(), ApiError> {
         let unsupported = |detail: String| {
             ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
@@ -159,11 +159,15 @@ impl Incoming {
                 let detail = format!("nothing came for {} s", self.limits.timeout.as_secs());
                 ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
             })?;
-            let Some(chunk) = next else { return Ok(()) };
+            let Some(chunk) = next else {
+                // Who has all that they want of it need not hear this.
+                let _ = parts.send(ArchivePart::End).await;
+                return Ok(());
+            };
             let chunk = chunk.map_err(|error| {
                 ApiError::new(StatusCode::BAD_REQUEST, "body_incomplete", error.to_string())
             })?;
-            if parts.send(chunk.to_vec()).await.is_err() {
+            if parts.send(ArchivePart::Bytes(chunk.to_vec())).await.is_err() {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 return Err(ApiError::new(status, "upload_refused", "the upload was refused"));
             }

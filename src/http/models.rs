@@ -105,11 +105,11 @@ pub(super) async fn export(
     service: web::Data<Service>,
     path: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let name = service.model(&path)?.name;
-    let parts = service.export_model(&name).await?;
+    let (name, parts) = service.export_model(&path).await?;
+    // An error ends the connection, so that nobody takes half an archive for all of it.
     let body = unfold(parts, |mut parts| async move {
         let part = parts.recv().await?;
-        Some((Ok::<_, actix_web::Error>(web::Bytes::from(part)), parts))
+        Some((part.map(web::Bytes::from), parts))
     });
     Ok(HttpResponse::Ok()
         .content_type("application/x-tar")

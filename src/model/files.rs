@@ -74,6 +74,14 @@ pub(super) fn read_weights(path: &Path, max: u64) -> Result<Vec<NamedBytes>, Mod
     Ok(files)
 }
 
+/// Names of the files that a model directory's weights lie in, beside the index where there is one.
+///
+/// # Errors
+/// When there are none, or only pickles.
+pub fn weight_files(dir: &Path) -> Result<Vec<String>, ModelError> {
+    Ok(weight_paths(dir)?.iter().map(|path| name_of(path)).collect())
+}
+
 fn weight_paths(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);

@@ -30,6 +30,7 @@ pub use config::{Activation, ClipConfig, TextConfig, VisionConfig};
 pub use embedder::{Embedder, ModelParts, ModelSummary};
 pub use error::{CheckpointError, ModelError};
 pub use explain::{ExplainMethod, PatchMap, UnknownMethod};
+pub use files::weight_files;
 pub use hub::{Hub, ModelManifest, OnProgress, pull};
 pub use parameters::Parameters;
 pub use report::{FileReport, ModelReport, ParameterCounts, inspect, inspect_nano};

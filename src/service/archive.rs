@@ -1,16 +1,23 @@
 //! Tar archives that strangers made: plain files and folders, within bounds, and nothing outside the folder they go to.
 
+use std::cell::Cell;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, Builder, EntryType, Header};
 
+use super::room::check_disk;
+
 /// Longest extended header, in bytes.
 const MAX_EXTENDED: u64 = 64 * 1024;
 /// Deepest folder.
 const MAX_DEPTH: usize = 16;
+/// Bytes of a header, and what content is filled up to.
+const BLOCK: u64 = 512;
+/// Bytes that an entry may take beside its content: header, filling, and a usual extended header with its own.
+const BESIDE: u64 = 4096;
 
 /// Bounds of what is unpacked.
 #[derive(Debug, Clone, Copy)]
@@ -46,16 +53,42 @@ impl ArchiveError {
     }
 }
 
-/// Unpacks into an empty folder. What an archive that is refused left there is the caller's to remove.
+/// Counts what is read, and ends where more comes than may.
+struct Counted<'a, R> {
+    inner: R,
+    read: &'a Cell<u64>,
+    max: u64,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.read.set(self.read.get() + read as u64);
+        if self.read.get() > self.max { Err(ErrorKind::FileTooLarge.into()) } else { Ok(read) }
+    }
+}
+
+/// Unpacks into an empty folder. What an archive that is refused left there is the caller's to remove, and what must
+/// outlive a crash the caller's to sync.
 pub(super) fn unpack(
     reader: impl Read,
     into: &Path,
     limits: ArchiveLimits,
 ) -> Result<(), ArchiveError> {
-    let mut archive = Archive::new(reader);
-    let broken = |error: std::io::Error| ArchiveError::refused(error.to_string());
-    let (mut left, mut entries) = (limits.bytes, 0);
+    let position = Cell::new(0);
+    // Content that is passed over, as that of a folder, counts too.
+    let beside = (limits.entries as u64 + 16).saturating_mul(BESIDE);
+    let max = limits.bytes.saturating_add(beside);
+    let mut archive = Archive::new(Counted { inner: reader, read: &position, max });
     let too_large = || ArchiveError::TooLarge { bytes: limits.bytes, entries: limits.entries };
+    let broken = |error: std::io::Error| {
+        if error.kind() == ErrorKind::FileTooLarge {
+            too_large()
+        } else {
+            ArchiveError::refused(error.to_string())
+        }
+    };
+    let (mut left, mut entries, mut end) = (limits.bytes, 0, 0);
     // Raw, so that no extension of the format is followed unseen.
     for entry in archive.entries().map_err(broken)?.raw(true) {
         let mut entry = entry.map_err(broken)?;
@@ -64,43 +97,31 @@ pub(super) fn unpack(
             return Err(too_large());
         }
         let size = entry.header().entry_size().map_err(broken)?;
-        match entry.header().entry_type() {
-            EntryType::Regular | EntryType::Directory => {}
-            EntryType::XHeader | EntryType::XGlobalHeader => {
-                extended(&mut entry, size)?;
-                continue;
-            }
-            other => {
-                let kind = char::from(other.as_byte());
-                return Err(ArchiveError::refused(format!(
-                    "it has an entry of type `{kind}`; only plain files and folders are taken"
-                )));
-            }
+        end = entry.raw_file_position().saturating_add(size).div_ceil(BLOCK).saturating_mul(BLOCK);
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XHeader | EntryType::XGlobalHeader) {
+            extended(&mut entry, size)?;
+            continue;
         }
-        let is_dir = entry.header().entry_type() == EntryType::Directory;
-        let path = plain(&entry.path_bytes())?;
+        let is_dir = kind == EntryType::Directory;
+        if !is_dir && kind != EntryType::Regular {
+            let kind = char::from(kind.as_byte());
+            return Err(ArchiveError::refused(format!(
+                "it has an entry of type `{kind}`; only plain files and folders are taken"
+            )));
+        }
+        let target = into.join(plain(&entry.path_bytes())?);
         if is_dir {
-            make_dir(&into.join(path))?;
+            make_dir(&target)?;
             continue;
         }
         if size > left {
             return Err(too_large());
         }
         left -= size;
-        let target = into.join(path);
-        if let Some(parent) = target.parent() {
-            make_dir(parent)?;
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&target)
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::AlreadyExists => ArchiveError::refused("it has a name twice"),
-                _ => ArchiveError::Io(error),
-            })?;
-        let copied = copy(&mut entry, &mut file)?;
+        check_disk(into, size).map_err(ArchiveError::Io)?;
+        let mut file = make_file(&target)?;
+        let copied = copy(&mut entry, &mut file, &broken)?;
         if copied != size {
             return Err(ArchiveError::refused(format!("it ends {} bytes early", size - copied)));
         }
@@ -108,15 +129,39 @@ pub(super) fn unpack(
     if entries == 0 {
         return Err(ArchiveError::refused("it is empty, or no tar archive"));
     }
+    // An archive that was cut off after an entry looks whole but for the block of zeros that ends it.
+    if position.get() < end.saturating_add(BLOCK) {
+        return Err(ArchiveError::refused(
+            "it ends early: the block that ends an archive is missing",
+        ));
+    }
     Ok(())
 }
 
+fn make_file(target: &Path) -> Result<File, ArchiveError> {
+    if let Some(parent) = target.parent() {
+        make_dir(parent)?;
+    }
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
+    made.map_err(|error| {
+        if error.kind() == ErrorKind::AlreadyExists {
+            ArchiveError::refused("it has a name twice")
+        } else {
+            ArchiveError::Io(error)
+        }
+    })
+}
+
 /// Tells what the archive fails to give from what the disk fails to take.
-fn copy(from: &mut impl Read, to: &mut File) -> Result<u64, ArchiveError> {
+fn copy(
+    from: &mut impl Read,
+    to: &mut File,
+    broken: &dyn Fn(std::io::Error) -> ArchiveError,
+) -> Result<u64, ArchiveError> {
     let mut buffer = vec![0; 64 * 1024];
     let mut copied = 0;
     loop {
-        let read = from.read(&mut buffer).map_err(|e| ArchiveError::refused(e.to_string()))?;
+        let read = from.read(&mut buffer).map_err(broken)?;
         if read == 0 {
             return Ok(copied);
         }
@@ -135,6 +180,9 @@ fn extended(entry: &mut impl Read, size: u64) -> Result<(), ArchiveError> {
         .take(MAX_EXTENDED)
         .read_to_end(&mut bytes)
         .map_err(|error| ArchiveError::refused(error.to_string()))?;
+    if bytes.len() as u64 != size {
+        return Err(ArchiveError::refused("it ends within an extended header"));
+    }
     for keyword in ["path=", "linkpath=", "size=", "GNU.sparse"] {
         if bytes.windows(keyword.len()).any(|window| window == keyword.as_bytes()) {
             return Err(ArchiveError::refused(
@@ -171,11 +219,12 @@ fn plain(bytes: &[u8]) -> Result<PathBuf, ArchiveError> {
 
 fn make_dir(path: &Path) -> Result<(), ArchiveError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
+    made.map_err(|error| {
+        if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) {
             ArchiveError::refused("it has a file where a folder is to be")
+        } else {
+            ArchiveError::Io(error)
         }
-        _ => ArchiveError::Io(error),
     })
 }
 
@@ -279,7 +328,8 @@ mod tests {
             assert!(matches!(result, Err(ArchiveError::Refused(_))), "{what}: {result:?}");
         }
         let whole = archive(&[(header(b"x", file, 2000), &[1; 2000])]);
-        for at in [1, 600, 1500, 2400] {
+        // The last but one looks whole, but for the block that ends an archive.
+        for at in [1, 600, 1500, 2400, 2560, 3000] {
             let (_dir, result) = unpacked(&whole[..at]);
             assert!(matches!(result, Err(ArchiveError::Refused(_))), "cut at {at}: {result:?}");
         }
@@ -290,9 +340,24 @@ mod tests {
         let file = EntryType::Regular;
         let huge = archive(&[(header(b"x", file, 1 << 40), b"x")]);
         assert!(matches!(unpacked(&huge).1, Err(ArchiveError::TooLarge { .. })));
+        // What is passed over counts as well.
+        let filler = vec![1; 2 << 20];
+        let folder = archive(&[(header(b"d/", EntryType::Directory, 2 << 20), &filler)]);
+        assert!(matches!(unpacked(&folder).1, Err(ArchiveError::TooLarge { .. })));
         let names: Vec<String> = (0..11).map(|n| format!("f{n}")).collect();
         let many: Vec<(Header, &[u8])> =
             names.iter().map(|name| (header(name.as_bytes(), file, 0), &b""[..])).collect();
         assert!(matches!(unpacked(&archive(&many)).1, Err(ArchiveError::TooLarge { .. })));
+    }
+    #[test]
+    fn the_disk_is_not_filled() {
+        let dir = tempfile::tempdir().unwrap();
+        let huge = archive(&[(header(b"x", EntryType::Regular, 1 << 60), b"x")]);
+        let limits = ArchiveLimits { bytes: u64::MAX, entries: 10 };
+        match unpack(&huge[..], dir.path(), limits) {
+            Err(ArchiveError::Io(error)) => assert_eq!(error.kind(), ErrorKind::StorageFull),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -94,8 +94,15 @@ pub enum ServiceError {
     /// The name of a model is taken.
     #[error("there is a model `{0}` already")]
     ModelExists(String),
+    /// A model that lies elsewhere than in the registry.
+    #[error(
+        "model `{0}` is not of the registry: it lies inside the program, or in a folder that the server was started with"
+    )]
+    ModelNotRegistered(String),
     /// A model that somebody serves.
-    #[error("model `{0}` is deployed: deploy another, and end the soak, before it is deleted")]
+    #[error(
+        "model `{0}` is deployed, or being read: deploy another, and end the soak, before it is deleted"
+    )]
     ModelDeployed(String),
     /// Something that is no model that can be used.
     #[error("{0}")]
@@ -283,6 +290,9 @@ impl From<RegistryError> for ServiceError {
             RegistryError::Deployed(name) => Self::ModelDeployed(name.to_string()),
             RegistryError::Refused(_) => Self::ModelRefused(message),
             RegistryError::TooLarge(_) => Self::ModelTooLarge(message),
+            RegistryError::Memory { needed, available } => {
+                Self::InsufficientMemory { needed, available }
+            }
             RegistryError::Damaged { .. } => Self::ModelDamaged(message),
             RegistryError::Io { source, .. }
                 if source.kind() == std::io::ErrorKind::StorageFull =>

@@ -25,6 +25,7 @@ pub mod pretrain;
 mod recognition;
 mod registry;
 pub mod robustness;
+mod room;
 mod sources;
 mod thresholds;
 pub mod tools;
@@ -57,7 +58,7 @@ pub use evaluations::{EvaluationAsk, EvaluationView, ReportFile, default_selecti
 pub use galleries::PageRequest;
 pub use jobs::{JOB_KINDS, JobsRequest};
 pub use leak::LeakError;
-pub use models::Upload;
+pub use models::{Archive, ArchivePart, Upload};
 pub use options::{KeySource, ModelChoice, ServiceOptions};
 pub use recognition::MAX_RESULTS;
 pub use registry::{

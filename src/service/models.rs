@@ -1,14 +1,15 @@
 //! Models as callers know them: the one inside the binary, those of the registry, and the names for what they do.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
 
 use tokio::sync::mpsc;
 
 use crate::domain::ModelName;
 
 use super::error::ServiceError;
-use super::registry::{Origin, RegisteredModel};
-use super::sources::resolve;
+use super::registry::RegisteredModel;
+use super::sources::{is_inside, resolve};
 use super::views::ModelView;
 use super::{Service, blocking};
 
@@ -17,28 +18,45 @@ const WAITING: usize = 8;
 /// Bytes of an archive's part.
 const PART: usize = 64 * 1024;
 
+/// A part of a body that is on its way to the disk.
+#[derive(Debug)]
+pub enum ArchivePart {
+    /// Some of it.
+    Bytes(Vec<u8>),
+    /// All of it was sent. Without this the sender broke off, whatever came before looks like.
+    End,
+}
+
 /// A body on its way to the disk.
 pub struct Upload {
-    parts: mpsc::Receiver<Vec<u8>>,
+    parts: mpsc::Receiver<ArchivePart>,
     part: Vec<u8>,
     at: usize,
+    ended: bool,
 }
 
 impl Upload {
-    /// An upload and where its parts go, in order. It ends when the other side is dropped.
+    /// An upload and where its parts go, in order.
     #[must_use]
-    pub fn new() -> (mpsc::Sender<Vec<u8>>, Self) {
+    pub fn new() -> (mpsc::Sender<ArchivePart>, Self) {
         let (sender, parts) = mpsc::channel(WAITING);
-        (sender, Self { parts, part: Vec::new(), at: 0 })
+        (sender, Self { parts, part: Vec::new(), at: 0, ended: false })
     }
 }
 
 impl Read for Upload {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         while self.at == self.part.len() {
+            if self.ended {
+                return Ok(0);
+            }
             match self.parts.blocking_recv() {
-                Some(part) => (self.part, self.at) = (part, 0),
-                None => return Ok(0),
+                Some(ArchivePart::Bytes(part)) => (self.part, self.at) = (part, 0),
+                Some(ArchivePart::End) => self.ended = true,
+                None => {
+                    let about = "the upload broke off";
+                    return Err(std::io::Error::new(ErrorKind::UnexpectedEof, about));
+                }
             }
         }
         let read = buffer.len().min(self.part.len() - self.at);
@@ -48,9 +66,12 @@ impl Read for Upload {
     }
 }
 
+/// An archive on its way to whoever asked for it.
+pub type Archive = mpsc::Receiver<Result<Vec<u8>, ServiceError>>;
+
 /// Writes parts for somebody who sends them on; fails when they have left.
 struct Parts {
-    sender: mpsc::Sender<Vec<u8>>,
+    sender: mpsc::Sender<Result<Vec<u8>, ServiceError>>,
     part: Vec<u8>,
 }
 
@@ -65,8 +86,12 @@ impl std::io::Write for Parts {
 
     fn flush(&mut self) -> std::io::Result<()> {
         let part = std::mem::take(&mut self.part);
-        let left = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        if part.is_empty() { Ok(()) } else { self.sender.blocking_send(part).map_err(|_| left()) }
+        let left = || std::io::Error::from(ErrorKind::BrokenPipe);
+        if part.is_empty() {
+            Ok(())
+        } else {
+            self.sender.blocking_send(Ok(part)).map_err(|_| left())
+        }
     }
 }
 
@@ -156,43 +181,58 @@ impl Service {
             let _permit = permit;
             let workshop = &service.0.workshop;
             let from = resolve(&workshop.data_roots, "directory", &directory)?;
-            Ok(workshop.registry.import_directory(&name, &from, Origin::Imported)?)
+            let may_read = |path: &Path| is_inside(&workshop.data_roots, path);
+            let max = workshop.max_model_bytes;
+            let registry = &workshop.registry;
+            Ok(registry.import_named_directory(&name, &from, max, &may_read)?)
         })
         .await
     }
 
-    /// A model as the parts of a tar archive.
+    /// A model of the registry, by its name or by what it does.
+    fn registered(&self, name: &str) -> Result<ModelName, ServiceError> {
+        let view = self.model(name)?;
+        let model = view.registered.ok_or(ServiceError::ModelNotRegistered(view.name))?;
+        Ok(model.name)
+    }
+
+    /// A model's name, and the model as the parts of a tar archive. A part that is an error is the last one.
     ///
     /// # Errors
-    /// [`ServiceError::ModelNotFound`].
-    pub async fn export_model(&self, name: &str) -> Result<mpsc::Receiver<Vec<u8>>, ServiceError> {
-        let name = self.alias(name)?;
+    /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelNotRegistered`], [`ServiceError::ModelDamaged`],
+    /// [`ServiceError::Busy`].
+    pub async fn export_model(&self, name: &str) -> Result<(String, Archive), ServiceError> {
+        let name = self.registered(name)?;
         let permit = self.0.importing.enter().await?;
         let registry = self.0.workshop.registry.clone();
-        registry.read(&name)?;
+        let named = name.to_string();
+        let export = blocking(move || Ok(registry.export(&named)?)).await?;
         let (sender, parts) = mpsc::channel(WAITING);
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let mut writer = Parts { sender, part: Vec::new() };
-            // Who asked sees an archive that ends early.
-            if let Err(error) = registry.export(&name, &mut writer) {
+            let mut writer = Parts { sender: sender.clone(), part: Vec::new() };
+            if let Err(error) = export.write(&mut writer) {
+                // Whoever asked must not take what came for all of it. Where they left nobody hears this.
                 tracing::warn!(%error, "a model was not exported to its end");
+                let about = "the model was not exported to its end".to_owned();
+                let _ = sender.blocking_send(Err(ServiceError::Internal(about)));
             }
         });
-        Ok(parts)
+        Ok((name.to_string(), parts))
     }
 
     /// Reads every file of a model again and compares.
     ///
     /// # Errors
-    /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelDamaged`].
+    /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelNotRegistered`], [`ServiceError::ModelDamaged`].
     pub async fn verify_model(&self, name: &str) -> Result<RegisteredModel, ServiceError> {
-        let name = self.alias(name)?;
+        let name = self.registered(name)?;
         let permit = self.0.importing.enter().await?;
         let registry = self.0.workshop.registry.clone();
         blocking(move || {
             let _permit = permit;
-            Ok(registry.verify(&name)?)
+            let _held = registry.hold(name.as_str())?;
+            Ok(registry.verify(name.as_str())?)
         })
         .await
     }
@@ -200,10 +240,13 @@ impl Service {
     /// Removes a model that nobody serves.
     ///
     /// # Errors
-    /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelDeployed`].
+    /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelNotRegistered`], [`ServiceError::ModelDeployed`].
     pub async fn delete_model(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
         blocking(move || {
+            if name == service.0.nano.name {
+                return Err(ServiceError::ModelNotRegistered(name));
+            }
             let workshop = &service.0.workshop;
             let serves = service.deployment_now().in_use().any(|s| s.is_registered(&name));
             if serves || workshop.deployments.names(&name) {
@@ -212,5 +255,30 @@ impl Service {
             Ok(workshop.registry.delete(&name)?)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_that_broke_off_does_not_end() {
+        let (sender, mut upload) = Upload::new();
+        sender.try_send(ArchivePart::Bytes(b"ab".to_vec())).unwrap();
+        sender.try_send(ArchivePart::Bytes(Vec::new())).unwrap();
+        sender.try_send(ArchivePart::Bytes(b"c".to_vec())).unwrap();
+        sender.try_send(ArchivePart::End).unwrap();
+        let mut bytes = Vec::new();
+        upload.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"abc");
+
+        let (sender, mut upload) = Upload::new();
+        sender.try_send(ArchivePart::Bytes(b"ab".to_vec())).unwrap();
+        drop(sender);
+        assert_eq!(
+            upload.read_to_end(&mut Vec::new()).unwrap_err().kind(),
+            ErrorKind::UnexpectedEof
+        );
     }
 }

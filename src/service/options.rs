@@ -1,5 +1,10 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::domain::ModelName;
+
+use super::error::ServiceError;
+use super::registry::Registry;
 
 /// Which model serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,15 +23,26 @@ pub enum ModelChoice {
 }
 
 impl ModelChoice {
-    /// As [`ModelChoice::named`], or, where there is no such path, a name of the registry of a data directory.
+    /// As [`ModelChoice::named`], or, where there is no such path, a name of the registry of a data directory. Whether
+    /// there is one shows when it is opened: what a server was started with may be gone since another was deployed.
     #[must_use]
-    pub fn named_in(name: &str, data_dir: &std::path::Path) -> Self {
-        let files = data_dir.join("models").join(name).join("files");
-        let is_path = name == "nano" || PathBuf::from(name).exists();
-        if !is_path && crate::domain::ModelName::new(name).is_ok() && files.is_dir() {
-            return Self::Registered { name: name.to_owned(), files };
+    pub fn named_in(name: &str, data_dir: &Path) -> Self {
+        let is_path = name == "nano" || Path::new(name).exists();
+        match ModelName::new(name) {
+            Ok(name) if !is_path => Registry::at(data_dir).choice_of(&name),
+            Ok(_) | Err(_) => Self::named(name),
         }
-        Self::named(name)
+    }
+
+    /// As [`ModelChoice::named_in`], for one that must be there.
+    ///
+    /// # Errors
+    /// [`ServiceError::ModelNotFound`] with the names that there are.
+    pub fn found_in(name: &str, data_dir: &Path) -> Result<Self, ServiceError> {
+        match Self::named_in(name, data_dir) {
+            Self::Registered { name, .. } => Ok(Registry::at(data_dir).choice(&name)?),
+            found @ (Self::Nano | Self::Directory(_)) => Ok(found),
+        }
     }
 
     /// `nano`, the path of a model's directory, or that of a run, whose best weights are meant.

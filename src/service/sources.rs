@@ -87,7 +87,14 @@ pub(super) fn resolve(
     if found.is_dir() && found.starts_with(&root) { Ok(found) } else { Err(refuse()) }
 }
 
+/// Whether a path, every link of it followed, lies in one of the roots.
+pub(super) fn is_inside(roots: &[DataRoot], path: &Path) -> bool {
+    let mut found = roots.iter().filter_map(|root| root.path.canonicalize().ok());
+    found.any(|root| path.starts_with(root))
+}
+
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need not survive a crash")]
 mod tests {
     use super::*;
 
@@ -104,6 +111,8 @@ mod tests {
         let canonical = root.canonicalize().unwrap();
         assert_eq!(resolved("hands").unwrap(), canonical);
         assert_eq!(resolved("hands/a/b").unwrap(), canonical.join("a/b"));
+        assert!(is_inside(&roots, &canonical.join("file")) && !is_inside(&[], &canonical));
+        assert!(!is_inside(&roots, &dir.path().canonicalize().unwrap().join("rooted")));
         for bad in [
             "",
             "other",

@@ -18,9 +18,11 @@ impl Service {
             let workshop = &service.0.workshop;
             let model = match workshop.registry.choice(&name)? {
                 ModelChoice::Nano => return Ok((ModelRef::Nano, service.0.nano.fingerprint)),
-                choice => ModelRef::from(&choice),
+                choice @ (ModelChoice::Registered { .. } | ModelChoice::Directory(_)) => {
+                    ModelRef::from(&choice)
+                }
             };
-            let fingerprint = workshop.registry.read(&name)?.fingerprint;
+            let fingerprint = workshop.registry.whole(&name)?.fingerprint;
             Ok((model, fingerprint))
         })
         .await

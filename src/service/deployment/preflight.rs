@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::record::ModelRef;
 use crate::service::ServiceError;
+use crate::service::room::{available_memory, free_disk};
 use crate::service::workshop::Workshop;
 
 /// Beyond weights and templates: buffers, a graph being built.
@@ -49,23 +50,4 @@ pub(super) fn preflight(workshop: &Workshop, model: &ModelRef) -> Result<(), Ser
 fn size_of(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|about| about.len()).sum()
-}
-
-/// What the system, or the group that the process is confined to, can still give.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let system = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024;
-    let read = |name: &str| -> Option<u64> {
-        let text = std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(name)).ok()?;
-        text.trim().parse().ok()
-    };
-    let group =
-        read("memory.max").and_then(|max| Some(max.saturating_sub(read("memory.current")?)));
-    Some(group.map_or(system, |group| group.min(system)))
-}
-
-fn free_disk(dir: &Path) -> Option<u64> {
-    let about = rustix::fs::statvfs(dir).ok()?;
-    Some(about.f_bavail.saturating_mul(about.f_frsize))
 }

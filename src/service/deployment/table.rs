@@ -51,8 +51,8 @@ impl Deployments {
         let opener = Opener { batching, device: &device, registry: &registry };
         let (deployment, record) = match recorded {
             None => {
-                let embedder = open_model(&options.model, &options.device, notices)?;
                 let model = ModelRef::from(&options.model);
+                let embedder = opener.embedder(&model, notices)?;
                 let live = opener.serving(embedder, Generation(1), model)?;
                 let record = Record::first(&live);
                 (Deployment::first(live), record)
@@ -331,7 +331,14 @@ impl Opener<'_> {
     ) -> Result<Serving, ServiceError> {
         let batcher = Batcher::spawn(Arc::new(embedder), self.batching)?;
         let held = match &model {
-            ModelRef::Registered(name) => Some(self.registry.hold(name)?),
+            ModelRef::Registered(name) => {
+                let held = self.registry.hold(name)?;
+                // Deleted and made anew between the two: the next start would open another model than serves.
+                if self.registry.read(name)?.fingerprint != batcher.embedder().fingerprint() {
+                    return Err(ServiceError::ModelChanged(name.clone()));
+                }
+                Some(held)
+            }
             ModelRef::Nano | ModelRef::Directory(_) => None,
         };
         Ok(Serving { generation, batcher, model, _held: held })

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::domain::Fingerprint;
 use crate::service::leak::check_leak;
-use crate::service::{ModelChoice, open_model};
+use crate::service::{ModelChoice, ServiceError, open_model};
 
 use super::embed::{Embedded, embed_files};
 use super::external::{is_external, named_path, read_external};
@@ -58,6 +58,19 @@ impl SystemChoice {
             Source::Model(ModelChoice::named(&path.to_string_lossy()))
         };
         Self { name, source }
+    }
+
+    /// As [`SystemChoice::named`], or a model of the registry of a data directory.
+    ///
+    /// # Errors
+    /// [`ServiceError::ModelNotFound`], as [`ModelChoice::found_in`].
+    pub fn found_in(text: &str, data_dir: &Path) -> Result<Self, ServiceError> {
+        let (name, path) = named_path(text);
+        if is_external(&path) {
+            return Ok(Self { name, source: Source::External(path) });
+        }
+        let model = ModelChoice::found_in(&path.to_string_lossy(), data_dir)?;
+        Ok(Self { name, source: Source::Model(model) })
     }
 
     /// What it is, without its name: what `--model` of every command takes.

@@ -8,56 +8,22 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::domain::{ModelName, now_ms};
-use crate::model::Embedder;
+use crate::model::{Embedder, ModelSummary};
 use crate::storage::file::{create_private_dir, write_atomic};
 use crate::tensor;
 
 use super::record::{Merit, ModelFile, Origin, Parent, RegisteredModel, Training};
-use super::{FILES, RECORD, RESERVED, Registry, RegistryError, UNFINISHED, digest};
+use super::source::{Bounds, MAX_TEXT, Source, without};
+use super::{FILES, RECORD, RESERVED, Registry, RegistryError, UNFINISHED};
 use crate::service::archive::{ArchiveLimits, unpack};
 use crate::service::error::chain;
+use crate::service::fine_tune::TrainedOn;
+use crate::service::room::available_memory;
 
-/// Files of a model besides its weights.
-const SMALL_FILES: [&str; 5] = [
-    "config.json",
-    "tokenizer.json",
-    "preprocessor_config.json",
-    "model.safetensors.index.json",
-    "open_clip_config.json",
-];
-/// Files of a run that go with its model.
-const OF_RUN: [&str; 2] = ["data.json", "recipe.toml"];
-/// Largest of those that are read whole.
-const MAX_TEXT: u64 = 64 << 20;
 /// Most entries of an archive with a model.
 const MAX_ENTRIES: usize = 1_000;
-
-/// Where a model lies, and what lies beside it.
-struct Source {
-    files: PathBuf,
-    run: Option<PathBuf>,
-}
-
-impl Source {
-    /// A model's folder, a run's, or one that the registry wrote.
-    fn find(path: &Path) -> Result<Self, RegistryError> {
-        let has = |dir: &Path| {
-            dir.join("config.json").is_file() || dir.join("open_clip_config.json").is_file()
-        };
-        for name in [FILES, "best"] {
-            if !has(path) && has(&path.join(name)) {
-                return Ok(Self { files: path.join(name), run: Some(path.to_path_buf()) });
-            }
-        }
-        if !has(path) {
-            let about = "it has no config.json, neither itself nor in `best` or `files`";
-            return Err(RegistryError::Refused(about.to_owned()));
-        }
-        let path = path.canonicalize().map_err(RegistryError::io("find the model"))?;
-        let run = path.parent().filter(|run| run.join("data.json").is_file());
-        Ok(Self { run: run.map(Path::to_path_buf), files: path })
-    }
-}
+/// Memory for what is not weights when a model is opened, in bytes.
+const SLACK: u64 = 64 << 20;
 
 /// A folder that is removed unless it got its name.
 struct Unfinished(PathBuf);
@@ -80,18 +46,41 @@ struct Summary {
 }
 
 impl Registry {
-    /// Takes a model from a folder: a model's, a run's, or one that was exported.
+    /// Takes a model from a folder that is our own, or named by whoever sits at the machine: a model's, a run's, or one that
+    /// was exported.
     pub(in crate::service) fn import_directory(
         &self,
         name: &ModelName,
         from: &Path,
         origin: Origin,
     ) -> Result<RegisteredModel, RegistryError> {
+        let bounds = Bounds { bytes: u64::MAX, may_read: &|_| true, take: false };
+        self.import(name, from, origin, &bounds)
+    }
+
+    /// Takes a model of at most `max_bytes` from a folder that a caller named. Files that `may_read` says no to, by where they
+    /// lie when every link is followed, are refused.
+    pub(in crate::service) fn import_named_directory(
+        &self,
+        name: &ModelName,
+        from: &Path,
+        max_bytes: u64,
+        may_read: &dyn Fn(&Path) -> bool,
+    ) -> Result<RegisteredModel, RegistryError> {
+        let bounds = Bounds { bytes: max_bytes, may_read, take: false };
+        self.import(name, from, Origin::Imported, &bounds)
+    }
+
+    fn import(
+        &self,
+        name: &ModelName,
+        from: &Path,
+        origin: Origin,
+        bounds: &Bounds<'_>,
+    ) -> Result<RegisteredModel, RegistryError> {
         self.check_name(name)?;
-        let lock = self.lock_file()?;
-        lock.lock_shared().map_err(RegistryError::io("lock the registry"))?;
-        let aside = self.aside()?;
-        self.take(name, from, origin, &aside)
+        let _lock = self.lock_shared()?;
+        self.bring(name, from, origin, bounds)
     }
 
     /// Takes a model from a tar archive.
@@ -102,16 +91,15 @@ impl Registry {
         max_bytes: u64,
     ) -> Result<RegisteredModel, RegistryError> {
         self.check_name(name)?;
-        let lock = self.lock_file()?;
-        lock.lock_shared().map_err(RegistryError::io("lock the registry"))?;
+        let _lock = self.lock_shared()?;
         let unpacked = self.aside()?;
         unpack(archive, &unpacked.0, ArchiveLimits { bytes: max_bytes, entries: MAX_ENTRIES })?;
-        let aside = self.aside()?;
-        self.take(name, &only_folder(&unpacked.0), Origin::Imported, &aside)
+        let bounds = Bounds { bytes: max_bytes, may_read: &|_| true, take: true };
+        self.bring(name, &only_folder(&unpacked.0), Origin::Imported, &bounds)
     }
 
     fn check_name(&self, name: &ModelName) -> Result<(), RegistryError> {
-        if RESERVED.contains(&name.as_str()) {
+        if RESERVED.iter().any(|reserved| name.as_str().eq_ignore_ascii_case(reserved)) {
             return Err(RegistryError::Reserved(name.to_string()));
         }
         if self.dir(name).exists() {
@@ -129,21 +117,20 @@ impl Registry {
         Ok(Unfinished(dir))
     }
 
-    fn take(
+    fn bring(
         &self,
         name: &ModelName,
         from: &Path,
         origin: Origin,
-        aside: &Unfinished,
+        bounds: &Bounds<'_>,
     ) -> Result<RegisteredModel, RegistryError> {
+        let aside = self.aside()?;
         let source = Source::find(from)?;
-        let files = copy_model(&source, &aside.0)?;
+        let files = source.bring(&aside.0, bounds)?;
         // What it is worth is known only once it opens.
-        let (device, _) = tensor::open(tensor::DeviceChoice::Cpu);
-        let opened = Embedder::open_as(name.as_str(), &aside.0.join(FILES), &device);
-        let summary = opened.map_err(|error| RegistryError::Refused(chain(&error)))?.summary();
+        let summary = opened(name, &aside.0, &files)?;
         let (parent, training) = match &source.run {
-            Some(run) => lineage(run, &files),
+            Some(run) => lineage(run, &files, bounds)?,
             None => (None, None),
         };
         let model = RegisteredModel {
@@ -161,7 +148,13 @@ impl Registry {
             parent,
             training,
         };
-        let text = serde_json::to_vec_pretty(&model)
+        self.name(&aside, &model)?;
+        Ok(model)
+    }
+
+    /// Makes a folder's content durable, and then gives it its name.
+    fn name(&self, aside: &Unfinished, model: &RegisteredModel) -> Result<(), RegistryError> {
+        let text = serde_json::to_vec_pretty(model)
             .map_err(|error| RegistryError::io("write a record")(std::io::Error::other(error)))?;
         write_atomic(&aside.0.join(RECORD), &text).map_err(|error| RegistryError::Io {
             what: "write a record",
@@ -171,14 +164,13 @@ impl Registry {
         for dir in [aside.0.join(FILES), aside.0.clone()] {
             sync(&dir).map_err(RegistryError::io(what))?;
         }
+        let named = self.dir(&model.name);
         // Onto a folder that holds something this fails: of two imports of one name one wins.
-        match std::fs::rename(&aside.0, self.dir(name)) {
-            Ok(()) => {}
-            Err(_) if self.dir(name).exists() => return Err(RegistryError::Exists(name.clone())),
-            Err(error) => return Err(RegistryError::io(what)(error)),
+        match std::fs::rename(&aside.0, &named) {
+            Ok(()) => sync(&self.root).map_err(RegistryError::io(what)),
+            Err(_) if named.exists() => Err(RegistryError::Exists(model.name.clone())),
+            Err(error) => Err(RegistryError::io(what)(error)),
         }
-        sync(&self.root).map_err(RegistryError::io(what))?;
-        Ok(model)
     }
 }
 
@@ -195,51 +187,55 @@ fn only_folder(unpacked: &Path) -> PathBuf {
     }
 }
 
-/// Copies what a model needs, and nothing else that lies there.
-fn copy_model(source: &Source, to: &Path) -> Result<Vec<ModelFile>, RegistryError> {
-    let what = "copy the model";
-    std::fs::create_dir(to.join(FILES)).map_err(RegistryError::io(what))?;
-    let mut copied = Vec::new();
-    let mut names: Vec<String> = Vec::new();
-    for entry in std::fs::read_dir(&source.files).map_err(RegistryError::io(what))? {
-        let name = entry.map_err(RegistryError::io(what))?.file_name();
-        let name = name.to_string_lossy().into_owned();
-        if SMALL_FILES.contains(&name.as_str()) || name.ends_with(".safetensors") {
-            names.push(name);
-        }
+/// Opens a model that was copied, and the list of images beside it.
+fn opened(
+    name: &ModelName,
+    dir: &Path,
+    files: &[ModelFile],
+) -> Result<ModelSummary, RegistryError> {
+    // Weights are read whole before they are placed.
+    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    let needed = bytes.saturating_mul(2).saturating_add(SLACK);
+    if let Some(available) = available_memory().filter(|available| needed > *available) {
+        return Err(RegistryError::Memory { needed, available });
     }
-    names.sort();
-    let of_model = names.iter().map(|name| (source.files.join(name), format!("{FILES}/{name}")));
-    let run = source.run.as_deref();
-    let of_run = OF_RUN.iter().filter_map(|name| {
-        let path = run?.join(name);
-        path.is_file().then(|| (path, (*name).to_owned()))
-    });
-    for (from, name) in of_model.chain(of_run) {
-        let target = to.join(&name);
-        std::fs::copy(&from, &target).map_err(RegistryError::io(what))?;
-        sync(&target).map_err(RegistryError::io(what))?;
-        let (bytes, sha256) = digest(&target).map_err(RegistryError::io(what))?;
-        copied.push(ModelFile { name, bytes, sha256 });
-    }
-    Ok(copied)
+    // As errors name it, whatever links lead there.
+    let dir = dir.canonicalize().map_err(RegistryError::io("find the model"))?;
+    let model = dir.join(FILES);
+    // The folder's name is a secret of the server, and gone by the time that anybody reads it.
+    let refused = |error: &dyn std::error::Error| {
+        RegistryError::Refused(without(&without(&chain(error), &model), &dir))
+    };
+    let (device, _) = tensor::open(tensor::DeviceChoice::Cpu);
+    let embedder = Embedder::open_as(name.as_str(), &model, &device).map_err(|e| refused(&e))?;
+    // A list that cannot be read would keep the model from ever being measured.
+    TrainedOn::beside(&model).map_err(|error| refused(&error))?;
+    Ok(embedder.summary())
 }
 
-/// What a run, or an exported record, says of how the model was made. What cannot be read is not known.
-fn lineage(run: &Path, files: &[ModelFile]) -> (Option<Parent>, Option<Training>) {
+/// What a run, or an exported record, says of how the model was made. What is not there is not known.
+fn lineage(
+    run: &Path,
+    files: &[ModelFile],
+    bounds: &Bounds<'_>,
+) -> Result<(Option<Parent>, Option<Training>), RegistryError> {
     let text = |name: &str| -> Option<Value> {
-        let path = run.join(name);
+        let path = run.join(name).canonicalize().ok().filter(|path| (bounds.may_read)(path))?;
         let small = path.metadata().is_ok_and(|about| about.is_file() && about.len() <= MAX_TEXT);
-        small
-            .then(|| std::fs::read(&path).ok())?
-            .and_then(|text| serde_json::from_slice(&text).ok())
+        let text = small.then(|| std::fs::read(&path).ok())??;
+        serde_json::from_slice(&text).ok()
     };
     if let Some(exported) = text(RECORD).and_then(|v| serde_json::from_value(v).ok()) {
         let exported: RegisteredModel = exported;
-        return (exported.parent, exported.training);
+        // Without this a model could leave behind the list of those whom it was trained on.
+        if let Some(file) = exported.files.iter().find(|file| !files.contains(file)) {
+            let about = format!("{} is missing or not what {RECORD} says", file.name);
+            return Err(RegistryError::Refused(about));
+        }
+        return Ok((exported.parent, exported.training));
     }
-    let Some(summary) = text("summary.json") else { return (None, None) };
-    let Ok(summary) = serde_json::from_value::<Summary>(summary) else { return (None, None) };
+    let Some(summary) = text("summary.json") else { return Ok((None, None)) };
+    let Ok(summary) = serde_json::from_value::<Summary>(summary) else { return Ok((None, None)) };
     let hash =
         |name: &str| files.iter().find(|file| file.name == name).map(|file| file.sha256.clone());
     let training = Training {
@@ -250,5 +246,5 @@ fn lineage(run: &Path, files: &[ModelFile]) -> (Option<Parent>, Option<Training>
         before: summary.before,
         after: summary.after,
     };
-    (summary.parent, Some(training))
+    Ok((summary.parent, Some(training)))
 }

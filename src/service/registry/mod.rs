@@ -11,6 +11,7 @@
 mod import;
 mod offline;
 mod record;
+mod source;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -60,6 +61,14 @@ pub enum RegistryError {
     /// What was brought is too large.
     #[error("the model is refused: {0}")]
     TooLarge(String),
+    /// It would take more memory than there is to open it.
+    #[error("opening the model may take {needed} bytes of memory and {available} are free")]
+    Memory {
+        /// Bytes that may be needed.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
+    },
     /// A file is missing, or not what it was.
     #[error("model `{name}` is damaged: {problem}")]
     Damaged {
@@ -107,16 +116,16 @@ pub(in crate::service) struct Registry {
 }
 
 impl Registry {
-    /// Opens the registry of a data directory, and removes what interrupted imports left.
+    /// Opens the registry of a data directory, and removes what interrupted imports left. Makes nothing: the first import
+    /// does.
     pub(in crate::service) fn open(data_dir: &Path) -> Result<Self, RegistryError> {
-        let root = data_dir.join("models");
-        create_private_dir(&root).map_err(|error| RegistryError::Io {
-            what: "make the registry's folder",
-            source: std::io::Error::other(error),
-        })?;
-        let registry = Self { root };
-        // Nobody is importing if nobody else holds it.
-        if registry.lock_file()?.try_lock().is_ok() {
+        let registry = Self::at(data_dir);
+        if registry.unfinished().is_empty() {
+            return Ok(registry);
+        }
+        // Nobody is importing if nobody else holds it; held until all is removed, so that nobody begins meanwhile.
+        let lock = registry.lock_file()?;
+        if lock.try_lock().is_ok() {
             for dir in registry.unfinished() {
                 if let Err(error) = std::fs::remove_dir_all(&dir) {
                     tracing::warn!(%error, "what an interrupted import left is not removed");
@@ -126,10 +135,26 @@ impl Registry {
         Ok(registry)
     }
 
+    /// The registry of a data directory, to look at only.
+    pub(in crate::service) fn at(data_dir: &Path) -> Self {
+        Self { root: data_dir.join("models") }
+    }
+
     fn lock_file(&self) -> Result<File, RegistryError> {
+        create_private_dir(&self.root).map_err(|error| RegistryError::Io {
+            what: "make the registry's folder",
+            source: std::io::Error::other(error),
+        })?;
         let mut options = File::options();
         options.create(true).truncate(false).read(true).write(true);
         options.open(self.root.join(".lock")).map_err(RegistryError::io("lock the registry"))
+    }
+
+    /// While the answer lives nobody takes an unfinished folder for one that a crash left.
+    fn lock_shared(&self) -> Result<File, RegistryError> {
+        let lock = self.lock_file()?;
+        lock.lock_shared().map_err(RegistryError::io("lock the registry"))?;
+        Ok(lock)
     }
 
     fn unfinished(&self) -> Vec<PathBuf> {
@@ -194,9 +219,12 @@ impl Registry {
         if name == "nano" {
             return Ok(ModelChoice::Nano);
         }
-        let model = self.read(name)?;
-        let files = self.dir(&model.name).join(FILES);
-        Ok(ModelChoice::Registered { name: model.name.to_string(), files })
+        Ok(self.choice_of(&self.read(name)?.name))
+    }
+
+    /// What opens a model if there is one of that name.
+    pub(in crate::service) fn choice_of(&self, name: &ModelName) -> ModelChoice {
+        ModelChoice::Registered { name: name.to_string(), files: self.dir(name).join(FILES) }
     }
 
     /// Keeps a model from being deleted for as long as the answer lives.
@@ -243,23 +271,70 @@ impl Registry {
             Err(TryLockError::WouldBlock) => return Err(RegistryError::Deployed(model.name)),
             Err(TryLockError::Error(error)) => return Err(RegistryError::io(what)(error)),
         }
+        let _lock = self.lock_shared()?;
         // Gone from the list at once, whatever becomes of the files.
         let aside = self.root.join(format!("{UNFINISHED}{}", uuid::Uuid::new_v4().simple()));
         std::fs::rename(&dir, &aside).map_err(RegistryError::io(what))?;
         std::fs::remove_dir_all(&aside).map_err(RegistryError::io(what))
     }
 
-    /// Writes a model as a tar archive that an import takes.
-    pub(in crate::service) fn export(
-        &self,
-        name: &str,
-        writer: impl std::io::Write,
-    ) -> Result<(), RegistryError> {
+    /// A model whose files are all there and as long as they were; what is in them only [`Registry::verify`] tells.
+    pub(in crate::service) fn whole(&self, name: &str) -> Result<RegisteredModel, RegistryError> {
         let model = self.read(name)?;
-        let mut names: Vec<String> = vec![RECORD.to_owned()];
-        names.extend(model.files.iter().map(|file| file.name.clone()));
         let dir = self.dir(&model.name);
-        pack(writer, &dir, &names, model.name.as_str()).map_err(RegistryError::io("write a model"))
+        for file in &model.files {
+            let about = std::fs::metadata(dir.join(&file.name));
+            if !about.is_ok_and(|about| about.is_file() && about.len() == file.bytes) {
+                let problem = format!("{} is missing or of another size than it had", file.name);
+                return Err(RegistryError::Damaged { name: model.name.to_string(), problem });
+            }
+        }
+        Ok(model)
+    }
+
+    /// A model, kept from being deleted while it is exported.
+    pub(in crate::service) fn export(&self, name: &str) -> Result<Export, RegistryError> {
+        let held = self.hold(name)?;
+        let model = self.whole(name)?;
+        Ok(Export { dir: self.dir(&model.name), model, _held: held })
+    }
+}
+
+/// A model on its way out.
+pub(in crate::service) struct Export {
+    model: RegisteredModel,
+    dir: PathBuf,
+    _held: Held,
+}
+
+impl Export {
+    fn names(&self) -> Vec<String> {
+        let files = self.model.files.iter().map(|file| file.name.clone());
+        std::iter::once(RECORD.to_owned()).chain(files).collect()
+    }
+
+    /// Writes a tar archive that an import takes.
+    pub(in crate::service) fn write(&self, writer: impl std::io::Write) -> std::io::Result<()> {
+        pack(writer, &self.dir, &self.names(), self.model.name.as_str())
+    }
+
+    /// Writes a folder that an import takes; it must not be there yet.
+    fn write_folder(&self, to: &Path) -> std::io::Result<()> {
+        std::fs::create_dir(to)?;
+        let copy = |name: &String| {
+            let target = to.join(name);
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            std::fs::copy(self.dir.join(name), &target)?;
+            File::open(&target)?.sync_all()
+        };
+        let copied = self.names().iter().try_for_each(copy);
+        if copied.is_err() {
+            // Half a model is of no use; the error says why.
+            let _ = std::fs::remove_dir_all(to);
+        }
+        copied
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Origin, RegisteredModel, Registry, RegistryError};
 pub struct OfflineRegistry(Registry);
 
 impl OfflineRegistry {
-    /// Opens it, or makes it.
+    /// Opens it; the first import makes it.
     ///
     /// # Errors
     /// [`ServiceError`] when the folder cannot be made.
@@ -46,16 +46,23 @@ impl OfflineRegistry {
         Ok(self.0.import_archive(&name, archive, u64::MAX)?)
     }
 
-    /// Writes a model as a tar archive, which must not be there yet.
+    /// Writes a model as a tar archive where the name ends in `.tar`, else as a folder. Neither may be there yet.
     ///
     /// # Errors
-    /// [`ServiceError::ModelNotFound`], or what the system says.
+    /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelDamaged`], or what the system says.
     pub fn export(&self, name: &str, to: &Path) -> Result<(), ServiceError> {
-        self.0.read(name)?;
-        let file = File::create_new(to).map_err(RegistryError::io("make the archive"))?;
-        self.0.export(name, &file)?;
-        file.sync_all().map_err(RegistryError::io("write the archive"))?;
-        Ok(())
+        let what = RegistryError::io("write the model");
+        let export = self.0.export(name)?;
+        if to.extension().is_none_or(|extension| extension != "tar") {
+            return Ok(export.write_folder(to).map_err(what)?);
+        }
+        let file = File::create_new(to).map_err(&what)?;
+        let written = export.write(&file).and_then(|()| file.sync_all());
+        if written.is_err() {
+            // Half an archive is of no use; the error says why.
+            let _ = std::fs::remove_file(to);
+        }
+        Ok(written.map_err(what)?)
     }
 
     /// Reads every file of a model again and compares.

@@ -1,5 +1,7 @@
 //! Models by name: brought, listed, checked, taken along, and gone.
 
+mod hostile;
+
 use std::path::Path;
 use std::process::Command;
 
