@@ -28,6 +28,19 @@ impl StoreArgs {
     }
 }
 
+/// A server that is asked.
+#[derive(Debug, Clone, Args)]
+pub struct RemoteArgs {
+    /// The server to ask
+    #[arg(
+        long,
+        env = "HANDCLIP_SERVER",
+        default_value = "http://127.0.0.1:8470",
+        value_name = "URL"
+    )]
+    pub server: String,
+}
+
 /// Where the registry of models lies.
 #[derive(Debug, Clone, Args)]
 pub struct DataDirArgs {

@@ -39,6 +39,9 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    if args.how.server.is_some() || args.how.shows_images() {
+        return Err("--server and --show-images are for evaluate and compare".into());
+    }
     keep_freed_memory();
     let request = CalibrateRequest {
         system: SystemChoice::found_in(&args.model, &args.store.data_dir)?,

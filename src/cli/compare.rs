@@ -2,7 +2,7 @@ use crate::service::evaluate::{
     CompareRequest, EvaluateOptions, GateMargins, SystemChoice, compare,
 };
 
-use super::evaluate::{HowArgs, with_progress};
+use super::evaluate::{HowArgs, ask, with_progress};
 use super::memory::keep_freed_memory;
 use super::{Failure, output};
 
@@ -20,6 +20,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(server) = &args.how.server {
+        return ask(server, &args.systems, &args.how);
+    }
     keep_freed_memory();
     let request = CompareRequest {
         systems: args.systems.iter().map(|text| SystemChoice::named(text)).collect(),

@@ -1,11 +1,14 @@
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::service::evaluate::{
-    Cancel, EvaluateEvent, EvaluateOptions, EvaluateRequest, Evaluation, Protocol, Selection,
-    SystemChoice, evaluate,
+    Cancel, EvaluateEvent, EvaluateOptions, EvaluateRequest, Evaluation, GateTable, Protocol,
+    Selection, SystemChoice, evaluate,
 };
 
 use super::memory::keep_freed_memory;
+use super::remote::Remote;
 use super::{Failure, output};
 
 #[derive(Debug, clap::Args)]
@@ -65,6 +68,9 @@ pub(super) struct HowArgs {
     /// Show images of the worst probes in the report: pictures of people
     #[arg(long, requires = "out")]
     show_images: bool,
+    /// Ask this running server; models are names there, and --data is a folder of one of its data roots, ROOT/FOLDER
+    #[arg(long, value_name = "URL", conflicts_with_all = ["out", "cache", "other_capture"])]
+    pub(super) server: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -129,6 +135,10 @@ impl HowArgs {
         self.data.clone()
     }
 
+    pub(super) fn shows_images(&self) -> bool {
+        self.show_images
+    }
+
     pub(super) fn out(&self) -> Option<&PathBuf> {
         self.out.as_ref()
     }
@@ -177,6 +187,9 @@ pub(super) fn with_progress<T, E>(
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(server) = &args.how.server {
+        return ask(server, std::slice::from_ref(&args.model), &args.how);
+    }
     keep_freed_memory();
     let request = EvaluateRequest {
         system: SystemChoice::named(&args.model),
@@ -193,6 +206,42 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Some(out) => say!("the report is in {}", out.join("report.html").display()),
         None => Ok(()),
     }
+}
+
+/// Has a server evaluate, and shows what it found.
+pub(super) fn ask(server: &str, models: &[String], how: &HowArgs) -> Result<(), Failure> {
+    let remote = Remote::new(server)?;
+    let mut body = json!({
+        "models": models,
+        "data": {"directory": how.data},
+        "protocol": how.selection().protocol.to_string(),
+        "runs": how.runs,
+        "seed": how.seed,
+        "enrolled": how.enrolled,
+        "accessories": how.accessories,
+        "replicates": how.replicates,
+        "allow_leak": how.allow_leak,
+    });
+    if let Some(share) = how.hold_out {
+        body["hold_out"] = json!(share);
+        body["split_seed"] = json!(how.split_seed);
+    }
+    let job = remote.post("/v1/evaluations", &body)?;
+    let job = remote.follow(&job, "evaluating")?;
+    let id = job["job"].as_str().unwrap_or_default();
+    let found = remote.get(&format!("/v1/evaluations/{id}"))?;
+    if how.json {
+        return output::json(&found);
+    }
+    for system in job["output"]["systems"].as_array().into_iter().flatten() {
+        let percent = |name: &str| 100.0 * system[name].as_f64().unwrap_or(0.0);
+        let name = system["model"].as_str().unwrap_or("?");
+        say!("{name:<24} rank-1 {:5.1} %   mAP {:5.1} %", percent("rank1"), percent("map"))?;
+    }
+    if let Ok(table) = serde_json::from_value::<GateTable>(found["gate"].clone()) {
+        say!("{}", table.table())?;
+    }
+    say!("the report is at {}/v1/evaluations/{id}/report.html", server.trim_end_matches('/'))
 }
 
 fn show(found: &Evaluation) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ mod calibrate;
 mod compare;
 mod dataset;
 mod demo;
+mod deploy;
 mod embed;
 mod enrol;
 mod evaluate;
@@ -23,7 +24,9 @@ mod offline;
 mod openapi;
 mod output;
 mod pretrain;
+mod remote;
 mod robustness;
+mod rollback;
 mod runs;
 mod search;
 mod serve;
@@ -86,6 +89,10 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Measure several systems on identical draws, and their differences
     Compare(compare::Args),
+    /// Have a model serve, on a running server: compared, re-embedded, swapped
+    Deploy(deploy::Args),
+    /// Have the model before serve again, on a running server
+    Rollback(rollback::Args),
     /// Measure thresholds for decisions on some subjects and try them on others
     Calibrate(calibrate::Args),
     /// List, show and compare what was run
@@ -121,6 +128,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Train(args) => train::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Deploy(args) => deploy::run(&args),
+        Command::Rollback(args) => rollback::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Runs(args) => runs::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),

@@ -2,6 +2,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::json;
+
 use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::GalleryId;
 use crate::service::ModelChoice;
@@ -14,6 +16,7 @@ use crate::telemetry;
 use super::evaluate::command;
 use super::memory::keep_freed_memory;
 use super::offline::{Absent, with_service};
+use super::remote::Remote;
 use super::{Failure, output};
 
 /// What to train on.
@@ -25,6 +28,9 @@ struct Source {
     /// The same, by name
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// With --server: a data set that was uploaded there
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
     /// The images that this gallery retained, instead of files
     #[arg(long, value_name = "NAME")]
     gallery: Option<GalleryId>,
@@ -58,8 +64,14 @@ pub(super) struct Args {
     #[arg(long)]
     skip_unreadable: bool,
     /// A new folder for the run
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required_unless_present = "server")]
+    out: Option<PathBuf>,
+    /// Train on this running server; --data is a folder of one of its data roots then, ROOT/FOLDER
+    #[arg(long, value_name = "URL", requires = "name", conflicts_with_all = ["out", "resume"])]
+    server: Option<String>,
+    /// With --server: what the model is called in the server's registry
+    #[arg(long, value_name = "NAME", requires = "server")]
+    name: Option<String>,
     /// Go on with the run in that folder from the end of its last epoch; everything else as it was
     #[arg(long)]
     resume: bool,
@@ -73,8 +85,14 @@ fn part_or_nothing(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(server) = &args.server {
+        return train_on(server, args);
+    }
     keep_freed_memory();
-    let Source { path, data, gallery } = &args.source;
+    let Source { path, data, dataset, gallery } = &args.source;
+    if dataset.is_some() {
+        return Err("--dataset names an upload of a server: say which with --server".into());
+    }
     match (path.as_ref().or(data.as_ref()), gallery) {
         (Some(data), _) => train(args, TrainingData::Directory(data.clone())),
         (None, Some(gallery)) => {
@@ -87,7 +105,42 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
+/// Has a server train, and shows what it does.
+fn train_on(server: &str, args: &Args) -> Result<(), Failure> {
+    let remote = Remote::new(server)?;
+    let Source { path, data, dataset, gallery } = &args.source;
+    let data = match (path.as_ref().or(data.as_ref()), dataset, gallery) {
+        (Some(folder), _, _) => json!({ "directory": folder }),
+        (None, Some(dataset), _) => json!({ "dataset": dataset }),
+        (None, None, gallery) => json!({ "gallery": gallery }),
+    };
+    let recipe = args.recipe.as_deref().map(read_recipe).transpose()?.unwrap_or_default();
+    let body = json!({
+        "model": args.model,
+        "data": data,
+        "recipe": recipe,
+        "hold_out": args.hold_out,
+        "split_seed": args.split_seed,
+        "skip_unreadable": args.skip_unreadable,
+        "name": args.name,
+    });
+    let job = remote.post("/v1/training-runs", &body)?;
+    let job = remote.follow(&job, "training")?;
+    let found = &job["output"];
+    if args.json {
+        return output::json(found);
+    }
+    let figure = |when: &str, name: &str| found[when][name].as_f64();
+    if let (Some(a), Some(b)) = (figure("before", "rank1"), figure("after", "rank1")) {
+        let (c, d) =
+            (figure("before", "map").unwrap_or(0.0), figure("after", "map").unwrap_or(0.0));
+        say!("held out: rank-1 {a:.3} -> {b:.3}, mAP {c:.3} -> {d:.3}")?;
+    }
+    say!("registered as {}", found["model"].as_str().unwrap_or("?"))
+}
+
 fn train(args: &Args, data: TrainingData) -> Result<(), Failure> {
+    let out = args.out.clone().ok_or("name a folder for the run with --out")?;
     let request = FineTuneRequest {
         model: ModelChoice::named(&args.model),
         data,
@@ -97,7 +150,7 @@ fn train(args: &Args, data: TrainingData) -> Result<(), Failure> {
         device: args.device.clone(),
         cache_bytes: args.cache_mib << 20,
         skip_unreadable: args.skip_unreadable,
-        out: args.out.clone(),
+        out: out.clone(),
         resume: args.resume,
     };
     let bar = output::bar(0, "training");
@@ -131,7 +184,7 @@ fn train(args: &Args, data: TrainingData) -> Result<(), Failure> {
     heed_interrupts(&cancel);
     let summary = fine_tune_model(&request, &progress, &cancel)?;
     bar.finish_and_clear();
-    summary.record(&request, &command()).save(&args.out)?;
+    summary.record(&request, &command()).save(&out)?;
     if args.json {
         output::json(&summary)?;
     } else {

@@ -1,0 +1,153 @@
+//! Asking a running server, and following what its jobs do.
+
+use std::io::{BufRead as _, BufReader};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Failure, output};
+
+/// How often a stream of events is opened again before the server counts as gone.
+const TRIES: usize = 30;
+
+/// A server.
+#[derive(Clone)]
+pub(super) struct Remote {
+    base: String,
+    agent: ureq::Agent,
+}
+
+impl Remote {
+    pub(super) fn new(url: &str) -> Result<Self, Failure> {
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(format!("`{url}` is not the address of a server: http://HOST:PORT").into());
+        }
+        let agent = ureq::Agent::config_builder()
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_recv_response(Some(Duration::from_secs(60)))
+            .http_status_as_error(false)
+            .build()
+            .into();
+        Ok(Self { base: url.trim_end_matches('/').to_owned(), agent })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
+        answer(self.agent.get(self.url(path)).call())
+    }
+
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.agent.post(self.url(path)).header("content-type", "application/json");
+        answer(request.send(body.to_string()))
+    }
+
+    /// Shows what a job does until it has ended, and gives it. Ctrl-C asks it to end.
+    pub(super) fn follow(&self, job: &Value, what: &'static str) -> Result<Value, Failure> {
+        let id = job["job"].as_str().ok_or("the server named no job")?.to_owned();
+        let over = Arc::new(AtomicBool::new(false));
+        self.cancel_on_interrupt(&id, &over);
+        let bar = output::bar(0, what);
+        let mut last = 0;
+        for _ in 0..TRIES {
+            let events = self.agent.get(self.url(&format!("/v1/jobs/{id}/events")));
+            let events = events.header("last-event-id", last.to_string());
+            if let Ok(mut stream) = events.call()
+                && stream.status().as_u16() == 200
+            {
+                let lines = BufReader::new(stream.body_mut().as_reader()).lines();
+                for line in lines.map_while(Result::ok) {
+                    let Some(data) = line.strip_prefix("data: ") else { continue };
+                    let Ok(event) = serde_json::from_str::<Value>(data) else { continue };
+                    last = event["id"].as_u64().unwrap_or(last);
+                    match event["event"].as_str() {
+                        Some("log") => {
+                            let line = event["line"].as_str().unwrap_or_default().to_owned();
+                            bar.suspend(|| eprintln!("{line}"));
+                        }
+                        Some("progress") => {
+                            bar.set_length(event["total"].as_u64().unwrap_or(0));
+                            bar.set_position(event["done"].as_u64().unwrap_or(0));
+                        }
+                        Some(_) | None => {}
+                    }
+                }
+            }
+            // A stream that breaks says nothing of the job: the server may have been started again.
+            match self.get(&format!("/v1/jobs/{id}")) {
+                Ok(now) if !matches!(now["state"].as_str(), Some("queued" | "running")) => {
+                    over.store(true, Ordering::Relaxed);
+                    bar.finish_and_clear();
+                    return succeeded(now);
+                }
+                Ok(_) | Err(_) => std::thread::sleep(Duration::from_secs(1)),
+            }
+        }
+        bar.finish_and_clear();
+        Err(format!("the server does not answer any more; `GET /v1/jobs/{id}` says how it went")
+            .into())
+    }
+
+    fn cancel_on_interrupt(&self, id: &str, over: &Arc<AtomicBool>) {
+        let (remote, id, over) = (self.clone(), id.to_owned(), Arc::clone(over));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let Ok(runtime) = runtime else { return };
+            if runtime.block_on(tokio::signal::ctrl_c()).is_err() || over.load(Ordering::Relaxed) {
+                return;
+            }
+            eprintln!("asking the server to end the job; once more to leave it to itself");
+            let path = format!("/v1/jobs/{id}:cancel");
+            if let Err(error) = remote.post(&path, &Value::Object(serde_json::Map::new())) {
+                eprintln!("{error}");
+            }
+            if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+                // As a shell reports a program that SIGINT ended.
+                std::process::exit(130);
+            }
+        });
+    }
+}
+
+/// The job, unless it failed or was cancelled.
+fn succeeded(job: Value) -> Result<Value, Failure> {
+    match job["state"].as_str() {
+        Some("succeeded") => Ok(job),
+        Some("cancelled") => Err("the job was cancelled".into()),
+        _ => {
+            let error = &job["error"];
+            let text = |name: &str| error[name].as_str().unwrap_or("?").to_owned();
+            Err(format!("the job failed: {} ({})", text("message"), text("code")).into())
+        }
+    }
+}
+
+/// What a server says no with.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail} ({code})")]
+pub(super) struct Refused {
+    /// Stable.
+    pub(super) code: String,
+    detail: String,
+    /// The whole answer.
+    pub(super) problem: Value,
+}
+
+fn answer(sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
+    let mut response = sent.map_err(|error| format!("cannot reach the server: {error}"))?;
+    let text = response.body_mut().with_config().limit(64 << 20).read_to_string()?;
+    let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+    if response.status().is_success() {
+        return Ok(body);
+    }
+    let text = |name: &str| body[name].as_str().map(str::to_owned);
+    Err(Box::new(Refused {
+        code: text("code").unwrap_or_else(|| response.status().to_string()),
+        detail: text("detail").unwrap_or_else(|| "the server refused".to_owned()),
+        problem: body,
+    }))
+}
