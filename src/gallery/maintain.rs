@@ -15,6 +15,9 @@ use super::key::{self, Key};
 use super::space::{Role, TemplateSpace};
 use super::{Gallery, GalleryError};
 
+/// What a row stands for, and its template.
+type Row = (Arc<RowInfo>, Vec<f32>);
+
 /// Bytes of a saved graph that one batch writes.
 const COMMIT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -165,7 +168,7 @@ impl Gallery {
         rows: &[Arc<RowInfo>],
         space: TemplateSpace,
         may_lack: bool,
-    ) -> Result<Vec<(Arc<RowInfo>, Vec<f32>)>, GalleryError> {
+    ) -> Result<Vec<Row>, GalleryError> {
         let loaded = rows.par_iter().map(|row| {
             let template = self.template(space, (row.subject_number, row.number), may_lack)?;
             Ok(template.map(|template| (Arc::clone(row), template.as_slice().to_vec())))

@@ -279,35 +279,55 @@ fn failure(code: &str, error: &dyn std::error::Error) -> JobFailure {
     JobFailure::new(code, chain(error))
 }
 
+/// Why a job failed: a code, and words in which there is no path of the machine.
 fn evaluate_failure(error: &EvaluateError) -> JobFailure {
-    let code = match error {
-        EvaluateError::Cancelled => return JobFailure::interrupted(),
-        EvaluateError::Leak(_) => "leak",
-        EvaluateError::Dataset(_)
-        | EvaluateError::NoTree(_)
-        | EvaluateError::NoDistractors(_)
-        | EvaluateError::NothingLeft
-        | EvaluateError::HoldOut(_)
-        | EvaluateError::AllRefused { .. } => "dataset",
-        EvaluateError::Model(_) | EvaluateError::Service(_) => "model",
-        EvaluateError::Storage(_) | EvaluateError::Write { .. } => "storage",
-        _ => "evaluation",
-    };
-    // Paths of the machine are nobody's business.
-    let message = match error {
-        EvaluateError::Dataset(_) => {
-            "the folder holds no data set that can be read: see `handclip dataset inspect`".to_owned()
-        }
-        EvaluateError::NoTree(_) => "the folder holds no query0 and gallery0".to_owned(),
-        EvaluateError::NoDistractors(_) => "the folder holds no gallery0_all".to_owned(),
-        EvaluateError::Leak(_) => {
-            "a model was trained on people of this data, or nobody can tell: allow it with `allow_leak`, or take other \
-             people, with `hold_out` for instance"
-                .to_owned()
-        }
-        other => chain(other),
-    };
-    JobFailure::new(code, message)
+    if matches!(error, EvaluateError::Cancelled) {
+        return JobFailure::interrupted();
+    }
+    let told: &[(bool, &str, Option<&str>)] = &[
+        (
+            matches!(error, EvaluateError::Leak(_)),
+            "leak",
+            Some(
+                "a model was trained on people of this data, or nobody can tell: allow it with `allow_leak`, or take \
+                 other people, with `hold_out` for instance",
+            ),
+        ),
+        (
+            matches!(error, EvaluateError::Dataset(_)),
+            "dataset",
+            Some("the folder holds no data set that can be read: see `handclip dataset inspect`"),
+        ),
+        (
+            matches!(error, EvaluateError::NoTree(_)),
+            "dataset",
+            Some("the folder holds no query0 and gallery0"),
+        ),
+        (
+            matches!(error, EvaluateError::NoDistractors(_)),
+            "dataset",
+            Some("the folder holds no gallery0_all"),
+        ),
+        (
+            matches!(
+                error,
+                EvaluateError::NothingLeft
+                    | EvaluateError::HoldOut(_)
+                    | EvaluateError::AllRefused { .. }
+            ),
+            "dataset",
+            None,
+        ),
+        (matches!(error, EvaluateError::Model(_) | EvaluateError::Service(_)), "model", None),
+        (
+            matches!(error, EvaluateError::Storage(_) | EvaluateError::Write { .. }),
+            "storage",
+            Some("the evaluation's folder cannot be written"),
+        ),
+    ];
+    let found = told.iter().find(|(is, ..)| *is);
+    let (code, words) = found.map_or(("evaluation", None), |(_, code, words)| (*code, *words));
+    JobFailure::new(code, words.map_or_else(|| chain(error), str::to_owned))
 }
 
 /// Runs an evaluation; one that was interrupted starts over.

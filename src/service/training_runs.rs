@@ -233,9 +233,9 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
         return Err(failure("model_exists", &ServiceError::ModelExists(name.to_string())));
     }
     let (mut choices, _held) = hold(workshop, std::slice::from_ref(&ask.model))?;
-    let data = workshop.images(&ask.data).map_err(|error| match error {
-        ServiceError::NoConsent(_) => failure("no_training_consent", &error),
-        other => failure("dataset", &other),
+    let data = workshop.images(&ask.data).map_err(|error| {
+        let agreed = !matches!(error, ServiceError::NoConsent(_));
+        failure(if agreed { "dataset" } else { "no_training_consent" }, &error)
     })?;
     let of_gallery = matches!(data, TrainingData::Gallery(_));
     let mut request = FineTuneRequest {
@@ -301,11 +301,8 @@ fn finish(
     let origin = Origin::TrainingRun(context.id().to_string());
     let model =
         workshop.registry.import_directory(name, &request.out, origin).map_err(|error| {
-            let code = match &error {
-                RegistryError::Exists(_) => "model_exists",
-                _ => "registry",
-            };
-            failure(code, &error)
+            let taken = matches!(error, RegistryError::Exists(_));
+            failure(if taken { "model_exists" } else { "registry" }, &error)
         })?;
     for folder in ["best", "last", "tensorboard"] {
         remove(&request.out.join(folder));

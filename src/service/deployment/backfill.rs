@@ -146,11 +146,14 @@ pub(super) fn failed(code: &str, error: impl std::error::Error) -> JobFailure {
 }
 
 pub(super) fn gallery_failure(error: GalleryError) -> JobFailure {
-    let code = match &error {
-        GalleryError::Storage(StorageError::Full { .. }) => "storage_full",
-        GalleryError::Storage(_) => "storage",
-        GalleryError::Gaps { .. } => "gaps",
-        _ => "gallery",
+    let code = if matches!(&error, GalleryError::Storage(StorageError::Full { .. })) {
+        "storage_full"
+    } else if matches!(&error, GalleryError::Storage(_)) {
+        "storage"
+    } else if matches!(&error, GalleryError::Gaps { .. }) {
+        "gaps"
+    } else {
+        "gallery"
     };
     failed(code, error)
 }

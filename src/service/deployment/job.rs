@@ -51,16 +51,17 @@ fn give_up(workshop: &Workshop, context: &JobContext<'_>) -> Result<(), ServiceE
 }
 
 fn service_failure(error: ServiceError) -> JobFailure {
-    let code = match &error {
-        ServiceError::Model(_) => "model",
-        ServiceError::ModelChanged(_) => "model_changed",
-        ServiceError::InsufficientMemory { .. } => "insufficient_memory",
-        ServiceError::StorageFull(_) => "storage_full",
-        ServiceError::DeploymentUnderWay => "deployment_under_way",
-        ServiceError::Soaking => "soaking",
-        ServiceError::NoDeployment => "no_deployment",
-        _ => "deployment",
-    };
+    let is = |name: &'static str, is: bool| is.then_some(name);
+    let code = is("model", matches!(&error, ServiceError::Model(_)))
+        .or(is("model_changed", matches!(&error, ServiceError::ModelChanged(_))))
+        .or(is("model_damaged", matches!(&error, ServiceError::ModelDamaged(_))))
+        .or(is("model_not_found", matches!(&error, ServiceError::ModelNotFound(_))))
+        .or(is("insufficient_memory", matches!(&error, ServiceError::InsufficientMemory { .. })))
+        .or(is("storage_full", matches!(&error, ServiceError::StorageFull(_))))
+        .or(is("deployment_under_way", matches!(&error, ServiceError::DeploymentUnderWay)))
+        .or(is("soaking", matches!(&error, ServiceError::Soaking)))
+        .or(is("no_deployment", matches!(&error, ServiceError::NoDeployment)))
+        .unwrap_or("deployment");
     failed(code, error)
 }
 

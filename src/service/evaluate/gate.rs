@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::{Aspect, Calibration, Fingerprint, HandAttributes, Side};
-use crate::evaluation::{OpenSet, Paired, ProbeValue};
+use crate::evaluation::{OpenSet, Paired, ProbeValue, Ranking};
 use crate::model::Embedder;
 use crate::service::nano_card::hand_prompt;
 
@@ -311,11 +311,12 @@ fn fnir(sides: &Sides<'_>, measure: &Measure<'_>, target: f64) -> Result<Measure
         }
         thresholds.push(point.threshold);
     }
-    let misses = |side: usize, set: usize, run: usize| -> BTreeMap<usize, (u64, f64)> {
+    let misses = |side: usize, ranking: &Ranking| -> BTreeMap<usize, (u64, f64)> {
         let files = sides.embedded[side].files();
         let threshold = thresholds[side];
-        let outcomes = searched[side][set].rankings[run].outcomes.iter();
-        outcomes
+        ranking
+            .outcomes
+            .iter()
             .map(|o| {
                 let missed = o.rank > 1 || o.similarity < threshold;
                 let file = files.get(o.row).copied().unwrap_or(o.row);
@@ -324,10 +325,10 @@ fn fnir(sides: &Sides<'_>, measure: &Measure<'_>, target: f64) -> Result<Measure
             .collect()
     };
     let (mut challenger, mut champion) = (Vec::new(), Vec::new());
-    for set in 0..sides.plan.sets.len() {
-        let runs = searched[0][set].rankings.len().min(searched[1][set].rankings.len());
-        for run in 0..runs {
-            let (a, b) = pair(&misses(1, set, run), &misses(0, set, run), 1.0);
+    let [of_champion, of_challenger] = &searched;
+    for (ours, theirs) in of_champion.iter().zip(of_challenger) {
+        for (ours, theirs) in ours.rankings.iter().zip(&theirs.rankings) {
+            let (a, b) = pair(&misses(1, theirs), &misses(0, ours), 1.0);
             challenger.push(a);
             champion.push(b);
         }
