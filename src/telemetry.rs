@@ -37,6 +37,12 @@ struct GalleryLabels {
     gallery: String,
 }
 
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct JobLabels {
+    kind: String,
+    state: String,
+}
+
 /// What `/metrics` shows.
 #[derive(Clone)]
 pub struct Metrics {
@@ -46,6 +52,8 @@ pub struct Metrics {
     in_flight: Gauge,
     queue: Gauge,
     samples: Family<GalleryLabels, Gauge<i64>>,
+    jobs: Family<JobLabels, Gauge<i64>>,
+    generation: Gauge<i64>,
     uptime: Gauge<f64, AtomicU64>,
 }
 
@@ -71,6 +79,10 @@ impl Default for Metrics {
         registry.register("model_queue", "Embeddings that wait or are computed", queue.clone());
         let samples = Family::default();
         registry.register("gallery_samples", "Enrolled images", samples.clone());
+        let jobs = Family::default();
+        registry.register("jobs", "Jobs that are kept, by where they stand", jobs.clone());
+        let generation = Gauge::default();
+        registry.register("generation", "Generation that serves", generation.clone());
         let uptime = Gauge::default();
         registry.register_with_unit(
             "uptime",
@@ -78,7 +90,17 @@ impl Default for Metrics {
             Unit::Seconds,
             uptime.clone(),
         );
-        Self { registry: Arc::new(registry), requests, seconds, in_flight, queue, samples, uptime }
+        Self {
+            registry: Arc::new(registry),
+            requests,
+            seconds,
+            in_flight,
+            queue,
+            samples,
+            jobs,
+            generation,
+            uptime,
+        }
     }
 }
 
@@ -107,6 +129,20 @@ impl Metrics {
             let labels = GalleryLabels { gallery: gallery.to_owned() };
             self.samples.get_or_create(&labels).set(i64::try_from(samples).unwrap_or(i64::MAX));
         }
+    }
+
+    /// How many jobs of each kind stand where, and which generation serves.
+    pub fn set_work<'a>(
+        &self,
+        jobs: impl IntoIterator<Item = (&'a str, &'a str, usize)>,
+        generation: u64,
+    ) {
+        self.jobs.clear();
+        for (kind, state, count) in jobs {
+            let labels = JobLabels { kind: kind.to_owned(), state: state.to_owned() };
+            self.jobs.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
     /// Sets the time since the start.

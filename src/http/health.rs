@@ -59,6 +59,9 @@ pub(super) async fn metrics(
     metrics.set_uptime(started.0.elapsed());
     let galleries = service.galleries();
     metrics.set_galleries(galleries.iter().map(|gallery| (gallery.id.as_str(), gallery.samples)));
+    let jobs = service.job_counts();
+    let counted = jobs.iter().map(|((kind, state), count)| (kind.as_str(), state.as_str(), *count));
+    metrics.set_work(counted, service.generation());
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
         .body(metrics.render())

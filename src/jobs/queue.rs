@@ -231,6 +231,17 @@ impl Jobs {
         records.any(|record| record.kind == kind && !record.state.has_ended())
     }
 
+    /// How many jobs of each kind stand where.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<(String, Stage), usize> {
+        let mut counts = BTreeMap::new();
+        for entry in self.0.table.lock().jobs.values() {
+            let of = (entry.record.kind.clone(), entry.record.state.stage());
+            *counts.entry(of).or_default() += 1;
+        }
+        counts
+    }
+
     /// Whether a job waits or runs whose input is such.
     #[must_use]
     pub fn any_under_way(&self, is_such: impl Fn(&Value) -> bool) -> bool {

@@ -1,5 +1,6 @@
 //! What jobs do, and what a caller can ask of them. `crate::jobs` runs them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,12 @@ impl Service {
         let found = self.0.jobs.list(&request.filter()?, page.token.as_deref(), page.limit)?;
         let jobs = found.jobs.into_iter().map(JobView::from).collect();
         Ok(JobPageView { jobs, next_page_token: found.next })
+    }
+
+    /// How many jobs of each kind stand where.
+    #[must_use]
+    pub fn job_counts(&self) -> BTreeMap<(String, Stage), usize> {
+        self.0.jobs.counts()
     }
 
     /// One job.

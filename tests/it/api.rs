@@ -323,6 +323,7 @@ fn health_metrics_models_and_docs_answer() {
     let metrics = app.get("/metrics").text;
     assert!(metrics.contains("handclip_requests_total{"), "{metrics}");
     assert!(metrics.contains("handclip_gallery_samples{gallery=\"g\"} 0"), "{metrics}");
+    assert!(metrics.contains("handclip_generation 1"), "{metrics}");
     let models = app.get("/v1/models").ok();
     assert_eq!(models["models"][0]["deployed"], true);
     assert_eq!(app.get("/v1/deployment").ok()["live"], models["models"][0]);

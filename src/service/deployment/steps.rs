@@ -192,6 +192,12 @@ impl Service {
         }
     }
 
+    /// The generation that serves.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.0.workshop.deployments.load().live.generation.0
+    }
+
     /// Which models serve, and what was done.
     #[must_use]
     pub fn deployment(&self) -> DeploymentView {

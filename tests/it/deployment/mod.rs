@@ -3,6 +3,7 @@
 mod crash;
 mod faults;
 mod oracle;
+mod remote;
 mod steps;
 mod swaps;
 
