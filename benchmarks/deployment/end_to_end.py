@@ -101,10 +101,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         test = divide(options.hands, folder / "lab", options.seed)
-        # 22 strangers a draw support an FPIR of 3 in 22 at best.
+        # So few subjects support an FPIR of 0.2 at best, and cannot tell five points of text recall from none.
         server = subprocess.Popen(
             [options.binary, "serve", "--data-dir", folder / "data", "--listen", "127.0.0.1:0", "--job-threads", "2",
-             "--data-root", f"lab={folder / 'lab'}", "--gate-fpir", "0.2"],
+             "--data-root", f"lab={folder / 'lab'}", "--gate-fpir", "0.2", "--gate-text-recall", "0.1"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             base = server.stdout.readline().strip().removeprefix("listening on ")

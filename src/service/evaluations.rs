@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::domain::Calibration;
-use crate::jobs::{JobContext, JobFailure, JobFilter, JobId, Stage};
+use crate::jobs::{JobContext, JobError, JobFailure, JobFilter, JobId, Jobs, Stage};
 
 use super::error::{ServiceError, chain};
 use super::evaluate::{
@@ -440,6 +440,22 @@ impl Workshop {
             return Ok(choice);
         }
         Ok(self.registry.choice(name)?)
+    }
+
+    /// Removes the folders of evaluations and training runs whose jobs are not kept any more.
+    pub(super) fn sweep_folders(&self, jobs: &Jobs) {
+        for of in [FOLDER, super::training_runs::FOLDER] {
+            let entries = std::fs::read_dir(self.data_dir.join(of)).into_iter().flatten().flatten();
+            for entry in entries {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let Ok(id) = name.parse::<JobId>() else { continue };
+                if matches!(jobs.read(id), Err(JobError::NotFound(_)))
+                    && let Err(error) = std::fs::remove_dir_all(entry.path())
+                {
+                    tracing::warn!(%error, "the folder of a job that is not kept is not removed");
+                }
+            }
+        }
     }
 
     /// The folder of a job.

@@ -35,6 +35,17 @@ pub struct DatasetView {
 }
 
 impl Workshop {
+    /// Removes what interrupted uploads left; nobody else has this data directory open.
+    pub(super) fn sweep_uploads(&self) {
+        let entries = std::fs::read_dir(self.datasets()).into_iter().flatten().flatten();
+        let left = entries.filter(|e| e.file_name().to_string_lossy().starts_with(UNFINISHED));
+        for entry in left {
+            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                tracing::warn!(%error, "what an interrupted upload left is not removed");
+            }
+        }
+    }
+
     fn datasets(&self) -> PathBuf {
         self.data_dir.join(FOLDER)
     }
@@ -74,7 +85,7 @@ impl Service {
             }
             let aside = root.join(format!("{UNFINISHED}{}", uuid::Uuid::new_v4().simple()));
             let taken = take(workshop, &name, upload, &aside);
-            let placed = taken.and_then(|view| match std::fs::rename(&aside, &dir) {
+            let placed = taken.and_then(|view| match placed(&aside, &dir, &root) {
                 Ok(()) => Ok(view),
                 Err(_) if dir.exists() => Err(ServiceError::DatasetExists(name.to_string())),
                 Err(error) => Err(ServiceError::Internal(error.to_string())),
@@ -130,6 +141,18 @@ impl Service {
         })
         .await
     }
+}
+
+/// Gives an upload its name; durable when it returns. One call for all of the files: there may be a million.
+fn placed(
+    aside: &std::path::Path,
+    dir: &std::path::Path,
+    root: &std::path::Path,
+) -> std::io::Result<()> {
+    let root = std::fs::File::open(root)?;
+    rustix::fs::syncfs(&root)?;
+    std::fs::rename(aside, dir)?;
+    root.sync_all()
 }
 
 fn take(

@@ -74,6 +74,8 @@ impl Drop for Keeper {
 }
 
 fn keep(shared: &Shared, workshop: &Workshop, jobs: &Jobs) {
+    workshop.sweep_uploads();
+    workshop.sweep_folders(jobs);
     loop {
         if let Err(error) = look(workshop, jobs) {
             tracing::warn!(%error, "what a deployment left is not cleared; trying again");

@@ -104,7 +104,12 @@ impl Measure<'_> {
             command: options.command.clone(),
             system: card,
             data: self.plan.card(embedded.refusals.clone()),
-            selection: Selection { protocol: self.plan.protocol, ..*self.selection },
+            selection: Selection {
+                protocol: self.plan.protocol,
+                // Folders may hold fewer draws than were asked for.
+                runs: self.plan.sets.iter().map(|set| set.sessions.len()).max().unwrap_or(0),
+                ..*self.selection
+            },
             bootstrap: self.bootstrap,
             overall,
             sets,

@@ -264,7 +264,7 @@ pub(super) fn hold(
         challenger,
         data: sides.plan.name.clone(),
         protocol: sides.plan.protocol.to_string(),
-        runs: selection.runs,
+        runs: comparison.systems.first().map_or(0, |system| system.selection.runs),
         seed: selection.seed,
         subjects: sides.plan.people.iter().collect::<BTreeSet<_>>().len(),
         rows,

@@ -93,6 +93,9 @@ pub enum RobustnessError {
     /// The model or the device cannot be used.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// The folder holds something already.
+    #[error("{path} is not empty: name a new folder", path = .0.display())]
+    NotEmpty(PathBuf),
     /// The model refused a picture.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -254,6 +257,9 @@ pub fn measure_robustness(
 ) -> Result<RobustnessReport, RobustnessError> {
     // Before any work: a folder that cannot be made is found out at once.
     if let Some(out) = &request.out {
+        if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(RobustnessError::NotEmpty(out.clone()));
+        }
         std::fs::create_dir_all(out)
             .map_err(|source| RobustnessError::Folder { path: out.clone(), source })?;
     }

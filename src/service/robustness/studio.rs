@@ -7,7 +7,7 @@ use crate::domain::Embedding;
 use crate::image::{
     Corruption, DecodeLimits, ImageError, Picture, QualityLimits, Severity, corrupt, decode, gate,
 };
-use crate::model::{Embedder, ModelError};
+use crate::model::Embedder;
 
 use super::RobustnessError;
 
@@ -15,7 +15,7 @@ use super::RobustnessError;
 const CHUNK: usize = 16;
 
 /// Embeddings of the data set's pictures, by their place in it: `None` for what was not looked at, and for what
-/// the quality gate refused.
+/// could not be decoded or the quality gate refused.
 pub(super) type Look = Vec<Option<Embedding>>;
 
 /// Looks at pictures through the quality gate and the model's preprocessing, as an enrolment does.
@@ -75,12 +75,13 @@ impl<'a> Studio<'a> {
                     let path = &self.images[*at].path;
                     let bytes = std::fs::read(path)
                         .map_err(|source| RobustnessError::Read { path: path.clone(), source })?;
-                    let changed = decode(&bytes, &DecodeLimits::default())
-                        .and_then(|picture| change(*at, &picture))
-                        .map_err(|source| RobustnessError::Picture {
-                            path: path.clone(),
-                            source,
-                        })?;
+                    // A failure to acquire, as in every evaluation: a miss, and no reason to stop.
+                    let Ok(picture) = decode(&bytes, &DecodeLimits::default()) else {
+                        return Ok(vec![None; count]);
+                    };
+                    let changed = change(*at, &picture).map_err(|source| {
+                        RobustnessError::Picture { path: path.clone(), source }
+                    })?;
                     Ok(changed.iter().map(|picture| self.pixels(picture)).collect())
                 })
                 .collect::<Result<_, RobustnessError>>()?;
@@ -93,13 +94,10 @@ impl<'a> Studio<'a> {
                     }
                 }
             }
-            let embeddings: Vec<Embedding> = self
-                .embedder
-                .embed_pixels(&pixels)?
-                .into_iter()
-                .collect::<Result<_, ModelError>>()?;
-            for ((look, at), embedding) in places.into_iter().zip(embeddings) {
-                looks[look][at] = Some(embedding);
+            for ((look, at), embedding) in
+                places.into_iter().zip(self.embedder.embed_pixels(&pixels)?)
+            {
+                looks[look][at] = embedding.ok();
             }
             let more = chunk.len() * count;
             (self.progress)(self.done.fetch_add(more, Ordering::Relaxed) + more);

@@ -1,18 +1,20 @@
 //! Whether a map shows what the model looks at: of the embedded model, on generated hands.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use handclip::domain::Embedding;
 use handclip::image::{DecodeLimits, Picture, Preprocessing, decode};
 use handclip::model::{ClipConfig, Embedder, ExplainMethod, ModelParts, Parameters, PatchMap};
-use handclip::service::CurvesView;
 use handclip::service::explain::deletion_and_insertion;
+use handclip::service::{CurvesView, read_dataset};
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::support::app::{Hand, hands};
+use crate::support::shared_data;
 
 fn picture(hand: &Hand) -> Picture {
     decode(&hand.jpeg, &DecodeLimits::default()).unwrap()
@@ -44,49 +46,85 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
+/// Mean areas under the curves of deletion and insertion.
+type Areas = (f64, f64);
+
+/// Of maps by chance, and of every method's.
+fn areas(model: &Embedder, pairs: &[(Picture, Embedding)]) -> (Areas, Vec<(ExplainMethod, Areas)>) {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let curves = |(picture, target): &(Picture, Embedding), map: &PatchMap| -> CurvesView {
+        deletion_and_insertion(model, picture, target, map).unwrap()
+    };
+    let of = |curves: &[CurvesView]| {
+        // Both curves begin and end with the same pictures whatever the map.
+        for curve in curves {
+            let (whole, nothing) = (curve.deletion[0], curve.deletion[curve.deletion.len() - 1]);
+            assert!(whole > nothing, "nothing is as similar as the whole: {whole} {nothing}");
+        }
+        let deletion = mean(curves.iter().map(|c| c.deletion_auc));
+        (deletion, mean(curves.iter().map(|c| c.insertion_auc)))
+    };
+    let mut by_chance = Vec::new();
+    for pair in pairs {
+        let mut map = explain(model, &pair.0, &pair.1, ExplainMethod::Rollout);
+        map.values.iter_mut().for_each(|value| *value = rng.random());
+        by_chance.push(curves(pair, &map));
+    }
+    let by_chance = of(&by_chance);
+    println!("by chance: deletion {:.4}, insertion {:.4}", by_chance.0, by_chance.1);
+    let methods = ExplainMethod::ALL.into_iter().map(|method| {
+        let maps = pairs.iter().map(|pair| curves(pair, &explain(model, &pair.0, &pair.1, method)));
+        let found = of(&maps.collect::<Vec<_>>());
+        println!("{method}: deletion {:.4}, insertion {:.4}", found.0, found.1);
+        (method, found)
+    });
+    (by_chance, methods.collect())
+}
+
 #[test]
 fn deletion_falls_and_insertion_rises_faster_by_a_map_than_by_chance() {
     let model = Embedder::nano(&Device::Cpu).unwrap();
     let pairs = pairs(&model);
     assert!(pairs.len() >= 12);
-    let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let curves = |(picture, target): &(Picture, Embedding), map: &PatchMap| -> CurvesView {
-        deletion_and_insertion(&model, picture, target, map).unwrap()
-    };
-    let mut by_chance = Vec::new();
-    for pair in &pairs {
-        let mut map = explain(&model, &pair.0, &pair.1, ExplainMethod::Rollout);
-        map.values.iter_mut().for_each(|value| *value = rng.random());
-        by_chance.push(curves(pair, &map));
-    }
-    let areas = |curves: &[CurvesView]| {
-        let deletion = mean(curves.iter().map(|c| c.deletion_auc));
-        (deletion, mean(curves.iter().map(|c| c.insertion_auc)))
-    };
-    let (random_deletion, random_insertion) = areas(&by_chance);
-    println!("random: deletion {random_deletion:.4}, insertion {random_insertion:.4}");
-    for method in ExplainMethod::ALL {
-        let of_method: Vec<CurvesView> = pairs
-            .iter()
-            .map(|pair| curves(pair, &explain(&model, &pair.0, &pair.1, method)))
-            .collect();
-        let (deletion, insertion) = areas(&of_method);
-        println!("{method}: deletion {deletion:.4}, insertion {insertion:.4}");
+    let (chance, methods) = areas(&model, &pairs);
+    for (method, (deletion, insertion)) in methods {
         // Grad-CAM is no better than chance on this model; it is there because people ask for it.
         if method != ExplainMethod::GradCam {
-            assert!(deletion < random_deletion - 0.1, "{method}: {deletion} {random_deletion}");
-            assert!(insertion > random_insertion + 0.05, "{method}: {insertion}");
+            assert!(deletion < chance.0 - 0.1, "{method}: {deletion} {chance:?}");
+            assert!(insertion > chance.1 + 0.05, "{method}: {insertion} {chance:?}");
         }
-    }
-    // Both curves begin and end with the same pictures whatever the map.
-    for pair in of_ends(&by_chance) {
-        assert!(pair.0 > pair.1, "nothing is as similar as the whole: {pair:?}");
     }
 }
 
-/// Similarity of the whole picture and of none of it.
-fn of_ends(curves: &[CurvesView]) -> Vec<(f64, f64)> {
-    curves.iter().map(|c| (c.deletion[0], c.deletion[c.deletion.len() - 1])).collect()
+#[test]
+fn on_photographs_a_map_beats_chance_too() {
+    let Some(shared) = shared_data("on_photographs_a_map_beats_chance_too") else { return };
+    let model = Embedder::nano(&Device::Cpu).unwrap();
+    let images = read_dataset(&shared.join("hands11k")).unwrap();
+    let mut of_hand: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for image in images {
+        let about = &image.attributes;
+        let key = format!("{} {:?} {:?}", image.subject, about.aspect, about.side);
+        of_hand.entry(key).or_default().push(image.path);
+    }
+    let open =
+        |path: &PathBuf| decode(&std::fs::read(path).unwrap(), &DecodeLimits::default()).unwrap();
+    let hands = of_hand.values().filter(|paths| paths.len() > 1).step_by(8).take(24);
+    let pairs: Vec<(Picture, Embedding)> =
+        hands.map(|paths| (open(&paths[0]), embed(&model, &open(&paths[1])))).collect();
+    assert!(pairs.len() > 12);
+    let (chance, methods) = areas(&model, &pairs);
+    for (method, (deletion, insertion)) in methods {
+        println!("{method} {deletion} {insertion} {chance:?}");
+    }
+    for prompt in ["a photo of a dorsal right hand", "a photo of a hand with accessories", "a hand"]
+    {
+        println!("{prompt}");
+        let target = model.embed_texts(&[prompt.to_owned()]).unwrap().remove(0).unwrap();
+        let pairs: Vec<_> =
+            pairs.iter().map(|(picture, _)| (picture.clone(), target.clone())).collect();
+        let _ = areas(&model, &pairs);
+    }
 }
 
 /// The embedded model, or one whose image tower has the same weights in another order.
