@@ -352,7 +352,11 @@ fn trained_on(data: &TrainingData, images: &[LabelledImage], parts: &Parts) -> T
         TrainingData::Gallery(gallery) => gallery.reader()(*at).ok().map(|b| trained_on::hash(&b)),
     };
     let hashes = |of: &Vec<usize>| of.par_iter().filter_map(hash).collect();
-    TrainedOn::new([&parts.train, &parts.validation, &parts.held_out].map(hashes))
+    let seen = parts.train.iter().chain(&parts.validation);
+    TrainedOn::new(
+        [&parts.train, &parts.validation, &parts.held_out].map(hashes),
+        seen.map(|at| images[*at].subject.as_str()),
+    )
 }
 
 /// What TensorBoard shows of an epoch.

@@ -1,5 +1,6 @@
 //! Which images a run saw: so that nobody evaluates a model on the people it was trained on.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,12 @@ pub struct TrainedOn {
     trained: Vec<String>,
     validated: Vec<String>,
     held_out: Vec<String>,
+    /// Names this list: who knows an id can ask whether it is in it, and two lists of the same people look different.
+    #[serde(default)]
+    salt: String,
+    /// SHA-256 of the salt and the id of every subject trained on or validated on, sorted.
+    #[serde(default)]
+    subjects: Vec<String>,
 }
 
 /// Why a record cannot be used.
@@ -44,9 +51,17 @@ pub enum TrainedOnError {
 }
 
 impl TrainedOn {
-    pub(super) fn new(parts: [Vec<String>; 3]) -> Self {
+    pub(super) fn new<'a>(
+        parts: [Vec<String>; 3],
+        subjects: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
         let [trained, validated, held_out] = parts;
-        Self { format: 1, trained, validated, held_out }
+        // The same for the same images, so that a run that goes on writes the same list again.
+        let salt = hash(trained.concat().as_bytes());
+        let hashed = subjects.into_iter().map(|id| hash(format!("{salt}/{id}").as_bytes()));
+        let subjects: BTreeSet<String> = hashed.collect();
+        let subjects = subjects.into_iter().collect();
+        Self { format: 1, trained, validated, held_out, salt, subjects }
     }
 
     pub(super) fn save(&self, run: &Path) -> Result<(), StorageError> {

@@ -119,3 +119,85 @@ fn a_gallery_that_is_deleted_meanwhile_does_not_matter() {
     assert_eq!(live(&app), ("b".into(), 2));
     assert_eq!(first(&app, "g", &hands()[5]).0, hands()[5].subject);
 }
+
+/// A small disk of its own; `None` where this user may not mount one.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new(test: &str, size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let option = format!("size={size}");
+        let mut mount = std::process::Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", &option, "tmpfs"]).arg(dir.path());
+        if mount.output().is_ok_and(|output| output.status.success()) {
+            return Some(Self(dir));
+        }
+        println!("skipped {test}: cannot mount a small disk here");
+        None
+    }
+
+    /// Leaves so many bytes free.
+    fn fill(&self, left: u64) {
+        let about = rustix::fs::statvfs(self.0.path()).unwrap();
+        let free = about.f_bavail * about.f_frsize;
+        let file = std::fs::File::create(self.0.path().join("filler")).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free - left).unwrap();
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_a_deployment_from_beginning_or_fails_its_job() {
+    let test = "a_full_disk_keeps_a_deployment_from_beginning_or_fails_its_job";
+    let Some(disk) = Disk::new(test, "300m") else { return };
+    let app = ready(|options| options.data_dir = disk.0.path().join("data"));
+    disk.fill(40 << 20);
+    app.post("/v1/models/b:deploy", &overridden(0)).refused(507, "storage_full");
+    assert_eq!(app.get("/v1/jobs").ok()["jobs"], json!([]));
+    disk.free();
+
+    let mut slow = overridden(3600);
+    slow["images_per_second"] = json!(6);
+    let job = app.post("/v1/models/b:deploy", &slow).json();
+    let begun = std::time::Instant::now();
+    while app.get("/v1/deployment").ok()["challenger"] == json!(null) {
+        assert!(begun.elapsed().as_secs() < 20);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    disk.fill(4 << 20);
+    // How the job ended cannot be written either until there is room again; who asks is answered all the while.
+    for _ in 0..20 {
+        let (subject, similarity, answer) = first(&app, "g", &hands()[5]);
+        assert_eq!((subject, answer["generation"].as_u64()), (hands()[5].subject.clone(), Some(1)));
+        assert!(similarity > 0.999);
+        std::thread::sleep(std::time::Duration::from_millis(150));
+    }
+    disk.free();
+    let ended = ended(&app, &job);
+    // With the last batch written before the disk was full it may have come to its end after all.
+    if ended["state"] == "succeeded" {
+        assert_eq!(live(&app), ("b".into(), 2));
+        return;
+    }
+    assert_eq!(ended["error"]["code"], "storage_full", "{ended}");
+    let begun = std::time::Instant::now();
+    while app.get("/v1/deployment").ok()["challenger"] != json!(null) {
+        assert!(begun.elapsed().as_secs() < 20, "what was begun is given up once there is room");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    failed(&app, &job, "storage_full", "disk");
+    assert_eq!(
+        app.post("/v1/models/b:deploy", &overridden(0)).status,
+        202,
+        "it can be tried again"
+    );
+}
