@@ -309,7 +309,9 @@ impl From<StorageError> for ServiceError {
         let message = chain(&error);
         match error {
             StorageError::InUse { .. } => Self::StoreInUse(message),
-            StorageError::Full { .. } => Self::StorageFull(message),
+            StorageError::Full { available, needed, .. } => {
+                Self::StorageFull(format!("{available} bytes are free and {needed} are needed"))
+            }
             StorageError::Damaged { .. }
             | StorageError::OpenTimeout { .. }
             | StorageError::Format { .. }

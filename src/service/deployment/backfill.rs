@@ -155,5 +155,10 @@ pub(super) fn gallery_failure(error: GalleryError) -> JobFailure {
     } else {
         "gallery"
     };
+    // Where the store lies is nobody's business.
+    if let GalleryError::Storage(StorageError::Full { available, needed, .. }) = &error {
+        let about = format!("the disk is full: {available} bytes are free and {needed} are needed");
+        return JobFailure::new(code, about);
+    }
     failed(code, error)
 }

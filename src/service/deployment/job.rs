@@ -78,6 +78,12 @@ fn bring(
     input: &DeployInput,
 ) -> Result<Value, JobFailure> {
     let (table, failpoint) = (&workshop.deployments, &workshop.failpoint);
+    let record = table.record();
+    let begun = record.filling.is_some_and(|filling| filling.job == context.id());
+    if !begun && record.live.space.fingerprint != input.champion {
+        let about = "another model serves than when this was asked for: compare with that one";
+        return Err(JobFailure::new("champion_changed", about));
+    }
     context.log(format!("opening {}", input.model));
     preflight(workshop, &input.model).map_err(service_failure)?;
     let embedder = table.open_challenger(&input.model).map_err(service_failure)?;

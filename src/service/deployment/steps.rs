@@ -99,6 +99,8 @@ impl DeployRequest {
 pub(super) struct DeployInput {
     pub(super) model: ModelRef,
     pub(super) fingerprint: Fingerprint,
+    /// The model that served when it was asked for: the gate compared with that one.
+    pub(super) champion: Fingerprint,
     pub(super) without_images: WithoutImages,
     pub(super) soak_s: u64,
     pub(super) images_per_second: Option<f64>,
@@ -157,6 +159,7 @@ impl Service {
             let input = DeployInput {
                 model,
                 fingerprint,
+                champion: record.live.space.fingerprint,
                 without_images: ask.without_images,
                 soak_s: ask.soak_s,
                 images_per_second: ask.images_per_second,

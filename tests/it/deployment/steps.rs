@@ -251,6 +251,13 @@ fn a_cancelled_deployment_leaves_nothing() {
         (&json!(null), &json!(1))
     );
     assert_eq!(first(&app, "g", &hands()[30]).0, hands()[30].subject);
+    // Tried again once another model serves, it is refused: it was compared with the one before.
+    register(&app.options.data_dir, "c", 2);
+    deploy(&app, "c", &overridden(0));
+    app.post(&format!("/v1/jobs/{}:retry", job["job"].as_str().unwrap()), &json!({}));
+    let again = ended(&app, &job);
+    assert_eq!(again["error"]["code"], "champion_changed", "{again}");
+    let _ = app.post("/v1/deployment:retire", &json!({}));
     let mut app = app;
     app.halt();
     let galleries = crate::gallery::open_as_server(&app.options.data_dir);

@@ -88,7 +88,7 @@ fn deletion_falls_and_insertion_rises_faster_by_a_map_than_by_chance() {
     assert!(pairs.len() >= 12);
     let (chance, methods) = areas(&model, &pairs);
     for (method, (deletion, insertion)) in methods {
-        // Grad-CAM is no better than chance on this model; it is there because people ask for it.
+        // On drawn hands Grad-CAM is no better than chance; on photographs it is, below.
         if method != ExplainMethod::GradCam {
             assert!(deletion < chance.0 - 0.1, "{method}: {deletion} {chance:?}");
             assert!(insertion > chance.1 + 0.05, "{method}: {insertion} {chance:?}");
@@ -109,21 +109,19 @@ fn on_photographs_a_map_beats_chance_too() {
     }
     let open =
         |path: &PathBuf| decode(&std::fs::read(path).unwrap(), &DecodeLimits::default()).unwrap();
-    let hands = of_hand.values().filter(|paths| paths.len() > 1).step_by(8).take(24);
+    let hands = of_hand.values().filter(|paths| paths.len() > 1).take(100);
     let pairs: Vec<(Picture, Embedding)> =
         hands.map(|paths| (open(&paths[0]), embed(&model, &open(&paths[1])))).collect();
-    assert!(pairs.len() > 12);
+    assert!(pairs.len() > 50);
     let (chance, methods) = areas(&model, &pairs);
     for (method, (deletion, insertion)) in methods {
-        println!("{method} {deletion} {insertion} {chance:?}");
-    }
-    for prompt in ["a photo of a dorsal right hand", "a photo of a hand with accessories", "a hand"]
-    {
-        println!("{prompt}");
-        let target = model.embed_texts(&[prompt.to_owned()]).unwrap().remove(0).unwrap();
-        let pairs: Vec<_> =
-            pairs.iter().map(|(picture, _)| (picture.clone(), target.clone())).collect();
-        let _ = areas(&model, &pairs);
+        // Of a class token that has looked already, Grad-CAM tells little: by how much it beats chance is little, too.
+        let (less, more) = match method {
+            ExplainMethod::GradCam => (0.01, 0.0),
+            ExplainMethod::Rollout | ExplainMethod::Relevance => (0.1, 0.03),
+        };
+        assert!(deletion < chance.0 - less, "{method}: {deletion} {chance:?}");
+        assert!(insertion > chance.1 + more, "{method}: {insertion} {chance:?}");
     }
 }
 
