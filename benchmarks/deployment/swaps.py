@@ -231,7 +231,7 @@ def measure(base, images, options):
               f"longest {1000 * times[-1]:.0f} ms")
     print(f"ratio of p99: {part(busy, 0.99) / part(quiet, 0.99):.2f} during swaps, "
           f"{part(beside, 0.99) / part(quiet, 0.99):.2f} beside training; {seconds / options.swaps:.1f} s a swap of {len(images)} images")
-    _, gallery = client.call("GET", "/v1/galleries/g")
+    _, gallery = Client(base).call("GET", "/v1/galleries/g")
     expected = len(images) + len(load.enrolled)
     print(f"failed: {len(load.failures)} {load.failures[:3]}; samples {gallery['samples']}, acknowledged {expected}; "
           f"{len(load.generations)} generations answered")
