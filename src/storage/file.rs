@@ -1,8 +1,9 @@
 //! Files that are either the old or the new ones, whatever happens in between.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::StorageError;
 
@@ -56,6 +57,23 @@ fn create_new(path: &Path, mode: u32) -> Result<File, StorageError> {
 pub(super) fn sync_dir(dir: &Path) -> Result<(), StorageError> {
     let handle = File::open(dir).map_err(StorageError::io("open", dir))?;
     handle.sync_all().map_err(StorageError::io("sync", dir))
+}
+
+/// How long somebody who holds a lock may still be on their way out.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Takes a file's lock, which nobody else may hold for longer than a moment: a process that was told to stop is gone a little
+/// later, and a program that this process starts holds its locks until it is running.
+pub(crate) fn lock_soon(file: &File) -> Result<(), TryLockError> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Creates a directory, its parents too, which only the owner may enter.

@@ -348,7 +348,7 @@ fn take_lock(dir: &Path) -> Result<File, StorageError> {
         .write(true)
         .open(&path)
         .map_err(StorageError::io("open", &path))?;
-    match lock.try_lock() {
+    match file::lock_soon(&lock) {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(StorageError::InUse { dir: dir.to_owned() }),
         Err(TryLockError::Error(error)) => Err(StorageError::io("lock", &path)(error)),

@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::dataset::hex;
 use crate::domain::ModelName;
-use crate::storage::file::create_private_dir;
+use crate::storage::file::{create_private_dir, lock_soon};
 
 use super::archive::{ArchiveError, pack};
 use super::options::ModelChoice;
@@ -266,7 +266,7 @@ impl Registry {
         let dir = self.dir(&model.name);
         let what = "delete a model";
         let record = File::open(dir.join(RECORD)).map_err(RegistryError::io(what))?;
-        match record.try_lock() {
+        match lock_soon(&record) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(RegistryError::Deployed(model.name)),
             Err(TryLockError::Error(error)) => return Err(RegistryError::io(what)(error)),

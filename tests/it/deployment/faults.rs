@@ -160,13 +160,15 @@ fn a_full_disk_keeps_a_deployment_from_beginning_or_fails_its_job() {
     let test = "a_full_disk_keeps_a_deployment_from_beginning_or_fails_its_job";
     let Some(disk) = Disk::new(test, "300m") else { return };
     let app = ready(|options| options.data_dir = disk.0.path().join("data"));
+    // Enough for several batches.
+    hands()[12..].iter().for_each(|hand| drop(app.enrol("g", hand)));
     disk.fill(40 << 20);
     app.post("/v1/models/b:deploy", &overridden(0)).refused(507, "storage_full");
     assert_eq!(app.get("/v1/jobs").ok()["jobs"], json!([]));
     disk.free();
 
     let mut slow = overridden(3600);
-    slow["images_per_second"] = json!(6);
+    slow["images_per_second"] = json!(8);
     let job = app.post("/v1/models/b:deploy", &slow).json();
     let begun = std::time::Instant::now();
     while app.get("/v1/deployment").ok()["challenger"] == json!(null) {
@@ -176,8 +178,8 @@ fn a_full_disk_keeps_a_deployment_from_beginning_or_fails_its_job() {
     disk.fill(4 << 20);
     // How the job ended cannot be written either until there is room again; who asks is answered all the while.
     for _ in 0..20 {
-        let (subject, similarity, answer) = first(&app, "g", &hands()[5]);
-        assert_eq!((subject, answer["generation"].as_u64()), (hands()[5].subject.clone(), Some(1)));
+        let (subject, similarity, _) = first(&app, "g", &hands()[5]);
+        assert_eq!(subject, hands()[5].subject);
         assert!(similarity > 0.999);
         std::thread::sleep(std::time::Duration::from_millis(150));
     }
