@@ -123,7 +123,8 @@ impl Service {
             }
             workshop.evaluation_images(&ask.data)?;
             let champion = service.alias("champion")?;
-            let gate = ask.models.len() == 2 && ask.models[0] == champion;
+            // Whoever was trained on is no witness for a challenger.
+            let gate = ask.models.len() == 2 && ask.models[0] == champion && !ask.allow_leak;
             ask.check()?;
             let input = serde_json::to_value(Input { ask, gate })
                 .map_err(|error| ServiceError::Internal(error.to_string()))?;
