@@ -3,8 +3,9 @@
 #   docker build -t handclip .                            CPU (default)
 #   docker build -t handclip:cuda --build-arg VARIANT=cuda .   CUDA 13; needs libcuda on the host
 #
-# While there are no API keys HandCLIP listens on loopback only, so share the host's network:
-#   docker run --network host -v handclip-data:/data handclip
+# Without API keys HandCLIP listens on loopback only, so make one before it is reached from outside:
+#   docker run --rm -v handclip-data:/data handclip keys create --name ops --scope admin
+#   docker run -p 8470:8470 -e HANDCLIP_LISTEN=0.0.0.0:8470 -v handclip-data:/data handclip
 
 ARG VARIANT=cpu
 ARG RUST_VERSION=1.95

@@ -28,6 +28,28 @@ impl StoreArgs {
     }
 }
 
+/// The API key that a server is asked with.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ApiKeyArgs {
+    /// File with the API key that the server is asked with; without it `HANDCLIP_API_KEY`, if that is set
+    #[arg(long, env = "HANDCLIP_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+}
+
+impl ApiKeyArgs {
+    /// The key, if one is given. Never from a flag, which a process list shows.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    #[expect(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+    pub fn api_key(&self) -> std::io::Result<Option<String>> {
+        match &self.api_key_file {
+            Some(path) => Ok(Some(std::fs::read_to_string(path)?.trim().to_owned())),
+            None => Ok(std::env::var("HANDCLIP_API_KEY").ok().map(|key| key.trim().to_owned())),
+        }
+    }
+}
+
 /// A server that is asked.
 #[derive(Debug, Clone, Args)]
 pub struct RemoteArgs {
@@ -39,6 +61,20 @@ pub struct RemoteArgs {
         value_name = "URL"
     )]
     pub server: String,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it as the command's help")]
+    pub key: ApiKeyArgs,
+}
+
+/// A server that is asked instead of opening the data directory.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    /// Ask this running server, with an admin's key, instead of opening the data directory
+    #[arg(long, env = "HANDCLIP_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it as the command's help")]
+    pub key: ApiKeyArgs,
 }
 
 /// Where the registry of models lies.
@@ -179,18 +215,18 @@ pub struct HttpArgs {
 /// An address that may not be listened on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "will not listen on {0}: there are no API keys yet, so anybody who reaches the port could read and erase; use a loopback address such as 127.0.0.1 and a reverse proxy that authenticates"
+    "will not listen on {0}: there are no API keys, so anybody who reaches the port could read and erase. Make one first (`handclip keys create --name NAME --scope admin`), or listen on a loopback address such as 127.0.0.1"
 )]
 pub struct OpenPort(pub IpAddr);
 
 impl HttpArgs {
-    /// Refuses an address that others can reach: nobody is asked for a key.
+    /// Refuses an address that others can reach where there are no keys to be asked for.
     ///
     /// # Errors
     /// [`OpenPort`].
-    pub fn check(&self) -> Result<(), OpenPort> {
+    pub fn check(&self, without_keys: bool) -> Result<(), OpenPort> {
         let ip = self.server.listen.ip();
-        if ip.is_loopback() { Ok(()) } else { Err(OpenPort(ip)) }
+        if ip.is_loopback() || !without_keys { Ok(()) } else { Err(OpenPort(ip)) }
     }
 }
 
@@ -228,12 +264,14 @@ mod tests {
 
     #[test]
     fn only_loopback_is_listened_on_without_keys() {
-        let check =
-            |listen: &str| Cli::parse_from(["handclip", "--listen", listen]).serve.http.check();
-        assert_eq!(check("127.0.0.1:0"), Ok(()));
-        assert_eq!(check("[::1]:8470"), Ok(()));
+        let check = |listen: &str, open| {
+            Cli::parse_from(["handclip", "--listen", listen]).serve.http.check(open)
+        };
+        assert_eq!(check("127.0.0.1:0", true), Ok(()));
+        assert_eq!(check("[::1]:8470", true), Ok(()));
         for open in ["0.0.0.0:8470", "[::]:1", "192.168.1.4:80", "[::ffff:127.0.0.1]:80"] {
-            assert!(check(open).is_err(), "{open}");
+            assert!(check(open, true).is_err(), "{open}");
+            assert_eq!(check(open, false), Ok(()), "{open}");
         }
     }
 }

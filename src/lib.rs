@@ -18,6 +18,9 @@ pub mod storage;
 
 pub mod gallery;
 
+// Who may ask.
+pub mod access;
+
 // Making and judging models.
 pub mod synth;
 

@@ -48,7 +48,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let remote = Remote::new(&args.server.server)?;
+    let remote = Remote::new(&args.server.server, &args.server.key)?;
     let mut evaluation = args.evaluation.clone();
     if let Some(data) = &args.data {
         let mut body = json!({

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::config::ApiKeyArgs;
 use crate::service::evaluate::{
     Cancel, EvaluateEvent, EvaluateOptions, EvaluateRequest, Evaluation, GateTable, Protocol,
     Selection, SystemChoice, evaluate,
@@ -71,6 +72,8 @@ pub(super) struct HowArgs {
     /// Ask this running server; models are names there, and --data is a folder of one of its data roots, ROOT/FOLDER
     #[arg(long, value_name = "URL", conflicts_with_all = ["out", "cache", "other_capture"])]
     pub(super) server: Option<String>,
+    #[command(flatten)]
+    pub(super) key: ApiKeyArgs,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -210,7 +213,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// Has a server evaluate, and shows what it found.
 pub(super) fn ask(server: &str, models: &[String], how: &HowArgs) -> Result<(), Failure> {
-    let remote = Remote::new(server)?;
+    let remote = Remote::new(server, &how.key)?;
     let mut body = json!({
         "models": models,
         "data": {"directory": how.data},

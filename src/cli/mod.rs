@@ -18,6 +18,7 @@ mod explain;
 mod gallery;
 mod health;
 mod identify;
+mod keys;
 mod memory;
 mod model;
 mod offline;
@@ -93,6 +94,8 @@ enum Command {
     Deploy(deploy::Args),
     /// Have the model before serve again, on a running server
     Rollback(rollback::Args),
+    /// Make, list, rotate and revoke API keys
+    Keys(keys::Args),
     /// Measure thresholds for decisions on some subjects and try them on others
     Calibrate(calibrate::Args),
     /// List, show and compare what was run
@@ -130,6 +133,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Compare(args) => compare::run(&args),
         Command::Deploy(args) => deploy::run(&args),
         Command::Rollback(args) => rollback::run(&args),
+        Command::Keys(args) => keys::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Runs(args) => runs::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),

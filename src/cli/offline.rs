@@ -14,11 +14,7 @@ pub(super) fn options(
     model: &ModelArgs,
 ) -> Result<ServiceOptions, ServiceError> {
     let mut options = ServiceOptions::new(&store.data_dir);
-    if let Some(hex) = store.master_key_from_env() {
-        options.master_key = KeySource::Hex(hex);
-    } else if let Some(file) = &store.master_key_file {
-        options.master_key = KeySource::File(file.clone());
-    }
+    options.master_key = master_key(store);
     // A store may have another model than is asked for here; a new one is not made for a model that is not there.
     options.model = if has_store(&store.data_dir) {
         ModelChoice::named_in(&model.model, &store.data_dir)
@@ -27,6 +23,15 @@ pub(super) fn options(
     };
     options.device.clone_from(&model.device);
     Ok(options)
+}
+
+/// Where the master key comes from.
+pub(super) fn master_key(store: &StoreArgs) -> KeySource {
+    match (store.master_key_from_env(), &store.master_key_file) {
+        (Some(hex), _) => KeySource::Hex(hex),
+        (None, Some(file)) => KeySource::File(file.clone()),
+        (None, None) => ServiceOptions::new(&store.data_dir).master_key,
+    }
 }
 
 /// What to do where there is no store yet.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::config::ApiKeyArgs;
+
 use super::{Failure, output};
 
 /// How often a stream of events is opened again before the server counts as gone.
@@ -17,10 +19,12 @@ const TRIES: usize = 30;
 pub(super) struct Remote {
     base: String,
     agent: ureq::Agent,
+    authorization: Option<String>,
 }
 
 impl Remote {
-    pub(super) fn new(url: &str) -> Result<Self, Failure> {
+    /// A server, and the key to ask it with.
+    pub(super) fn new(url: &str, key: &ApiKeyArgs) -> Result<Self, Failure> {
         if !url.starts_with("http://") && !url.starts_with("https://") {
             return Err(format!("`{url}` is not the address of a server: http://HOST:PORT").into());
         }
@@ -30,7 +34,9 @@ impl Remote {
             .http_status_as_error(false)
             .build()
             .into();
-        Ok(Self { base: url.trim_end_matches('/').to_owned(), agent })
+        let key = key.api_key().map_err(|error| format!("cannot read the API key: {error}"))?;
+        let authorization = key.map(|key| format!("Bearer {key}"));
+        Ok(Self { base: url.trim_end_matches('/').to_owned(), agent, authorization })
     }
 
     fn url(&self, path: &str) -> String {
@@ -38,11 +44,23 @@ impl Remote {
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
-        answer(self.agent.get(self.url(path)).call())
+        answer(self.signed(self.agent.get(self.url(path))).call())
+    }
+
+    pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
+        answer(self.signed(self.agent.delete(self.url(path))).call())
+    }
+
+    fn signed<T>(&self, request: ureq::RequestBuilder<T>) -> ureq::RequestBuilder<T> {
+        match &self.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        }
     }
 
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let request = self.agent.post(self.url(path)).header("content-type", "application/json");
+        let request =
+            self.signed(self.agent.post(self.url(path))).header("content-type", "application/json");
         answer(request.send(body.to_string()))
     }
 
@@ -54,7 +72,7 @@ impl Remote {
         let bar = output::bar(0, what);
         let mut last = 0;
         for _ in 0..TRIES {
-            let events = self.agent.get(self.url(&format!("/v1/jobs/{id}/events")));
+            let events = self.signed(self.agent.get(self.url(&format!("/v1/jobs/{id}/events"))));
             let events = events.header("last-event-id", last.to_string());
             if let Ok(mut stream) = events.call()
                 && stream.status().as_u16() == 200

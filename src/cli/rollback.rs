@@ -15,7 +15,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let now = Remote::new(&args.server.server)?.post("/v1/deployment:rollback", &json!({}))?;
+    let remote = Remote::new(&args.server.server, &args.server.key)?;
+    let now = remote.post("/v1/deployment:rollback", &json!({}))?;
     if args.json {
         return output::json(&now);
     }

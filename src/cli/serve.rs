@@ -3,6 +3,7 @@ use std::time::Duration;
 use crate::config::ServeArgs;
 use crate::http::Server;
 use crate::service::evaluate::GateMargins;
+use crate::service::tools::has_store;
 use crate::service::{DataRootError, Service, ServiceOptions};
 
 use super::{Failure, offline};
@@ -41,11 +42,18 @@ pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, Failure> {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    // Before the model is loaded and the store is touched.
-    args.serve.http.check()?;
+    if !has_store(&args.serve.store.data_dir) {
+        // A store that is not there has no keys: before anything is made.
+        args.serve.http.check(true)?;
+    }
     let service = Service::open(&options(&args.serve)?)?;
     for notice in service.notices() {
         eprintln!("note: {notice}");
+    }
+    if !args.serve.http.server.listen.ip().is_loopback() {
+        eprintln!(
+            "note: keys and images reach this server unencrypted unless a proxy before it ends TLS"
+        );
     }
     actix_web::rt::System::new().block_on(async {
         let server = Server::bind(service.clone(), &args.serve.http, true)?;

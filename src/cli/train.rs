@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::config::{ModelArgs, StoreArgs};
+use crate::config::{ApiKeyArgs, ModelArgs, StoreArgs};
 use crate::domain::GalleryId;
 use crate::service::ModelChoice;
 use crate::service::fine_tune::{
@@ -69,6 +69,8 @@ pub(super) struct Args {
     /// Train on this running server; --data is a folder of one of its data roots then, ROOT/FOLDER
     #[arg(long, value_name = "URL", requires = "name", conflicts_with_all = ["out", "resume"])]
     server: Option<String>,
+    #[command(flatten)]
+    key: ApiKeyArgs,
     /// With --server: what the model is called in the server's registry
     #[arg(long, value_name = "NAME", requires = "server")]
     name: Option<String>,
@@ -107,7 +109,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// Has a server train, and shows what it does.
 fn train_on(server: &str, args: &Args) -> Result<(), Failure> {
-    let remote = Remote::new(server)?;
+    let remote = Remote::new(server, &args.key)?;
     let Source { path, data, dataset, gallery } = &args.source;
     let data = match (path.as_ref().or(data.as_ref()), dataset, gallery) {
         (Some(folder), _, _) => json!({ "directory": folder }),

@@ -5,6 +5,7 @@ mod calibration;
 mod embedding;
 mod generation;
 mod ids;
+mod scope;
 mod score;
 mod time;
 
@@ -18,5 +19,6 @@ pub use calibration::{
 pub use embedding::{Embedding, EmbeddingError};
 pub use generation::{Fingerprint, FingerprintError, Generation};
 pub use ids::{GalleryId, IdError, ModelName, SampleId, SubjectId};
+pub use scope::{Scope, ScopeError};
 pub use score::Similarity;
 pub use time::now_ms;

@@ -4,7 +4,8 @@ use utoipa::ToSchema;
 
 use crate::domain::{Calibration, CalibrationParts};
 use crate::service::{
-    CalibrationSchema, DeployRequest, DeploymentView, JobView, Service, ServiceError, WithoutImages,
+    CalibrationSchema, Caller, DeployRequest, DeploymentView, JobView, Service, ServiceError,
+    WithoutImages,
 };
 
 use super::error::ApiError;
@@ -17,7 +18,7 @@ use super::jobs::accepted;
 pub(super) struct DeployBody {
     /// The evaluation that compared the model that serves with this one: its gate must have passed.
     evaluation: Option<String>,
-    /// Passes over the gate. It is written into the deployment's history.
+    /// Passes over the gate; needs the scope `admin`. It is written into the deployment's history.
     #[serde(rename = "override")]
     override_gate: Option<OverrideBody>,
     /// Samples that kept no image: `block` (the default), `drop`, or `keep_old_generation`.
@@ -77,10 +78,11 @@ impl DeployBody {
 pub(super) async fn deploy(
     service: web::Data<Service>,
     path: web::Path<String>,
+    caller: web::ReqData<Caller>,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let body: DeployBody = incoming.json(0).await?;
-    Ok(accepted(&service.deploy(&path, body.request()?).await?))
+    Ok(accepted(&service.deploy(&path, body.request()?, &caller).await?))
 }
 
 /// Read the deployment.
@@ -98,8 +100,11 @@ pub(super) async fn read(service: web::Data<Service>) -> HttpResponse {
 #[utoipa::path(tag = "models",
     responses((status = 200, description = "The model before serves", body = DeploymentView)))]
 #[post("/v1/deployment:rollback")]
-pub(super) async fn rollback(service: web::Data<Service>) -> Result<HttpResponse, ApiError> {
-    Ok(HttpResponse::Ok().json(service.roll_back().await?))
+pub(super) async fn rollback(
+    service: web::Data<Service>,
+    caller: web::ReqData<Caller>,
+) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(service.roll_back(&caller).await?))
 }
 
 /// Give up the way back.
@@ -108,6 +113,9 @@ pub(super) async fn rollback(service: web::Data<Service>) -> Result<HttpResponse
 #[utoipa::path(tag = "models",
     responses((status = 200, description = "There is no way back any more", body = DeploymentView)))]
 #[post("/v1/deployment:retire")]
-pub(super) async fn retire(service: web::Data<Service>) -> Result<HttpResponse, ApiError> {
-    Ok(HttpResponse::Ok().json(service.retire().await?))
+pub(super) async fn retire(
+    service: web::Data<Service>,
+    caller: web::ReqData<Caller>,
+) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(service.retire(&caller).await?))
 }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use actix_web::App;
 use actix_web::http::Method;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoParams, OpenApi as _, ToSchema};
 use utoipa_actix_web::AppExt as _;
 
+use super::auth::{Access, access};
 use super::error::{FieldError, Problem};
 use super::routes;
 
@@ -28,6 +30,7 @@ use super::routes;
         (name = "models", description = "Models by name, and which of them serves"),
         (name = "training", description = "Fine-tuning, and images to train on"),
         (name = "evaluations", description = "How good models are, and whether one may take another's place"),
+        (name = "keys", description = "Who may ask for what"),
         (name = "health", description = "For orchestrators and monitoring")
     )
 )]
@@ -80,6 +83,16 @@ pub(super) fn document() -> OpenApi {
         .openapi(Document::openapi())
         .configure(routes)
         .split_for_parts();
+    let bearer = Http::builder()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some(
+            "An API key. An operation names the scopes of which one is needed; `admin` holds them all. Without keys a server answers on loopback only, and everybody.",
+        ))
+        .build();
+    document
+        .components
+        .get_or_insert_default()
+        .add_security_scheme("key", SecurityScheme::Http(bearer));
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     for (path, item) in &mut document.paths.paths {
         let operations: [(&str, Option<&mut Operation>); 4] = [
@@ -91,6 +104,10 @@ pub(super) fn document() -> OpenApi {
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
             operation.operation_id = Some(operation_id(method, path));
+            if let Some(Access::Key(scopes)) = access(method, path) {
+                let scopes = scopes.iter().map(|scope| scope.as_str());
+                operation.security = Some(vec![SecurityRequirement::new("key", scopes)]);
+            }
             let has_body = operation.request_body.is_some();
             for (status, description) in refusals(path, method, has_body) {
                 let content =
@@ -129,20 +146,27 @@ fn refusals(
     has_body: bool,
 ) -> Vec<&'static (&'static str, &'static str)> {
     const ALWAYS: &[(&str, &str)] = &[
-        ("403", "Refused: `host_not_allowed`, `cross_origin`"),
+        (
+            "403",
+            "Refused: `scope_missing`, `gallery_forbidden`; without keys `host_not_allowed`, `cross_origin`",
+        ),
         ("500", "Failed here: `internal`; the log has the reason"),
         (
             "503",
             "Too busy, stopping or not ready: `busy`, `stopping`, `not_ready`; come back after `Retry-After`",
         ),
     ];
+    const KEYED: &[(&str, &str)] = &[(
+        "401",
+        "No key that lets in: `key_missing`, `key_malformed`, `key_unknown`, `key_revoked`, `key_expired`",
+    )];
     const ASKED: &[(&str, &str)] = &[(
         "400",
         "Wrong request: `invalid_request`, `invalid_id`, `invalid_attributes`, `malformed_json`, `malformed_multipart`, `body_incomplete`",
     )];
     const NAMED: &[(&str, &str)] = &[(
         "404",
-        "Not there: `gallery_not_found`, `subject_not_found`, `sample_not_found`, `model_not_found`, `job_not_found`, `not_calibrated`",
+        "Not there: `gallery_not_found`, `subject_not_found`, `sample_not_found`, `model_not_found`, `job_not_found`, `key_not_found`, `not_calibrated`",
     )];
     const BODY: &[(&str, &str)] = &[
         ("408", "The body came too slowly: `request_timeout`"),
@@ -188,6 +212,7 @@ fn refusals(
         versioned && method != "get" && !recognition.iter().any(|verb| path.ends_with(verb));
     let groups = [
         (true, ALWAYS),
+        (access(method, path) != Some(Access::Public), KEYED),
         (versioned && (path.contains('{') || has_body), ASKED),
         (path.contains('{') || path.ends_with("/explain"), NAMED),
         (of_a_model && (method != "get" || path.ends_with("/archive")), OF_A_MODEL),

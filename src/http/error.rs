@@ -1,13 +1,13 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::RETRY_AFTER;
+use actix_web::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::service::ServiceError;
 use crate::service::evaluate::GateTable;
+use crate::service::{Refusal, ServiceError};
 
 /// An error as RFC 9457 lays it out. `code` is stable; the words are for people.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -106,6 +106,10 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::new(self.status);
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"handclip\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        }
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
@@ -161,13 +165,31 @@ impl From<ServiceError> for ApiError {
                 refused.gate = Some(table.clone());
                 return refused;
             }
+            ServiceError::KeyRefused(refusal) => {
+                let code = match refusal {
+                    Refusal::Missing => "key_missing",
+                    Refusal::Malformed => "key_malformed",
+                    Refusal::Unknown => "key_unknown",
+                    Refusal::Revoked => "key_revoked",
+                    Refusal::Expired => "key_expired",
+                };
+                (StatusCode::UNAUTHORIZED, code)
+            }
+            ServiceError::ScopeMissing(_) => (StatusCode::FORBIDDEN, "scope_missing"),
+            ServiceError::GalleryForbidden(_) => (StatusCode::FORBIDDEN, "gallery_forbidden"),
+            ServiceError::KeyNotFound(_) => (StatusCode::NOT_FOUND, "key_not_found"),
+            ServiceError::KeyRevoked(_) => (StatusCode::CONFLICT, "key_is_revoked"),
+            ServiceError::FirstKey(_) => (StatusCode::CONFLICT, "first_key"),
+            ServiceError::LastAdminKey(_) => (StatusCode::CONFLICT, "last_admin_key"),
             ServiceError::NoSuchFile(_) => (StatusCode::NOT_FOUND, "file_not_found"),
             ServiceError::GateMissing => (StatusCode::CONFLICT, "gate_missing"),
             ServiceError::InsufficientMemory { .. } => {
                 (StatusCode::INSUFFICIENT_STORAGE, "insufficient_memory")
             }
             ServiceError::Gaps(_) => (StatusCode::CONFLICT, "gaps"),
-            ServiceError::Id(_) | ServiceError::JobId(_) => (StatusCode::BAD_REQUEST, "invalid_id"),
+            ServiceError::Id(_) | ServiceError::JobId(_) | ServiceError::KeyId(_) => {
+                (StatusCode::BAD_REQUEST, "invalid_id")
+            }
             ServiceError::Attributes(_) => (StatusCode::BAD_REQUEST, "invalid_attributes"),
             ServiceError::Invalid { field, problem } => return Self::field(field, problem.clone()),
             ServiceError::Image { code, .. } => (StatusCode::UNPROCESSABLE_ENTITY, *code),

@@ -6,17 +6,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{ResourceDef, ServiceRequest, ServiceResponse};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{Error, HttpMessage as _, HttpResponse, ResponseError as _, web};
 
+use crate::service::{Caller, Service};
 use crate::telemetry::Metrics;
 
+use super::auth::{Operation, authorize};
 use super::error::{ApiError, from_status};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,8 +35,8 @@ struct Inner {
     metrics: Metrics,
     in_flight: AtomicUsize,
     max_requests: usize,
-    /// Every path of the API with its methods, to tell a wrong method from a wrong path.
-    paths: Vec<(ResourceDef, Vec<Method>)>,
+    /// The whole API. A request that matches none of it goes no further, so that nothing is reached that this table does not know.
+    operations: Vec<Operation>,
 }
 
 impl Frame {
@@ -43,17 +45,13 @@ impl Frame {
         max_requests: usize,
         paths: Vec<(String, Vec<Method>)>,
     ) -> Self {
-        let paths = paths
-            .into_iter()
-            .map(|(path, methods)| {
-                let path = path.replace("{gallery}", "{gallery:[^:/]+}");
-                let path = path.replace("{model}", "{model:[^:/]+}");
-                let path = path.replace("{run}", "{run:[^:/]+}");
-                let path = path.replace("{evaluation}", "{evaluation:[^:/]+}");
-                (ResourceDef::new(path.replace("{job}", "{job:[^:/]+}")), methods)
+        let operations = paths
+            .iter()
+            .flat_map(|(path, methods)| {
+                methods.iter().map(|method| Operation::new(method.clone(), path))
             })
             .collect();
-        Self(Arc::new(Inner { metrics, in_flight: AtomicUsize::new(0), max_requests, paths }))
+        Self(Arc::new(Inner { metrics, in_flight: AtomicUsize::new(0), max_requests, operations }))
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -94,14 +92,22 @@ pub(super) async fn around<B: MessageBody + 'static>(
         let detail = format!("{running} requests are being answered, which is as many as may be");
         Some(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry_after(1))
     } else {
-        refuse_strangers(&request).err()
+        None
     };
-    let response = match refusal {
-        Some(error) => request.into_response(error.error_response()).map_into_right_body(),
-        None => match next.call(request).await {
-            Ok(response) => response.map_into_left_body(),
-            Err(error) => return Err(error),
-        },
+    let admitted = match refusal {
+        Some(error) => Err(error),
+        None => inner.admit(&request),
+    };
+    let response = match admitted {
+        Err(error) => request.into_response(error.error_response()).map_into_right_body(),
+        Ok(Admitted::Nothing(response)) => request.into_response(response).map_into_right_body(),
+        Ok(Admitted::As(caller)) => {
+            request.extensions_mut().insert(caller);
+            match next.call(request).await {
+                Ok(response) => response.map_into_left_body(),
+                Err(error) => return Err(error),
+            }
+        }
     };
     let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
     let mut response = written(response, &id);
@@ -129,7 +135,39 @@ fn request_id(request: &ServiceRequest) -> String {
     given.filter(sane).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
 }
 
-/// There are no keys yet, so a page in a browser on this machine must not reach the API: neither from
+/// What becomes of a request.
+enum Admitted {
+    /// There is nothing there.
+    Nothing(HttpResponse),
+    /// It is answered.
+    As(Caller),
+}
+
+impl Inner {
+    /// Who asks, if they may.
+    fn admit(&self, request: &ServiceRequest) -> Result<Admitted, ApiError> {
+        let service = request.app_data::<web::Data<Service>>();
+        let service = service.ok_or_else(|| from_status(StatusCode::INTERNAL_SERVER_ERROR))?;
+        if service.is_open() {
+            refuse_strangers(request)?;
+        }
+        // The path that the router matches.
+        let path = request.match_info().as_str();
+        let documents = ["/docs", "/openapi.json"];
+        if documents.contains(&path) || path.starts_with("/docs/") {
+            return Ok(Admitted::As(Caller::local()));
+        }
+        let at: Vec<&Operation> = self.operations.iter().filter(|o| o.is_at(path)).collect();
+        let asked: Vec<&Operation> =
+            at.iter().copied().filter(|o| o.method == *request.method()).collect();
+        if asked.is_empty() {
+            return Ok(Admitted::Nothing(unmatched(&at)));
+        }
+        authorize(service, request, &asked).map(Admitted::As)
+    }
+}
+
+/// Without keys, a page in a browser on this machine must not reach the API: neither from
 /// its own origin, nor by a name that was made to point here.
 fn refuse_strangers(request: &ServiceRequest) -> Result<(), ApiError> {
     let header =
@@ -167,7 +205,7 @@ fn written<B: MessageBody>(
     };
     let mut answer = HttpResponse::build(error.status);
     answer.insert_header((CONTENT_TYPE, "application/problem+json"));
-    for name in [ALLOW, actix_web::http::header::RETRY_AFTER] {
+    for name in [ALLOW, RETRY_AFTER, WWW_AUTHENTICATE] {
         if let Some(value) = response.headers().get(&name) {
             answer.insert_header((name, value.clone()));
         }
@@ -177,10 +215,8 @@ fn written<B: MessageBody>(
 }
 
 /// Where no operation matched: 405 with what is allowed, or 404.
-pub(super) fn unmatched(request: &HttpRequest, frame: &Frame) -> HttpResponse {
-    let matching = frame.0.paths.iter().filter(|(path, _)| path.is_match(request.path()));
-    let mut allowed: Vec<&str> =
-        matching.flat_map(|(_, methods)| methods.iter().map(Method::as_str)).collect();
+fn unmatched(at: &[&Operation]) -> HttpResponse {
+    let mut allowed: Vec<&str> = at.iter().map(|operation| operation.method.as_str()).collect();
     if allowed.is_empty() {
         let detail = "there is nothing at this path; GET /docs shows what there is";
         return ApiError::new(StatusCode::NOT_FOUND, "not_found", detail).error_response();

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::GalleryId;
-use crate::service::{GalleryView, NewGallery, Service};
+use crate::service::{Caller, GalleryView, NewGallery, Service};
 
 use super::error::ApiError;
 use super::extract::Incoming;
@@ -53,10 +53,17 @@ pub(super) async fn create(
 }
 
 /// List galleries.
+///
+/// Those that the key is for.
 #[utoipa::path(tag = "galleries", responses((status = 200, description = "All galleries", body = GalleryList)))]
 #[get("/v1/galleries")]
-pub(super) async fn list(service: web::Data<Service>) -> HttpResponse {
-    HttpResponse::Ok().json(GalleryList { galleries: service.galleries() })
+pub(super) async fn list(
+    service: web::Data<Service>,
+    caller: web::ReqData<Caller>,
+) -> HttpResponse {
+    let mut galleries = service.galleries();
+    galleries.retain(|gallery| caller.may_reach(gallery.id.as_str()));
+    HttpResponse::Ok().json(GalleryList { galleries })
 }
 
 /// Read a gallery.

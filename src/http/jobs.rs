@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use crate::domain::GalleryId;
 use crate::service::{
-    JobEvent, JobEvents, JobId, JobPageView, JobView, JobsRequest, Service, ServiceError,
+    Caller, JobEvent, JobEvents, JobId, JobPageView, JobView, JobsRequest, Service, ServiceError,
 };
 
 use super::error::ApiError;
@@ -124,8 +124,9 @@ pub(super) async fn read(
 pub(super) async fn cancel(
     service: web::Data<Service>,
     path: web::Path<String>,
+    caller: web::ReqData<Caller>,
 ) -> Result<HttpResponse, ApiError> {
-    Ok(accepted(&service.cancel_job(job_id(path)?).await?))
+    Ok(accepted(&service.cancel_job(job_id(path)?, &caller).await?))
 }
 
 /// Retry a job.
@@ -137,8 +138,9 @@ pub(super) async fn cancel(
 pub(super) async fn retry(
     service: web::Data<Service>,
     path: web::Path<String>,
+    caller: web::ReqData<Caller>,
 ) -> Result<HttpResponse, ApiError> {
-    Ok(accepted(&service.retry_job(job_id(path)?).await?))
+    Ok(accepted(&service.retry_job(job_id(path)?, &caller).await?))
 }
 
 /// Follow a job.

@@ -2,6 +2,7 @@
 //!
 //! `routes` is the whole API on one page; `error` the one table from errors to the wire.
 
+mod auth;
 mod calibration;
 mod deployment;
 mod document;
@@ -14,6 +15,7 @@ mod frame;
 mod galleries;
 mod health;
 mod jobs;
+mod keys;
 mod models;
 mod multipart;
 mod recognition;
@@ -79,6 +81,11 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(evaluations::list)
         .service(evaluations::read)
         .service(evaluations::report)
+        .service(keys::rotate)
+        .service(keys::create)
+        .service(keys::list)
+        .service(keys::read)
+        .service(keys::revoke)
         .service(jobs::cancel)
         .service(jobs::retry)
         .service(jobs::list)

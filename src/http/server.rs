@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::middleware::{Compress, from_fn};
-use actix_web::{App, HttpRequest, HttpServer, web};
+use actix_web::{App, HttpServer, web};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use utoipa_actix_web::AppExt as _;
@@ -16,7 +16,7 @@ use crate::telemetry::Metrics;
 
 use super::document::{document, paths};
 use super::extract::BodyLimits;
-use super::frame::{Frame, around, unmatched};
+use super::frame::{Frame, around};
 use super::health::Started;
 use super::jobs::Streams;
 use super::routes;
@@ -71,7 +71,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`].
     pub fn bind(service: Service, args: &HttpArgs, signals: bool) -> Result<Self, ServerError> {
-        args.check()?;
+        args.check(service.is_open())?;
         let bind_error = |source| ServerError::Bind { address: args.server.listen, source };
         let listener = TcpListener::bind(args.server.listen).map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
@@ -91,11 +91,6 @@ impl Server {
                 .app_data(streams.clone())
                 .service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", document()))
                 .service(web::redirect("/docs", "/docs/"))
-                .default_service(web::to(
-                    |request: HttpRequest, frame: web::Data<Frame>| async move {
-                        unmatched(&request, &frame)
-                    },
-                ))
                 .wrap(from_fn(around))
                 .wrap(Compress::default())
         };

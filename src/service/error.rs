@@ -1,6 +1,7 @@
 use super::evaluate::GateTable;
 use super::registry::RegistryError;
-use crate::domain::{AttributeError, GalleryId, IdError, SampleId, SubjectId};
+use crate::access::{AccessError, KeyId, KeyIdError, Refusal};
+use crate::domain::{AttributeError, GalleryId, IdError, SampleId, Scope, SubjectId};
 use crate::gallery::GalleryError;
 use crate::image::ImageError;
 use crate::jobs::{JobError, JobId, JobIdError, MAX_DATA};
@@ -127,6 +128,30 @@ pub enum ServiceError {
     /// There is no way back.
     #[error("there is no deployment to undo: deploy the model that is to serve")]
     NothingToRollBack,
+    /// A caller who is not let in.
+    #[error(transparent)]
+    KeyRefused(#[from] Refusal),
+    /// A caller who may not do this.
+    #[error("this needs a key that allows {}", .0.iter().map(|scope| format!("`{scope}`")).collect::<Vec<_>>().join(" or "))]
+    ScopeMissing(&'static [Scope]),
+    /// A caller who may not reach this gallery, be there one or not.
+    #[error("this key is not for gallery `{0}`")]
+    GalleryForbidden(String),
+    /// No such key.
+    #[error("there is no key `{0}`")]
+    KeyNotFound(KeyId),
+    /// A key that lets nobody in any more.
+    #[error("{0}")]
+    KeyRevoked(String),
+    /// The first key must be able to make others.
+    #[error("{0}")]
+    FirstKey(String),
+    /// There must be a key that can make others.
+    #[error("{0}")]
+    LastAdminKey(String),
+    /// A key's id that is none.
+    #[error(transparent)]
+    KeyId(#[from] KeyIdError),
     /// A step of a deployment that has been given up.
     #[error("this deployment has been given up")]
     NoDeployment,
@@ -273,6 +298,22 @@ impl From<ImageError> for ServiceError {
             | ImageError::PreprocessingSyntax { .. }
             | ImageError::PreprocessingValue { .. }
             | ImageError::Encode { .. }) => Self::Image { code: other.code(), message },
+        }
+    }
+}
+
+impl From<AccessError> for ServiceError {
+    fn from(error: AccessError) -> Self {
+        let message = error.to_string();
+        match error {
+            AccessError::NotFound(id) => Self::KeyNotFound(id),
+            AccessError::Revoked(_) => Self::KeyRevoked(message),
+            AccessError::FirstKey => Self::FirstKey(message),
+            AccessError::LastAdmin(_) => Self::LastAdminKey(message),
+            AccessError::Full(_) => Self::Full(message),
+            AccessError::Invalid { field, problem } => Self::Invalid { field, problem },
+            AccessError::Inconsistent { .. } => Self::Damaged(message),
+            AccessError::Storage(error) => error.into(),
         }
     }
 }

@@ -166,7 +166,7 @@ impl Service {
     /// [`ServiceError::JobNotFound`], [`ServiceError::JobNotCancellable`].
     pub async fn cancel_evaluation(&self, id: JobId) -> Result<JobView, ServiceError> {
         self.job_of(EVALUATE, id)?;
-        self.cancel_job(id).await
+        self.cancel_any_job(id).await
     }
 
     /// One evaluation.

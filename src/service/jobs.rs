@@ -6,12 +6,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::domain::GalleryId;
+use crate::access::Caller;
+use crate::domain::{GalleryId, Scope};
 use crate::gallery::{Gallery, GalleryError};
 use crate::jobs::{Handlers, JobContext, JobFailure, JobFilter, JobId, Stage, Subscription};
 
 use super::error::ServiceError;
 use super::galleries::PageRequest;
+use super::keys::require;
 use super::recognition::check_limit;
 use super::views::{JobPageView, JobView};
 use super::workshop::Workshop;
@@ -127,17 +129,39 @@ impl Service {
     /// Ends a job that waits, or asks one that runs to end.
     ///
     /// # Errors
-    /// [`ServiceError::JobNotFound`], [`ServiceError::JobNotCancellable`].
-    pub async fn cancel_job(&self, id: JobId) -> Result<JobView, ServiceError> {
+    /// [`ServiceError::JobNotFound`], [`ServiceError::JobNotCancellable`], [`ServiceError::ScopeMissing`] for a caller who
+    /// could not have asked for such a job.
+    pub async fn cancel_job(&self, id: JobId, caller: &Caller) -> Result<JobView, ServiceError> {
+        self.may_change(id, caller)?;
+        self.cancel_any_job(id).await
+    }
+
+    /// As [`Self::cancel_job`], for those who know that the caller may.
+    pub(super) async fn cancel_any_job(&self, id: JobId) -> Result<JobView, ServiceError> {
         let jobs = self.0.jobs.clone();
         blocking(move || Ok(jobs.cancel(id)?.into())).await
+    }
+
+    /// Refuses a caller who could not have asked for such a job.
+    fn may_change(&self, id: JobId, caller: &Caller) -> Result<(), ServiceError> {
+        let kind = self.0.jobs.read(id)?.kind;
+        require(
+            caller,
+            match kind.as_str() {
+                DEPLOY => &[Scope::Deploy],
+                EVALUATE => &[Scope::Train, Scope::Deploy],
+                TRAIN => &[Scope::Train],
+                _ => &[Scope::Admin],
+            },
+        )
     }
 
     /// Queues a job again that failed or was cancelled.
     ///
     /// # Errors
     /// [`ServiceError::JobNotFound`], [`ServiceError::JobNotRetryable`], [`ServiceError::QueueFull`].
-    pub async fn retry_job(&self, id: JobId) -> Result<JobView, ServiceError> {
+    pub async fn retry_job(&self, id: JobId, caller: &Caller) -> Result<JobView, ServiceError> {
+        self.may_change(id, caller)?;
         let jobs = self.0.jobs.clone();
         blocking(move || Ok(jobs.retry(id)?.into())).await
     }

@@ -16,6 +16,7 @@ pub mod fine_tune;
 mod galleries;
 mod gate;
 mod jobs;
+mod keys;
 mod leak;
 pub mod ledger;
 mod models;
@@ -34,9 +35,11 @@ mod uploads;
 mod views;
 mod workshop;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::ApiKeys;
 use crate::gallery::{Galleries, GalleryOptions};
 use crate::jobs::{Jobs, JobsOptions, Runner};
 use crate::model::Embedder;
@@ -48,6 +51,7 @@ use gate::Gate;
 use registry::Registry;
 use workshop::Workshop;
 
+pub use crate::access::{Caller, KeyId, KeyIdError, NewKey, Refusal};
 pub use crate::dataset::{DatasetError, LabelledImage, read as read_dataset};
 pub use crate::jobs::{Event as JobEvent, JobId, JobIdError, Subscription as JobEvents};
 pub use deployment::{
@@ -57,6 +61,7 @@ pub use error::ServiceError;
 pub use evaluations::{EvaluationAsk, EvaluationView, ReportFile, default_selection};
 pub use galleries::PageRequest;
 pub use jobs::{JOB_KINDS, JobsRequest};
+pub use keys::OfflineKeys;
 pub use leak::LeakError;
 pub use models::{Archive, ArchivePart, Upload};
 pub use options::{KeySource, ModelChoice, ServiceOptions};
@@ -86,6 +91,7 @@ struct Inner {
     /// First, so that no job is left running when the rest goes. `None` where jobs are kept and not run.
     runner: Option<Runner>,
     jobs: Jobs,
+    keys: ApiKeys,
     keeper: Keeper,
     workshop: Arc<Workshop>,
     galleries: Galleries,
@@ -105,20 +111,8 @@ impl Service {
     /// cannot be loaded.
     pub fn open(options: &ServiceOptions) -> Result<Self, ServiceError> {
         let mut notices = Vec::new();
-        let master_key = match &options.master_key {
-            KeySource::Hex(text) => MasterKey::from_hex(text)?,
-            KeySource::File(path) => {
-                let (key, created) = MasterKey::load_or_create(path)?;
-                if created {
-                    notices.push(format!(
-                        "made a new master key at {}: keep a copy apart from the data, nothing can be read without it",
-                        path.display()
-                    ));
-                }
-                key
-            }
-        };
-        let store = Store::open(StoreOptions::new(&options.data_dir, master_key))?;
+        let store = open_store(&options.data_dir, &options.master_key, &mut notices)?;
+        let keys = ApiKeys::open(store.clone())?;
         let galleries = Galleries::open(store.clone(), GalleryOptions::default())?;
         let jobs = Jobs::open(store, JobsOptions::default())?;
         let registry = Registry::open(&options.data_dir)?;
@@ -139,6 +133,7 @@ impl Service {
             runner,
             keeper: Keeper::start(keeping)?,
             jobs,
+            keys,
             workshop,
             galleries,
             eyes: Eyes::new(options),
@@ -185,6 +180,28 @@ impl Service {
     fn deployment_now(&self) -> Arc<deployment::Deployment> {
         self.0.workshop.deployments.load()
     }
+}
+
+/// Opens the store of a data directory, with its master key.
+fn open_store(
+    data_dir: &Path,
+    master_key: &KeySource,
+    notices: &mut Vec<String>,
+) -> Result<Store, ServiceError> {
+    let master_key = match master_key {
+        KeySource::Hex(text) => MasterKey::from_hex(text)?,
+        KeySource::File(path) => {
+            let (key, created) = MasterKey::load_or_create(path)?;
+            if created {
+                notices.push(format!(
+                    "made a new master key at {}: keep a copy apart from the data, nothing can be read without it",
+                    path.display()
+                ));
+            }
+            key
+        }
+    };
+    Ok(Store::open(StoreOptions::new(data_dir, master_key))?)
 }
 
 /// Loads a model.

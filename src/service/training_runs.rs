@@ -161,7 +161,7 @@ impl Service {
     /// [`ServiceError::JobNotFound`], [`ServiceError::JobNotCancellable`].
     pub async fn cancel_training(&self, id: JobId) -> Result<JobView, ServiceError> {
         self.job_of(TRAIN, id)?;
-        self.cancel_job(id).await
+        self.cancel_any_job(id).await
     }
 }
 

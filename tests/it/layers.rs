@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "model",
             "gallery",
+            "access",
             "jobs",
             "training",
             "evaluation",
@@ -28,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("training", &["model", "dataset", "evaluation", "image", "tensor", "storage", "domain"]),
     ("dataset", &["evaluation", "image", "storage", "domain"]),
     ("gallery", &["storage", "domain"]),
+    ("access", &["storage", "domain"]),
     ("jobs", &["storage", "domain"]),
     ("model", &["tensor", "image", "storage", "domain"]),
     ("evaluation", &["image", "tensor", "domain"]),

@@ -103,7 +103,7 @@ fn bring(
         served.contains(&home) && moves(gallery, input.without_images)
     };
     let to = table
-        .begin(context.id(), &input.model, embedder, moves, input.override_reason.clone())
+        .begin(context.id(), &input.model, embedder, moves, input.asked())
         .map_err(service_failure)?;
     failpoint.reach("deploy.begun");
     let deployment = table.load();
@@ -223,12 +223,7 @@ fn promote(
             return Err(JobFailure::interrupted());
         }
         let soak = Duration::from_secs(input.soak_s);
-        match workshop.deployments.promote(
-            context.id(),
-            may_lack,
-            soak,
-            input.override_reason.clone(),
-        ) {
+        match workshop.deployments.promote(context.id(), may_lack, soak, input.asked()) {
             Ok(()) => return Ok(()),
             // Enrolled where the new model could not say anything of the image, or erased and enrolled again.
             Err(ServiceError::Gaps(_)) => fill(backfill, moving, tally, input)?,

@@ -95,7 +95,7 @@ fn look(workshop: &Workshop, jobs: &Jobs) -> Result<(), ServiceError> {
     let table = &workshop.deployments;
     let record = table.record();
     if record.soak_until_ms.is_some_and(|until| until <= now_ms()) {
-        match table.retire() {
+        match table.retire(None) {
             // Somebody rolled back a moment ago.
             Ok(()) | Err(ServiceError::NothingToRollBack) => {}
             Err(error) => return Err(error),

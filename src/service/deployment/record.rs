@@ -87,6 +87,22 @@ pub(super) struct Entry {
     /// Why the gate was passed over, in the words of whoever did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) override_reason: Option<String>,
+    /// Whose key asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) by: Option<String>,
+}
+
+/// Who asked for a step, and why the gate was passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) by: Option<String>,
+    pub(super) override_reason: Option<String>,
+}
+
+impl Asked {
+    pub(super) fn by(by: Option<String>) -> Self {
+        Self { by, override_reason: None }
+    }
 }
 
 /// What a step did.
@@ -166,11 +182,12 @@ impl Record {
         }
     }
 
-    pub(super) fn note(&mut self, what: What, from: &str, to: &str, reason: Option<String>) {
+    pub(super) fn note(&mut self, what: What, from: &str, to: &str, asked: Asked) {
         let generation = self.live.space.generation.0;
         let (from, to) = (from.to_owned(), to.to_owned());
         let at_ms = now_ms();
-        self.history.push(Entry { at_ms, what, from, to, generation, override_reason: reason });
+        let Asked { by, override_reason } = asked;
+        self.history.push(Entry { at_ms, what, from, to, generation, override_reason, by });
         let surplus = self.history.len().saturating_sub(HISTORY);
         self.history.drain(..surplus);
     }

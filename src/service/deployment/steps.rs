@@ -3,13 +3,15 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::domain::{Calibration, Fingerprint, GalleryId};
+use crate::access::Caller;
+use crate::domain::{Calibration, Fingerprint, GalleryId, Scope};
 use crate::jobs::JobId;
 
 use super::preflight::preflight;
-use super::record::ModelRef;
+use super::record::{Asked, ModelRef};
 use super::views::DeploymentView;
 use crate::service::error::ServiceError;
+use crate::service::keys::require;
 use crate::service::views::JobView;
 use crate::service::{Service, blocking, jobs};
 
@@ -108,18 +110,38 @@ pub(super) struct DeployInput {
     pub(super) shadow_probes: usize,
     pub(super) override_reason: Option<String>,
     pub(super) evaluation: Option<JobId>,
+    /// Whose key asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) by: Option<String>,
+}
+
+impl DeployInput {
+    pub(super) fn asked(&self) -> Asked {
+        Asked { by: self.by.clone(), override_reason: self.override_reason.clone() }
+    }
 }
 
 impl Service {
-    /// Has a job bring a model in the place of the one that serves. What can be refused is refused at once.
+    /// Has a job bring a model in the place of the one that serves. What can be refused is refused at once. Passing over the
+    /// gate takes an admin.
     ///
     /// # Errors
+    /// [`ServiceError::ScopeMissing`],
     /// [`ServiceError::ModelNotFound`], [`ServiceError::AlreadyServes`], [`ServiceError::DeploymentUnderWay`],
     /// [`ServiceError::Soaking`], [`ServiceError::WithoutImages`], [`ServiceError::Uncalibrated`],
     /// [`ServiceError::GateMissing`], [`ServiceError::GateFailed`], [`ServiceError::InsufficientMemory`],
     /// [`ServiceError::StorageFull`], [`ServiceError::Invalid`].
-    pub async fn deploy(&self, name: &str, ask: DeployRequest) -> Result<JobView, ServiceError> {
+    pub async fn deploy(
+        &self,
+        name: &str,
+        ask: DeployRequest,
+        caller: &Caller,
+    ) -> Result<JobView, ServiceError> {
         ask.check()?;
+        if ask.override_reason.is_some() {
+            require(caller, &[Scope::Admin])?;
+        }
+        let by = caller.name();
         let (model, fingerprint) = self.deployable(name).await?;
         let service = self.clone();
         blocking(move || {
@@ -167,6 +189,7 @@ impl Service {
                 shadow_probes: ask.shadow_probes,
                 override_reason: ask.override_reason,
                 evaluation: ask.evaluation,
+                by,
             };
             let input: Value = serde_json::to_value(&input)
                 .map_err(|error| ServiceError::Internal(error.to_string()))?;
@@ -212,12 +235,12 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NothingToRollBack`].
-    pub async fn roll_back(&self) -> Result<DeploymentView, ServiceError> {
-        let service = self.clone();
+    pub async fn roll_back(&self, caller: &Caller) -> Result<DeploymentView, ServiceError> {
+        let (service, by) = (self.clone(), caller.name());
         blocking(move || {
             let workshop = &service.0.workshop;
             workshop.failpoint.reach("rollback.before");
-            workshop.deployments.roll_back()?;
+            workshop.deployments.roll_back(by)?;
             workshop.failpoint.reach("rollback.done");
             service.0.keeper.look();
             Ok(service.deployment())
@@ -229,10 +252,10 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NothingToRollBack`].
-    pub async fn retire(&self) -> Result<DeploymentView, ServiceError> {
-        let service = self.clone();
+    pub async fn retire(&self, caller: &Caller) -> Result<DeploymentView, ServiceError> {
+        let (service, by) = (self.clone(), caller.name());
         blocking(move || {
-            service.0.workshop.deployments.retire()?;
+            service.0.workshop.deployments.retire(by)?;
             service.0.workshop.failpoint.reach("retire.done");
             service.0.keeper.look();
             Ok(service.deployment())

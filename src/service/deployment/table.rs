@@ -12,7 +12,7 @@ use crate::gallery::{Galleries, Gallery, Role, TemplateSpace};
 use crate::jobs::JobId;
 use crate::model::{BatchOptions, Batcher, Embedder};
 
-use super::record::{FillingDoc, ModelRef, Record, ServingDoc, What};
+use super::record::{Asked, FillingDoc, ModelRef, Record, ServingDoc, What};
 use super::serving::{Deployment, Seat, Serving};
 use crate::service::error::{ServiceError, chain};
 use crate::service::open_model;
@@ -138,7 +138,7 @@ impl Deployments {
         model: &ModelRef,
         embedder: Embedder,
         moves: impl Fn(&Gallery) -> bool,
-        reason: Option<String>,
+        asked: Asked,
     ) -> Result<TemplateSpace, ServiceError> {
         let mut record = self.record.lock();
         let resumed = record.filling.clone();
@@ -165,7 +165,7 @@ impl Deployments {
             let mut next = record.clone();
             next.next += 1;
             next.filling = Some(FillingDoc { serving: (&*serving).into(), job });
-            next.note(What::Began, &record.live.model.to_string(), &model.to_string(), reason);
+            next.note(What::Began, &record.live.model.to_string(), &model.to_string(), asked);
             let stored = next.to_bytes()?;
             self.galleries
                 .begin_space(space, moves, stored, || self.live.store(Arc::new(after)))?;
@@ -182,7 +182,7 @@ impl Deployments {
         job: JobId,
         may_lack: impl Fn(&Gallery) -> bool,
         soak: Duration,
-        reason: Option<String>,
+        asked: Asked,
     ) -> Result<(), ServiceError> {
         let mut record = self.record.lock();
         let filling = match &record.filling {
@@ -216,7 +216,7 @@ impl Deployments {
             What::Promoted,
             &record.live.model.to_string(),
             &next.live.model.to_string(),
-            reason,
+            asked,
         );
         let after = Deployment {
             live: serving,
@@ -234,7 +234,7 @@ impl Deployments {
     }
 
     /// Has the model before serve again.
-    pub(in crate::service) fn roll_back(&self) -> Result<(), ServiceError> {
+    pub(super) fn roll_back(&self, by: Option<String>) -> Result<(), ServiceError> {
         let mut record = self.record.lock();
         let before = self.load();
         let (Some(doc), Some(previous)) = (record.previous.clone(), before.previous.clone()) else {
@@ -252,7 +252,7 @@ impl Deployments {
         });
         next.kept = kept.iter().map(|serving| ServingDoc::from(&**serving)).collect();
         let (from, to) = (record.live.model.to_string(), next.live.model.to_string());
-        next.note(What::RolledBack, &from, &to, None);
+        next.note(What::RolledBack, &from, &to, Asked::by(by));
         let after =
             Deployment { live: previous, previous: None, kept, ..Deployment::clone(&before) };
         let stored = next.to_bytes()?;
@@ -262,7 +262,7 @@ impl Deployments {
     }
 
     /// Gives up the way back.
-    pub(in crate::service) fn retire(&self) -> Result<(), ServiceError> {
+    pub(super) fn retire(&self, by: Option<String>) -> Result<(), ServiceError> {
         let mut record = self.record.lock();
         let before = self.load();
         let Some(doc) = record.previous.clone() else {
@@ -272,7 +272,7 @@ impl Deployments {
         next.previous = None;
         next.soak_until_ms = None;
         let (from, to) = (doc.model.to_string(), record.live.model.to_string());
-        next.note(What::Retired, &from, &to, None);
+        next.note(What::Retired, &from, &to, Asked::by(by));
         let homes: HashSet<TemplateSpace> =
             self.galleries.list().iter().map(|gallery| gallery.home().space()).collect();
         let mut kept = before.kept.clone();
@@ -295,7 +295,7 @@ impl Deployments {
         let mut next = record.clone();
         next.filling = None;
         let (from, to) = (record.live.model.to_string(), filling.model.to_string());
-        next.note(What::Abandoned, &from, &to, None);
+        next.note(What::Abandoned, &from, &to, Asked::default());
         let after =
             Deployment { filling: None, filling_space: None, ..Deployment::clone(&self.load()) };
         let stored = next.to_bytes()?;

@@ -67,6 +67,8 @@ pub struct HistoryView {
     pub generation: u64,
     /// Why the gate was passed over.
     pub override_reason: Option<String>,
+    /// Whose key asked for it: its id and name; `null` where there were no keys, or nobody asked.
+    pub by: Option<String>,
 }
 
 impl DeploymentView {
@@ -90,6 +92,7 @@ impl DeploymentView {
             to: entry.to.clone(),
             generation: entry.generation,
             override_reason: entry.override_reason.clone(),
+            by: entry.by.clone(),
         });
         Self {
             live: deployment.live.view(),

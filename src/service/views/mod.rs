@@ -4,11 +4,13 @@
 mod enrolled;
 mod explain;
 mod jobs;
+mod keys;
 mod recognition;
 mod system;
 
 pub use enrolled::*;
 pub use explain::*;
 pub use jobs::*;
+pub use keys::*;
 pub use recognition::*;
 pub use system::*;

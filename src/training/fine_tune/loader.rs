@@ -192,7 +192,8 @@ pub(super) fn load(
 }
 
 /// Runs `consume` with a queue that batches arrive in; `plan` says what the next batch is made of and
-/// `None` at the end. Batches are made on a thread of their own, at most [`AHEAD`] of them ahead.
+/// `None` at the end. Batches are made on threads of their own, at most [`AHEAD`] batches ahead: as many threads as the caller
+/// computes on, and as willing to give way, which a thread inherits from the one that starts it.
 pub(super) fn prefetched<R>(
     files: &PictureFiles<'_>,
     augment: &Augment,
@@ -201,12 +202,24 @@ pub(super) fn prefetched<R>(
 ) -> R {
     std::thread::scope(|scope| {
         let (sender, receiver): (SyncSender<_>, _) = sync_channel(AHEAD);
+        let threads = rayon::current_num_threads();
         scope.spawn(move || {
-            while let Some((shots, seed)) = plan() {
-                // The consumer has left: nobody wants more.
-                if sender.send(load(files, augment, &shots, seed)).is_err() {
-                    break;
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(|number| format!("pictures-{number}"))
+                .build();
+            let mut make = || {
+                while let Some((shots, seed)) = plan() {
+                    // The consumer has left: nobody wants more.
+                    if sender.send(load(files, augment, &shots, seed)).is_err() {
+                        break;
+                    }
                 }
+            };
+            match pool {
+                Ok(pool) => pool.install(make),
+                // Threads that cannot be had now: those that there are.
+                Err(_) => make(),
             }
         });
         consume(receiver)

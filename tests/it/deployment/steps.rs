@@ -1,5 +1,6 @@
 use serde_json::json;
 
+use super::oracle::Oracle;
 use super::{create, deploy, ended, first, live, overridden, register};
 use crate::support::app::{TestApp, hands};
 
@@ -189,19 +190,55 @@ fn samples_without_an_image_block_or_are_dropped_or_stay_with_their_model() {
     assert_eq!(first(&app, "bare", &hands()[8]).2["generation"], 4);
 }
 
+/// One threshold for everything.
+fn calibration(fingerprint: &serde_json::Value, similarity: f64) -> serde_json::Value {
+    let threshold = json!({"target": 0.01, "similarity": similarity, "rate": 0.0, "upper": 0.01});
+    json!({"fingerprint": fingerprint, "subjects": 9, "samples_per_subject": 9, "gallery_subjects": 9,
+        "verification": [threshold], "identification": [threshold], "made_at_ms": 1})
+}
+
+#[test]
+fn the_shadow_counts_the_decisions_that_differ() {
+    const ENROLLED: usize = 16;
+    let app = ready();
+    create(&app, "g", true);
+    for hand in &hands()[..ENROLLED] {
+        app.enrol("g", hand);
+    }
+    let dir = app.options.data_dir.join("models/b/files");
+    let (old, new) = (Oracle::of(None, "x"), Oracle::of(Some(&dir), "x"));
+    // What each finds closest, asked about without itself.
+    let best = |oracle: &Oracle| -> Vec<f64> {
+        let others = |i| (0..ENROLLED).filter(move |j| *j != i);
+        let closest = |i| others(i).map(|j| oracle.similarity(i, j)).fold(-1.0, f64::max);
+        (0..ENROLLED).map(closest).collect()
+    };
+    // The widest gap, so that a last digit does not matter.
+    let mut sorted = best(&old);
+    sorted.sort_by(f64::total_cmp);
+    let gap = sorted.windows(2).max_by(|a, b| (a[1] - a[0]).total_cmp(&(b[1] - b[0]))).unwrap();
+    let threshold = f64::midpoint(gap[0], gap[1]);
+    let matched = sorted.iter().filter(|best| **best >= threshold).count();
+    assert!((1..ENROLLED).contains(&matched), "{sorted:?}");
+    assert!(best(&new).iter().all(|best| *best < 0.9999));
+
+    let (_, _, answer) = first(&app, "g", &hands()[0]);
+    let before = calibration(&answer["fingerprint"], threshold);
+    app.put_json("/v1/galleries/g/calibration", &before).ok();
+    let mut body = overridden(3600);
+    body["calibration"] = calibration(&json!(new.fingerprint()), 0.9999);
+    let shadow = deploy(&app, "b", &body)["output"]["shadow"].clone();
+    assert_eq!((&shadow["probes"], &shadow["decided"]), (&json!(ENROLLED), &json!(ENROLLED)));
+    assert_eq!(shadow["flips"], matched, "{shadow}");
+}
+
 #[test]
 fn thresholds_go_with_the_generation() {
     let app = ready();
     create(&app, "g", true);
     app.enrol("g", &hands()[0]);
-    let of = |fingerprint: &serde_json::Value, similarity: f64| {
-        let threshold =
-            json!({"target": 0.01, "similarity": similarity, "rate": 0.0, "upper": 0.01});
-        json!({"fingerprint": fingerprint, "subjects": 9, "samples_per_subject": 9, "gallery_subjects": 9,
-            "verification": [threshold], "identification": [threshold], "made_at_ms": 1})
-    };
     let (_, _, answer) = first(&app, "g", &hands()[0]);
-    let old = of(&answer["fingerprint"], 0.25);
+    let old = calibration(&answer["fingerprint"], 0.25);
     app.put_json("/v1/galleries/g/calibration", &old).ok();
     app.post("/v1/models/b:deploy", &overridden(3600)).refused(409, "uncalibrated");
     let mut body = overridden(3600);
@@ -209,8 +246,8 @@ fn thresholds_go_with_the_generation() {
     app.post("/v1/models/b:deploy", &body).refused(409, "model_mismatch");
 
     let dir = app.options.data_dir.join("models/b/files");
-    let oracle = super::oracle::Oracle::of(Some(&dir), "x");
-    body["calibration"] = of(&json!(oracle.fingerprint()), 0.75);
+    let oracle = Oracle::of(Some(&dir), "x");
+    body["calibration"] = calibration(&json!(oracle.fingerprint()), 0.75);
     deploy(&app, "b", &body);
     let threshold =
         |app: &TestApp| first(app, "g", &hands()[0]).2["threshold"]["similarity"].clone();

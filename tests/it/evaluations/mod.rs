@@ -183,6 +183,13 @@ fn the_gate_lets_an_equal_through_and_stops_one_that_was_never_trained() {
     // An evaluation of one model says nothing of another.
     deploy("near", &found).refused(409, "gate_missing");
 
+    // Whom a model may have been trained on is no witness.
+    let mut leaky = of(&["champion", "near"]);
+    leaky["allow_leak"] = json!(true);
+    let found = evaluated(&app, &leaky);
+    assert_eq!((&found["job"]["state"], &found["gate"]), (&json!("succeeded"), &json!(null)));
+    deploy("near", &found).refused(409, "gate_missing");
+
     let found = evaluated(&app, &of(&["champion", "near"]));
     assert_eq!(failed(&found["gate"]).iter().filter(|f| *f != "latency").count(), 0, "{found}");
     if found["gate"]["passed"] == true {

@@ -134,6 +134,28 @@ impl TestApp {
         read(self.agent.get(self.url(path)).call())
     }
 
+    /// Any request, with a key or without.
+    pub(crate) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+    ) -> Answer {
+        let request = ureq::http::Request::builder().method(method).uri(self.url(path));
+        let request = match key {
+            Some(key) => request.header("authorization", format!("Bearer {key}")),
+            None => request,
+        };
+        read(match body {
+            Some(body) => {
+                let request = request.header("content-type", "application/json");
+                self.agent.run(request.body(body.to_string()).unwrap())
+            }
+            None => self.agent.run(request.body(()).unwrap()),
+        })
+    }
+
     /// A body that is no text.
     pub(crate) fn get_bytes(&self, path: &str) -> Vec<u8> {
         let mut response = self.agent.get(self.url(path)).call().unwrap();
