@@ -16,7 +16,7 @@ use super::{CheckpointError, ClipConfig, ModelError, Parameters};
 use crate::storage::file::write_atomic;
 
 /// Longest header taken, in bytes; that of a ViT-L/14 has 80 kB.
-const MAX_HEADER: u64 = 8 << 20;
+pub(super) const MAX_HEADER: u64 = 8 << 20;
 
 /// What a set of weight files holds, with everything that is wrong with it.
 #[derive(Default)]
@@ -97,16 +97,21 @@ impl Checkpoint {
         }
     }
 
+    /// The values by name, if nothing is wrong.
+    pub(super) fn into_values(self) -> Result<BTreeMap<String, Vec<f32>>, ModelError> {
+        match self.problems.into_iter().next() {
+            Some(problem) => Err(problem.into()),
+            None => Ok(self.tensors),
+        }
+    }
+
     /// The parameters, if nothing is wrong.
     pub(super) fn into_parameters(
         self,
         spec: &ParameterSpec,
         device: &Device,
     ) -> Result<Parameters, ModelError> {
-        if let Some(problem) = self.problems.into_iter().next() {
-            return Err(problem.into());
-        }
-        let tensors = self.tensors.into_iter().map(|(name, values)| {
+        let tensors = self.into_values()?.into_iter().map(|(name, values)| {
             let shape = spec.shape(&name).unwrap_or_default().to_vec();
             Ok((name, Tensor::from_vec(values, shape, device)?))
         });
@@ -228,12 +233,29 @@ fn check_shape(
     Err(CheckpointError::Shape { name: name.to_owned(), got: view.shape().to_vec(), expected })
 }
 
+/// The shape of a parameter of this name, `Some(None)` for a buffer that is not needed, `None` for what is neither.
+pub(super) fn own_name<'a>(name: &str, spec: &'a ParameterSpec) -> Option<Option<&'a [usize]>> {
+    match own_place(name, spec) {
+        Place::Buffer => Some(None),
+        Place::Same(_) => spec.shape(name).map(Some),
+        Place::Unknown | Place::Joined(_) | Place::Transposed(_) => None,
+    }
+}
+
 /// A tensor's values in f32, all of them finite.
 fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, CheckpointError> {
-    let data = view.data();
+    floats_of(name, view.dtype(), view.data())
+}
+
+/// Values of a type in f32, all of them finite.
+pub(super) fn floats_of(
+    name: &str,
+    dtype: Dtype,
+    data: &[u8],
+) -> Result<Vec<f32>, CheckpointError> {
     // The format is not extended without a new version of its crate: whatever else comes is refused.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
-    let values: Vec<f32> = match view.dtype() {
+    let values: Vec<f32> = match dtype {
         Dtype::F32 => data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
         Dtype::F16 => {
             data.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()

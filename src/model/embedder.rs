@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -6,11 +7,16 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Checkpoint, most_bytes};
+use super::engine::Engine;
 use super::files::{
     CONFIG, NamedBytes, PREPROCESSOR, TOKENIZER, WEIGHTS, name_of, read_json, read_weights,
 };
 use super::parameters::ParameterSpec;
-use super::{Clip, ClipConfig, ExplainMethod, ModelError, Parameters, PatchMap, Tokenizer};
+use super::stream::WeightStream;
+use super::{
+    CheckpointError, Clip, ClipConfig, ExplainMethod, ModelError, Parameters, PatchMap, Precision,
+    Tokenizer,
+};
 use crate::domain::{Embedding, Fingerprint};
 use crate::image::Preprocessing;
 
@@ -46,21 +52,37 @@ pub(super) struct ModelFiles {
 
 impl ModelFiles {
     pub(super) fn read(dir: &Path) -> Result<(Self, ClipConfig), ModelError> {
+        let (mut files, config) = Self::read_small(dir)?;
+        files.weights = read_weights(dir, most_bytes(&ParameterSpec::of(&config)))?;
+        Ok((files, config))
+    }
+
+    /// Everything but the weights.
+    fn read_small(dir: &Path) -> Result<(Self, ClipConfig), ModelError> {
         let config_json = read_json(dir, CONFIG)?;
         let config = ClipConfig::from_json(&config_json)?;
         let files = Self {
             config: config_json,
             tokenizer: read_json(dir, TOKENIZER)?,
             preprocessor: read_json(dir, PREPROCESSOR)?,
-            weights: read_weights(dir, most_bytes(&ParameterSpec::of(&config)))?,
+            weights: Vec::new(),
         };
         Ok((files, config))
     }
 }
 
+/// One set of weights, two executions.
+enum Execution {
+    /// On a CPU.
+    Engine(Engine),
+    /// On any other device.
+    Clip(Clip),
+}
+
 /// A model loaded for inference: pixels and prompts in, embeddings out.
 pub struct Embedder {
-    clip: Clip,
+    execution: Execution,
+    config: ClipConfig,
     tokenizer: Tokenizer,
     preprocessing: Preprocessing,
     device: Device,
@@ -73,9 +95,17 @@ impl Embedder {
     /// # Errors
     /// When the device is out of memory.
     pub fn nano(device: &Device) -> Result<Self, ModelError> {
+        Self::nano_in(Precision::F32, device)
+    }
+
+    /// The same with its weights kept in another precision, where the device is a CPU.
+    ///
+    /// # Errors
+    /// As [`Self::nano`].
+    pub fn nano_in(precision: Precision, device: &Device) -> Result<Self, ModelError> {
         let files = nano_files();
         let config = ClipConfig::from_json(&files.config)?;
-        Self::build("nano", &files, &config, device)
+        Self::build("nano", files, &config, precision, device)
     }
 
     /// The model in a directory laid out as Hugging Face does.
@@ -83,7 +113,7 @@ impl Embedder {
     /// # Errors
     /// [`ModelError`] naming the file, key or tensor at fault.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, ModelError> {
-        Self::open_as(&name_of(dir), dir, device)
+        Self::open_in(None, dir, Precision::F32, device)
     }
 
     /// The same under another name than the directory's.
@@ -91,8 +121,60 @@ impl Embedder {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_as(name: &str, dir: &Path, device: &Device) -> Result<Self, ModelError> {
-        let (files, config) = ModelFiles::read(dir)?;
-        Self::build(name, &files, &config, device)
+        Self::open_in(Some(name), dir, Precision::F32, device)
+    }
+
+    /// The same with its weights kept in another precision, where the device is a CPU; under the directory's name if none is
+    /// given.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(
+        name: Option<&str>,
+        dir: &Path,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let own = name_of(dir);
+        let name = name.unwrap_or(&own);
+        let (mut files, config) = ModelFiles::read_small(dir)?;
+        let spec = ParameterSpec::of(&config);
+        if device.is_cpu()
+            && let Some(stream) = WeightStream::open(dir, &spec)
+        {
+            return Self::stream(name, &files, &stream, &config, precision);
+        }
+        files.weights = read_weights(dir, most_bytes(&spec))?;
+        Self::build(name, files, &config, precision, device)
+    }
+
+    /// Reads the weights as they are packed, and once more beside that for the fingerprint.
+    fn stream(
+        name: &str,
+        files: &ModelFiles,
+        stream: &WeightStream,
+        config: &ClipConfig,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        let preprocessing = Preprocessing::from_json(&files.preprocessor)?;
+        let tokenizer = files.tokenizer.as_bytes();
+        let (fingerprint, engine) = rayon::join(
+            || {
+                let names = stream.names().into_iter();
+                fingerprint(config, tokenizer, &preprocessing, names, |name| {
+                    stream.values(name).map(Cow::Owned)
+                })
+            },
+            || Engine::new(config, &mut |name| stream.values(name), precision),
+        );
+        let parameters = ParameterSpec::of(config);
+        let parameters = parameters.shapes().map(|(_, shape)| shape.iter().product::<usize>());
+        let loaded = Loaded {
+            execution: Execution::Engine(engine?),
+            fingerprint: in_precision(fingerprint?, precision),
+            parameters: parameters.sum(),
+        };
+        Self::assemble(name, loaded, config, tokenizer, preprocessing, &Device::Cpu)
     }
 
     /// A model of parts at hand, as training has them.
@@ -101,45 +183,96 @@ impl Embedder {
     /// As [`Embedder::open`].
     pub fn from_parts(name: &str, parts: ModelParts<'_>) -> Result<Self, ModelError> {
         let ModelParts { config, parameters, tokenizer, preprocessing, device } = parts;
+        let values = |name: &str| -> Result<Vec<f32>, ModelError> {
+            let tensor = parameters.require(name)?.as_detached_tensor();
+            Ok(tensor.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?)
+        };
+        let names = parameters.iter().map(|(name, _)| name);
+        let fingerprint =
+            fingerprint(config, tokenizer, &preprocessing, names, |n| values(n).map(Cow::Owned))?;
+        let execution = match device {
+            Device::Cpu => {
+                Execution::Engine(Engine::new(config, &mut |name| values(name), Precision::F32)?)
+            }
+            Device::Cuda(_) | Device::Metal(_) => {
+                Execution::Clip(Clip::frozen(config, parameters)?)
+            }
+        };
+        let loaded = Loaded { execution, fingerprint, parameters: parameters.count() };
+        Self::assemble(name, loaded, config, tokenizer, preprocessing, device)
+    }
+
+    fn build(
+        name: &str,
+        files: ModelFiles,
+        config: &ClipConfig,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let ModelFiles { tokenizer, preprocessor, weights, .. } = files;
+        let spec = ParameterSpec::of(config);
+        let checkpoint = Checkpoint::read(&weights, &spec);
+        let (tokenizer, preprocessing) =
+            (tokenizer.as_bytes(), Preprocessing::from_json(&preprocessor)?);
+        if !device.is_cpu() {
+            let parameters = &checkpoint.into_parameters(&spec, device)?;
+            let parts = ModelParts { config, parameters, tokenizer, preprocessing, device };
+            return Self::from_parts(name, parts);
+        }
+        // A model is large: what has been read goes before what is made of it is there.
+        drop(weights);
+        let mut values = checkpoint.into_values()?;
+        let names = values.keys().map(String::as_str);
+        let fingerprint = fingerprint(config, tokenizer, &preprocessing, names, |name| {
+            Ok(Cow::Borrowed(values.get(name).map_or(&[][..], Vec::as_slice)))
+        })?;
+        let parameters = values.values().map(Vec::len).sum();
+        let missing = |name: &str| CheckpointError::Missing(vec![name.to_owned()]);
+        let mut take = |name: &str| Ok(values.remove(name).ok_or_else(|| missing(name))?);
+        let execution = Execution::Engine(Engine::new(config, &mut take, precision)?);
+        let fingerprint = in_precision(fingerprint, precision);
+        let loaded = Loaded { execution, fingerprint, parameters };
+        Self::assemble(name, loaded, config, tokenizer, preprocessing, device)
+    }
+
+    fn assemble(
+        name: &str,
+        loaded: Loaded,
+        config: &ClipConfig,
+        tokenizer: &[u8],
+        preprocessing: Preprocessing,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
         let side = config.vision.image_size as u32;
         if preprocessing.size() != (side, side) {
             let got = preprocessing.size();
             return Err(ModelError::ImageSize { got, expected: (side, side) });
         }
-        let fingerprint = fingerprint(config, parameters, tokenizer, &preprocessing)?;
         Ok(Self {
-            clip: Clip::frozen(config, parameters)?,
+            execution: loaded.execution,
+            config: config.clone(),
             tokenizer: Tokenizer::from_bytes(tokenizer, config)?,
             summary: ModelSummary {
                 name: name.to_owned(),
-                fingerprint,
+                fingerprint: loaded.fingerprint,
                 dim: config.projection_dim,
                 image_size: preprocessing.size(),
                 patch_size: config.vision.patch_size,
                 max_tokens: config.text.max_position_embeddings,
-                parameters: parameters.count(),
+                parameters: loaded.parameters,
             },
             preprocessing,
             device: device.clone(),
         })
     }
 
-    fn build(
-        name: &str,
-        files: &ModelFiles,
-        config: &ClipConfig,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        let spec = ParameterSpec::of(config);
-        let parameters = Checkpoint::read(&files.weights, &spec).into_parameters(&spec, device)?;
-        let parts = ModelParts {
-            config,
-            parameters: &parameters,
-            tokenizer: files.tokenizer.as_bytes(),
-            preprocessing: Preprocessing::from_json(&files.preprocessor)?,
-            device,
-        };
-        Self::from_parts(name, parts)
+    /// How its weights are kept.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        match &self.execution {
+            Execution::Engine(engine) => engine.precision(),
+            Execution::Clip(_) => Precision::F32,
+        }
     }
 
     /// `nano`, or the name of the model's directory.
@@ -194,10 +327,18 @@ impl Embedder {
             got if got == expected => Ok(pixels),
             got => Err(ModelError::PixelCount { got, expected }),
         });
-        embed_chunks(checked.collect(), |chunk| {
-            let batch: Vec<f32> = chunk.iter().flat_map(|pixels| pixels.iter().copied()).collect();
-            let shape = (chunk.len(), 3, height, width);
-            self.clip.image_features(&Tensor::from_vec(batch, shape, &self.device)?)
+        embed_chunks(checked.collect(), |chunk| match &self.execution {
+            Execution::Engine(engine) => {
+                let pixels: Vec<&[f32]> = chunk.iter().map(|pixels| pixels.as_slice()).collect();
+                Ok(engine.image_features(&pixels))
+            }
+            Execution::Clip(clip) => {
+                let batch: Vec<f32> =
+                    chunk.iter().flat_map(|pixels| pixels.iter().copied()).collect();
+                let shape = (chunk.len(), 3, height, width);
+                let pixels = Tensor::from_vec(batch, shape, &self.device)?;
+                Ok(clip.image_features(&pixels)?.to_vec2()?)
+            }
         })
     }
 
@@ -218,7 +359,14 @@ impl Embedder {
             return Err(ModelError::PixelCount { got, expected });
         }
         let pixels = Tensor::from_slice(pixels, (1, 3, height, width), &self.device)?;
-        self.clip.explain(&pixels, target, method)
+        match &self.execution {
+            // It needs gradients, and is asked for too seldom to keep a second set of weights.
+            Execution::Engine(engine) => {
+                let parameters = engine.parameters(&self.config)?;
+                Clip::frozen(&self.config, &parameters)?.explain(&pixels, target, method)
+            }
+            Execution::Clip(clip) => clip.explain(&pixels, target, method),
+        }
     }
 
     /// Embeds prompts. A prompt at fault has an error of its own.
@@ -230,10 +378,17 @@ impl Embedder {
         prompts: &[String],
     ) -> Result<Vec<Result<Embedding, ModelError>>, ModelError> {
         let encoded = prompts.iter().map(|prompt| self.tokenizer.encode(prompt));
-        embed_chunks(encoded.collect(), |chunk| {
-            let mut batch = chunk.to_vec();
-            self.tokenizer.pad(&mut batch);
-            self.clip.text_features(&Tensor::new(batch, &self.device)?)
+        embed_chunks(encoded.collect(), |chunk| match &self.execution {
+            Execution::Engine(engine) => {
+                let ids: Vec<&[u32]> = chunk.iter().map(Vec::as_slice).collect();
+                engine.text_features(&ids)
+            }
+            Execution::Clip(clip) => {
+                let mut batch = chunk.to_vec();
+                self.tokenizer.pad(&mut batch);
+                let ids = Tensor::new(batch, &self.device)?;
+                Ok(clip.text_features(&ids)?.to_vec2()?)
+            }
         })
     }
 }
@@ -265,10 +420,17 @@ pub struct ModelParts<'a> {
     pub device: &'a Device,
 }
 
+/// What [`Embedder`] is made of once its weights are where they are needed.
+struct Loaded {
+    execution: Execution,
+    fingerprint: Fingerprint,
+    parameters: usize,
+}
+
 /// Runs the good inputs through `features` in chunks and puts the results in the inputs' order.
 fn embed_chunks<T>(
     inputs: Vec<Result<T, ModelError>>,
-    features: impl Fn(&[T]) -> Result<Tensor, ModelError>,
+    features: impl Fn(&[T]) -> Result<Vec<Vec<f32>>, ModelError>,
 ) -> Result<Vec<Result<Embedding, ModelError>>, ModelError> {
     let mut results = Vec::with_capacity(inputs.len());
     let (mut good, mut places) = (Vec::new(), Vec::new());
@@ -284,7 +446,7 @@ fn embed_chunks<T>(
         }
     }
     for (chunk, places) in good.chunks(CHUNK).zip(places.chunks(CHUNK)) {
-        let rows = features(chunk)?.to_vec2::<f32>()?;
+        let rows = features(chunk)?;
         for (row, place) in rows.into_iter().zip(places) {
             results[*place] = Embedding::from_raw(row).map_err(ModelError::from);
         }
@@ -294,11 +456,12 @@ fn embed_chunks<T>(
 
 /// SHA-256 over all that decides an embedding. Weights count by their f32 values, so the type and
 /// the names they are stored under make no difference.
-fn fingerprint(
+fn fingerprint<'a>(
     config: &ClipConfig,
-    parameters: &Parameters,
     tokenizer: &[u8],
     preprocessing: &Preprocessing,
+    names: impl Iterator<Item = &'a str>,
+    values: impl Fn(&str) -> Result<Cow<'a, [f32]>, ModelError>,
 ) -> Result<Fingerprint, ModelError> {
     let mut hash = Sha256::new();
     // Every field is preceded by its length, so that no two models share their bytes.
@@ -312,14 +475,33 @@ fn fingerprint(
     field(preprocessing.to_json().as_bytes());
     field(&(config.projection_dim as u64).to_le_bytes());
     field(b"l2");
-    for (name, var) in parameters.iter() {
-        field(name.as_bytes());
-        let values = var.as_detached_tensor().flatten_all()?.to_device(&Device::Cpu)?;
-        let bytes: Vec<u8> =
-            values.to_vec1::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect();
-        field(&bytes);
+    let mut bytes = [[0; 4]; 1024];
+    for name in names {
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name);
+        let values = values(name)?;
+        hash.update((size_of_val(&*values) as u64).to_le_bytes());
+        for values in values.chunks(bytes.len()) {
+            for (to, value) in bytes.iter_mut().zip(values) {
+                *to = value.to_le_bytes();
+            }
+            hash.update(bytes[..values.len()].as_flattened());
+        }
     }
     Ok(Fingerprint(hash.finalize().into()))
+}
+
+/// The fingerprint of a model whose weights are kept in another precision: its embeddings are others, by a little.
+#[must_use]
+pub fn in_precision(fingerprint: Fingerprint, precision: Precision) -> Fingerprint {
+    if precision == Precision::F32 {
+        return fingerprint;
+    }
+    let mut hash = Sha256::new();
+    hash.update(b"handclip model in ");
+    hash.update(precision.to_string());
+    hash.update(fingerprint.0);
+    Fingerprint(hash.finalize().into())
 }
 
 /// A shared error of a whole batch.

@@ -71,7 +71,7 @@ impl TextTower {
         let ends = sequences
             .iter()
             .enumerate()
-            .map(|(row, ids)| self.end(row, ids))
+            .map(|(row, ids)| self.config.end(row, ids))
             .collect::<Result<Vec<usize>, _>>()?;
         let used = ends.iter().max().map_or(1, |end| end + 1);
         Ok((ids.narrow(1, 0, used)?, ends))
@@ -87,22 +87,24 @@ impl TextTower {
         let positions = self.position.narrow(0, 0, tokens.dim(1)?)?;
         Ok(tokens.broadcast_add(&positions)?.to_dtype(dtype)?)
     }
+}
 
-    /// Where the feature of a sequence is taken.
-    fn end(&self, row: usize, ids: &[u32]) -> Result<usize, ModelError> {
+impl TextConfig {
+    /// Where the feature of sequence number `row` is taken.
+    pub(super) fn end(&self, row: usize, ids: &[u32]) -> Result<usize, ModelError> {
         let refuse = |problem| Err(ModelError::Tokens { row, problem });
-        if ids.iter().any(|id| *id as usize >= self.config.vocab_size) {
+        if ids.iter().any(|id| *id as usize >= self.vocab_size) {
             return refuse("holds an id beyond the vocabulary");
         }
-        let eos = self.config.eos_token_id;
-        let end = if eos == TextConfig::LEGACY_EOS {
+        let eos = self.eos_token_id;
+        let end = if eos == Self::LEGACY_EOS {
             let largest = ids.iter().max();
             ids.iter().position(|id| Some(id) == largest)
         } else {
             ids.iter().position(|id| *id == eos)
         };
         match end {
-            Some(end) if end < self.config.max_position_embeddings => Ok(end),
+            Some(end) if end < self.max_position_embeddings => Ok(end),
             Some(_) => refuse("is longer than the model's positions"),
             None => refuse("has no end token"),
         }

@@ -44,6 +44,7 @@ use crate::gallery::{Galleries, GalleryOptions};
 use crate::jobs::{Jobs, JobsOptions, Runner};
 use crate::model::Embedder;
 use crate::storage::{MasterKey, Store, StoreOptions};
+use crate::tensor::DeviceChoice;
 
 use deployment::{Deployments, Keeper};
 use eyes::Eyes;
@@ -210,13 +211,16 @@ pub(crate) fn open_model(
     device: &str,
     notices: &mut Vec<String>,
 ) -> Result<Embedder, ServiceError> {
-    let choice = device.parse()?;
+    let choice: DeviceChoice = device.parse()?;
     let (device, notice) = crate::tensor::open(choice);
     notices.extend(notice);
+    let precision = choice.precision();
     let opened = match model {
-        ModelChoice::Nano => Embedder::nano(&device),
-        ModelChoice::Directory(path) => Embedder::open(path, &device),
-        ModelChoice::Registered { name, files } => Embedder::open_as(name, files, &device),
+        ModelChoice::Nano => Embedder::nano_in(precision, &device),
+        ModelChoice::Directory(path) => Embedder::open_in(None, path, precision, &device),
+        ModelChoice::Registered { name, files } => {
+            Embedder::open_in(Some(name), files, precision, &device)
+        }
     };
     opened.map_err(|error| ServiceError::Model(error::chain(&error)))
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use tokio::sync::mpsc;
 
 use crate::domain::ModelName;
+use crate::model::in_precision;
 
 use super::error::ServiceError;
 use super::registry::RegisteredModel;
@@ -121,11 +122,14 @@ impl Service {
         let mut models: Vec<ModelView> =
             deployment.in_use().map(|serving| serving.view()).collect();
         let nano = self.0.nano.clone();
+        let precision = self.0.workshop.deployments.precision();
         for view in std::iter::once(nano).chain(registered.into_iter().map(ModelView::from)) {
-            match models
-                .iter_mut()
-                .find(|known| known.name == view.name && known.fingerprint == view.fingerprint)
-            {
+            // One that serves may keep its weights in another precision than its files do.
+            let as_served = in_precision(view.fingerprint, precision);
+            match models.iter_mut().find(|known| {
+                let same = [view.fingerprint, as_served].contains(&known.fingerprint);
+                known.name == view.name && same
+            }) {
                 Some(known) => known.registered = view.registered,
                 None => models.push(view),
             }

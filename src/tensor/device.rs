@@ -3,7 +3,9 @@ use std::str::FromStr;
 
 use candle_core::Device;
 
-/// Where tensors live, as a user asks for it: `auto`, `cpu` or `cuda:N`.
+use super::lean::Precision;
+
+/// Where models compute, as a user asks for it: `auto`, `cpu`, `cpu:bf16` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first CUDA device if there is a working one, else the CPU.
@@ -11,6 +13,8 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
+    /// The CPU, with the weights of models that only embed kept in bfloat16.
+    CpuBf16,
     /// The CUDA device of this number if it works, else the CPU.
     Cuda(usize),
 }
@@ -19,7 +23,7 @@ pub enum DeviceChoice {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Not a device's name.
-    #[error("`{0}` is not a device: use auto, cpu or cuda:N")]
+    #[error("`{0}` is not a device: use auto, cpu, cpu:bf16 or cuda:N")]
     Unknown(String),
     /// This binary holds no CUDA code.
     #[error("cuda:{ordinal} was asked for, but this binary is built without the feature `cuda`")]
@@ -44,6 +48,7 @@ impl FromStr for DeviceChoice {
         match text.trim().to_ascii_lowercase().as_str() {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
+            "cpu:bf16" => Ok(Self::CpuBf16),
             "cuda" => Ok(Self::Cuda(0)),
             other => other
                 .strip_prefix("cuda:")
@@ -60,7 +65,19 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
+            Self::CpuBf16 => f.write_str("cpu:bf16"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// How weights are kept there by models that only embed.
+    #[must_use]
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::CpuBf16 => Precision::Bf16,
+            Self::Auto | Self::Cpu | Self::Cuda(_) => Precision::F32,
         }
     }
 }
@@ -71,7 +88,9 @@ pub fn open(choice: DeviceChoice) -> (Device, Option<String>) {
     let ordinal = match choice {
         DeviceChoice::Cuda(ordinal) => ordinal,
         DeviceChoice::Auto if cfg!(feature = "cuda") => 0,
-        DeviceChoice::Auto | DeviceChoice::Cpu => return (Device::Cpu, None),
+        DeviceChoice::Auto | DeviceChoice::Cpu | DeviceChoice::CpuBf16 => {
+            return (Device::Cpu, None);
+        }
     };
     match cuda(ordinal) {
         Ok(device) => (device, None),
@@ -108,11 +127,13 @@ mod tests {
 
     #[test]
     fn a_device_reads_what_it_prints_and_refuses_other_names() {
-        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3)] {
+        for choice in
+            [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::CpuBf16, DeviceChoice::Cuda(3)]
+        {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
-        for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x"] {
+        for bad in ["", "gpu", "cpu:f16", "cuda:", "cuda:-1", "cuda:+1", "cuda:x"] {
             assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
         }
     }

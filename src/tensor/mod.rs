@@ -11,6 +11,7 @@ mod buffer;
 mod device;
 #[cfg(test)]
 mod gradients;
+pub mod lean;
 mod linear;
 mod norm;
 mod products;

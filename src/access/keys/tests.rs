@@ -38,7 +38,7 @@ fn keys_let_in_until_they_are_revoked_and_never_fall_open() {
     assert_eq!(keys.read(admin.id, NOW).unwrap().used_at_ms, Some(NOW));
 
     assert!(refused(keys.revoke(admin.id, NOW)).contains("last one"));
-    let (second, _) = keys.create(new("ops 2", &[Scope::Admin]), NOW).unwrap();
+    let (second, _) = keys.create(new("ops 2", &[Scope::Admin]), NOW + 1).unwrap();
     assert_eq!(keys.revoke(admin.id, NOW).unwrap().state, KeyState::Revoked);
     assert_eq!(keys.authenticate(Some(token.expose()), NOW), Err(Refusal::Revoked));
     assert!(refused(keys.rotate(admin.id, Duration::ZERO, NOW)).contains("revoked"));

@@ -1,6 +1,7 @@
 //! Whether a model may be brought.
 
 use crate::domain::{Calibration, Fingerprint};
+use crate::model::in_precision;
 
 use super::record::ModelRef;
 use super::steps::DeployRequest;
@@ -23,6 +24,7 @@ impl Service {
                 }
             };
             let fingerprint = workshop.registry.whole(&name)?.fingerprint;
+            let fingerprint = in_precision(fingerprint, workshop.deployments.precision());
             Ok((model, fingerprint))
         })
         .await

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::domain::{Generation, now_ms};
 use crate::gallery::{Galleries, Gallery, Role, TemplateSpace};
 use crate::jobs::JobId;
-use crate::model::{BatchOptions, Batcher, Embedder};
+use crate::model::{BatchOptions, Batcher, Embedder, Precision};
 
 use super::record::{Asked, FillingDoc, ModelRef, Record, ServingDoc, What};
 use super::serving::{Deployment, Seat, Serving};
@@ -19,6 +19,7 @@ use crate::service::open_model;
 use crate::service::options::{ModelChoice, ServiceOptions};
 use crate::service::registry::Registry;
 use crate::service::views::ModelView;
+use crate::tensor::DeviceChoice;
 
 /// How long a step waits for requests that began before it.
 const GRACE: Duration = Duration::from_secs(60);
@@ -80,6 +81,11 @@ impl Deployments {
 
     pub(in crate::service) fn load(&self) -> Arc<Deployment> {
         self.live.load_full()
+    }
+
+    /// How models that serve keep their weights.
+    pub(in crate::service) fn precision(&self) -> Precision {
+        self.device.parse().map_or(Precision::F32, DeviceChoice::precision)
     }
 
     /// A gallery and its model. A step that was taken between two looks is no reason to refuse.

@@ -1,0 +1,91 @@
+//! Times a model's towers. A line of JSON for each case: `benchmarks/embedding/compare.py` puts PyTorch's and ONNX Runtime's
+//! beside it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark that fails has no figures"
+)]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use handclip::model::{Embedder, Precision};
+
+// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn argument(name: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != name).nth(1)
+}
+
+/// Most memory that this process ever held, MiB; 0 where the system does not say.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+/// Processor time of all threads so far, seconds; 0 where the system does not say.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in brackets, may hold anything; user and system time are 12 and 13 fields after it.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+fn main() {
+    // Pixels written by compare.py: images of `[3, side, side]`, little-endian f32.
+    let (Some(model), Some(cases)) = (argument("--model"), argument("--cases")) else {
+        // `cargo test --benches` and the like.
+        return;
+    };
+    let start = Instant::now();
+    let threads = argument("--threads").map_or(1, |threads| threads.parse().unwrap());
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
+    let precision = match argument("--dtype").as_deref() {
+        Some("bf16") => Precision::Bf16,
+        _ => Precision::F32,
+    };
+    let budget = argument("--seconds").map_or(2.0, |seconds| seconds.parse().unwrap());
+    let embedder = match model.as_str() {
+        "nano" => Embedder::nano_in(precision, &Device::Cpu),
+        dir => Embedder::open_in(None, Path::new(dir), precision, &Device::Cpu),
+    };
+    let embedder = embedder.unwrap();
+    let (height, width) = embedder.summary().image_size;
+    let size = 3 * height as usize * width as usize;
+    let bytes = std::fs::read(argument("--pixels").unwrap()).unwrap();
+    let values: Vec<f32> =
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let images: Vec<Vec<f32>> = values.chunks_exact(size).map(<[f32]>::to_vec).collect();
+    let mut first = None;
+    for case in cases.split(',') {
+        let (kind, batch) = case.split_once(':').unwrap();
+        let batch: usize = batch.parse().unwrap();
+        let prompts: Vec<String> =
+            (0..batch).map(|i| format!("a dorsal right hand with ring number {i}")).collect();
+        let call = || match kind {
+            "image" => embedder.embed_pixels(&images[..batch]).unwrap(),
+            _ => embedder.embed_texts(&prompts).unwrap(),
+        };
+        let feature = call().remove(0).unwrap().as_slice().to_vec();
+        let first = *first.get_or_insert(start.elapsed().as_secs_f64());
+        call();
+        let (mut seconds, mut spent) = (Vec::new(), Vec::new());
+        let end = Instant::now() + Duration::from_secs_f64(budget);
+        let cpu_at = cpu_seconds();
+        while Instant::now() < end || seconds.len() < 3 {
+            let at = Instant::now();
+            call();
+            seconds.push(at.elapsed().as_secs_f64());
+        }
+        // The system counts in hundredths of a second: all of them together.
+        spent.push((cpu_seconds() - cpu_at) / seconds.len() as f64);
+        let line = serde_json::json!({"case": case, "seconds": seconds, "cpu": spent,
+            "peak_mib": peak_mib(), "first": first, "feature": feature});
+        println!("{line}");
+    }
+}

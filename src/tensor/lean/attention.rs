@@ -1,0 +1,306 @@
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::tile::{high, multiply, tiles};
+use super::{Row, WIDTH, panels};
+use crate::tensor::simd::{dispatch, exp};
+
+/// A sequence among the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Its first row.
+    pub start: usize,
+    /// Its tokens.
+    pub tokens: usize,
+}
+
+/// How attention divides the columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// How many heads there are.
+    pub heads: usize,
+    /// Columns of each.
+    pub size: usize,
+    /// Whether a token sees only itself and earlier ones.
+    pub causal: bool,
+}
+
+/// Self-attention within each sequence.
+///
+/// qkv: `[rows, 3 * heads * size]`, queries, keys and values side by side, heads within each; out: `[rows, heads * size]`, both
+/// in panels. Panics where sizes do not fit.
+pub fn attention(
+    qkv: &[Row],
+    rows: usize,
+    spans: &[Span],
+    heads: Heads,
+    out: &mut [Row],
+    threads: usize,
+) {
+    let Heads { heads: count, size, .. } = heads;
+    assert_eq!(qkv.len(), panels(3 * count * size) * rows, "attention over other columns");
+    assert_eq!(out.len(), panels(count * size) * rows, "attention gives other columns");
+    // Heads that fill whole panels can be shared out; others write into each other's.
+    let whole = size.is_multiple_of(WIDTH);
+    let each = if whole { count.div_ceil(threads.max(1)) } else { count };
+    let task = |first: usize, out: &mut [Row]| {
+        let these = first..(first + each).min(count);
+        dispatch(Task { qkv, rows, spans, heads, these, out });
+    };
+    if each == count {
+        return task(0, out);
+    }
+    let parts = out.par_chunks_mut(each * size / WIDTH * rows).enumerate();
+    parts.for_each(|(at, out)| task(at * each, out));
+}
+
+/// Some heads of all sequences.
+struct Task<'a> {
+    qkv: &'a [Row],
+    rows: usize,
+    spans: &'a [Span],
+    heads: Heads,
+    these: std::ops::Range<usize>,
+    /// The panels of these heads.
+    out: &'a mut [Row],
+}
+
+/// The matrices of one head and one sequence.
+struct Scratch {
+    /// Queries, scaled, `[tokens, size]`.
+    q: Vec<Row>,
+    /// Keys, turned: `[size, tokens]`, the inputs filled up.
+    k: Vec<Row>,
+    /// Values, `[size][tokens]`: `[panel][token][WIDTH]`, the tokens filled up.
+    v: Vec<Row>,
+    /// How much each token takes from each, `[tokens, tokens]`.
+    weights: Vec<Row>,
+    /// What it takes, `[tokens, size]`.
+    mixed: Vec<Row>,
+}
+
+impl WithSimd for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { qkv, rows, spans, heads, these, out } = self;
+        let longest = spans.iter().map(|span| span.tokens).max().unwrap_or(0);
+        let (deep, wide) = (panels(heads.size), panels(longest));
+        let mut scratch = Scratch {
+            q: vec![Row::ZERO; deep * longest],
+            k: vec![Row::ZERO; wide * deep * WIDTH],
+            v: vec![Row::ZERO; deep * wide * WIDTH],
+            weights: vec![Row::ZERO; wide * longest],
+            mixed: vec![Row::ZERO; deep * longest],
+        };
+        let first = these.start * heads.size;
+        for head in these {
+            for span in spans.iter().filter(|span| span.tokens > 0) {
+                scratch.head(simd, qkv, rows, *span, heads, head);
+                put(&scratch.mixed, out, rows, *span, head * heads.size - first, heads.size);
+            }
+        }
+    }
+}
+
+impl Scratch {
+    #[inline(always)]
+    fn head<S: Simd>(
+        &mut self,
+        simd: S,
+        qkv: &[Row],
+        rows: usize,
+        span: Span,
+        heads: Heads,
+        head: usize,
+    ) {
+        let Heads { heads: count, size, causal } = heads;
+        let tokens = span.tokens;
+        let (deep, wide) = (panels(size), panels(tokens));
+        let column = |part: usize| part * count * size + head * size;
+        let scale = (size as f32).sqrt().recip();
+        get(qkv, rows, span, column(0), size, &mut self.q, tokens);
+        for row in &mut self.q[..deep * tokens] {
+            row.0.iter_mut().for_each(|value| *value *= scale);
+        }
+        // The keys pass through the place of the result.
+        get(qkv, rows, span, column(1), size, &mut self.mixed, tokens);
+        self.k[..wide * deep * WIDTH].fill(Row::ZERO);
+        for (panel, keys) in self.mixed[..deep * tokens].chunks_exact(tokens).enumerate() {
+            for (token, key) in keys.iter().enumerate() {
+                let to = &mut self.k[(token / WIDTH * deep + panel) * WIDTH..][..WIDTH];
+                for (to, value) in to.iter_mut().zip(key.0) {
+                    to.0[token % WIDTH] = value;
+                }
+            }
+        }
+        self.v[..deep * wide * WIDTH].fill(Row::ZERO);
+        get(qkv, rows, span, column(2), size, &mut self.v, wide * WIDTH);
+
+        let weights = &mut self.weights[..wide * tokens];
+        weights.fill(Row::ZERO);
+        for (panel, out) in weights.chunks_exact_mut(tokens).enumerate() {
+            let right = &self.k[panel * deep * WIDTH..][..deep * WIDTH];
+            for (start, height) in tiles(tokens, high::<S>()) {
+                let (left, out) = (&self.q[start..], &mut out[start..start + height]);
+                multiply(simd, left, tokens, right, out, &mut || {});
+            }
+        }
+        for token in 0..tokens {
+            softmax(weights, tokens, token, if causal { token + 1 } else { tokens });
+        }
+        let mixed = &mut self.mixed[..deep * tokens];
+        mixed.fill(Row::ZERO);
+        for (panel, out) in mixed.chunks_exact_mut(tokens).enumerate() {
+            let right = &self.v[panel * wide * WIDTH..][..wide * WIDTH];
+            for (start, height) in tiles(tokens, high::<S>()) {
+                let (left, out) = (&weights[start..], &mut out[start..start + height]);
+                multiply(simd, left, tokens, right, out, &mut || {});
+            }
+        }
+    }
+}
+
+/// Copies `size` columns from `column` on of a sequence into `to`, `[panel][WIDTH]` with `stride` rows a panel.
+#[inline(always)]
+fn get(
+    from: &[Row],
+    rows: usize,
+    span: Span,
+    column: usize,
+    size: usize,
+    to: &mut [Row],
+    stride: usize,
+) {
+    if column.is_multiple_of(WIDTH) && size.is_multiple_of(WIDTH) {
+        for panel in 0..size / WIDTH {
+            let from = &from[(column / WIDTH + panel) * rows + span.start..][..span.tokens];
+            to[panel * stride..][..span.tokens].copy_from_slice(from);
+        }
+        return;
+    }
+    for token in 0..span.tokens {
+        for at in 0..panels(size) * WIDTH {
+            let c = column + at;
+            let value = if at < size {
+                from[c / WIDTH * rows + span.start + token].0[c % WIDTH]
+            } else {
+                0.0
+            };
+            to[at / WIDTH * stride + token].0[at % WIDTH] = value;
+        }
+    }
+}
+
+/// Copies a head's result into its columns.
+#[inline(always)]
+fn put(from: &[Row], out: &mut [Row], rows: usize, span: Span, column: usize, size: usize) {
+    let tokens = span.tokens;
+    if column.is_multiple_of(WIDTH) && size.is_multiple_of(WIDTH) {
+        for panel in 0..size / WIDTH {
+            let to = &mut out[(column / WIDTH + panel) * rows + span.start..][..tokens];
+            to.copy_from_slice(&from[panel * tokens..][..tokens]);
+        }
+        return;
+    }
+    for token in 0..tokens {
+        for at in 0..size {
+            let c = column + at;
+            out[c / WIDTH * rows + span.start + token].0[c % WIDTH] =
+                from[at / WIDTH * tokens + token].0[at % WIDTH];
+        }
+    }
+}
+
+/// Softmax of one row over its first `seen` columns; the others get nothing.
+#[inline(always)]
+fn softmax(weights: &mut [Row], tokens: usize, token: usize, seen: usize) {
+    let mut most = [f32::NEG_INFINITY; WIDTH];
+    for (panel, row) in weights[token..].iter_mut().step_by(tokens).enumerate() {
+        for (lane, value) in row.0.iter_mut().enumerate() {
+            if panel * WIDTH + lane >= seen {
+                *value = f32::NEG_INFINITY;
+            }
+        }
+        most.iter_mut().zip(&row.0).for_each(|(most, value)| *most = most.max(*value));
+    }
+    let most = most.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0_f32; WIDTH];
+    for row in weights[token..].iter_mut().step_by(tokens) {
+        for (value, sum) in row.0.iter_mut().zip(&mut sums) {
+            *value = exp(*value - most);
+            *sum += *value;
+        }
+    }
+    let scale = 1.0 / sums.iter().sum::<f32>();
+    for row in weights[token..].iter_mut().step_by(tokens) {
+        row.0.iter_mut().for_each(|value| *value *= scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As it is defined, in f64.
+    fn defined(qkv: &[Vec<f32>], spans: &[Span], heads: Heads) -> Vec<Vec<f64>> {
+        let Heads { heads: count, size, causal } = heads;
+        let mut out = vec![vec![0.0; count * size]; qkv.len()];
+        for span in spans {
+            for head in 0..count {
+                let at = |row: usize, part: usize, d: usize| {
+                    f64::from(qkv[span.start + row][part * count * size + head * size + d])
+                };
+                for i in 0..span.tokens {
+                    let seen = if causal { i + 1 } else { span.tokens };
+                    let dot =
+                        |j: usize| -> f64 { (0..size).map(|d| at(i, 0, d) * at(j, 1, d)).sum() };
+                    let weights: Vec<f64> =
+                        (0..seen).map(|j| (dot(j) / (size as f64).sqrt()).exp()).collect();
+                    let total: f64 = weights.iter().sum();
+                    for d in 0..size {
+                        out[span.start + i][head * size + d] =
+                            (0..seen).map(|j| weights[j] / total * at(j, 2, d)).sum();
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn attention_equals_the_definition_for_any_head_and_sequences_of_any_length() {
+        for (count, size) in [(2, 64), (3, 32), (2, 80), (4, 16), (1, 5)] {
+            for causal in [false, true] {
+                let spans = [(0, 7), (7, 1), (8, 33), (41, 50)]
+                    .map(|(start, tokens)| Span { start, tokens });
+                let (rows, columns) = (91, 3 * count * size);
+                let value = |row: usize, c: usize| ((row * columns + c) as f32 * 0.731).sin() * 1.5;
+                let plain: Vec<Vec<f32>> =
+                    (0..rows).map(|row| (0..columns).map(|c| value(row, c)).collect()).collect();
+                let mut qkv = vec![Row::ZERO; panels(columns) * rows];
+                for (row, values) in plain.iter().enumerate() {
+                    for (c, value) in values.iter().enumerate() {
+                        qkv[c / WIDTH * rows + row].0[c % WIDTH] = *value;
+                    }
+                }
+                let heads = Heads { heads: count, size, causal };
+                let want = defined(&plain, &spans, heads);
+                for threads in [1, 2] {
+                    let mut out = vec![Row::ZERO; panels(count * size) * rows];
+                    attention(&qkv, rows, &spans, heads, &mut out, threads);
+                    for (row, want) in want.iter().enumerate() {
+                        let got = super::super::row_of(&out, rows, row, count * size);
+                        for (got, want) in got.iter().zip(want) {
+                            assert!(
+                                (f64::from(*got) - want).abs() < 3e-6,
+                                "{heads:?}: {got} {want}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
