@@ -7,6 +7,9 @@
 // The words everybody speaks.
 pub mod domain;
 
+// What they are computed with.
+pub mod simd;
+
 // From a file to an embedding.
 pub mod image;
 pub mod tensor;

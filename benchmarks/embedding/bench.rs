@@ -6,35 +6,15 @@
     reason = "a benchmark that fails has no figures"
 )]
 
+#[path = "../measure.rs"]
+mod measure;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use handclip::model::{Embedder, Precision};
-
-// As in the binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn argument(name: &str) -> Option<String> {
-    std::env::args().skip_while(|argument| argument != name).nth(1)
-}
-
-/// Most memory that this process ever held, MiB; 0 where the system does not say.
-fn peak_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
-/// Processor time of all threads so far, seconds; 0 where the system does not say.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name, in brackets, may hold anything; user and system time are 12 and 13 fields after it.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / 100.0
-}
+use measure::{argument, cpu_seconds, number, peak_mib};
 
 fn main() {
     // Pixels written by compare.py: images of `[3, side, side]`, little-endian f32.
@@ -43,13 +23,13 @@ fn main() {
         return;
     };
     let start = Instant::now();
-    let threads = argument("--threads").map_or(1, |threads| threads.parse().unwrap());
+    let threads = number("--threads", 1);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
     let precision = match argument("--dtype").as_deref() {
         Some("bf16") => Precision::Bf16,
         _ => Precision::F32,
     };
-    let budget = argument("--seconds").map_or(2.0, |seconds| seconds.parse().unwrap());
+    let budget = number("--seconds", 2.0);
     let embedder = match model.as_str() {
         "nano" => Embedder::nano_in(precision, &Device::Cpu),
         dir => Embedder::open_in(None, Path::new(dir), precision, &Device::Cpu),

@@ -6,33 +6,13 @@
     reason = "a benchmark that fails has no figures"
 )]
 
+#[path = "../measure.rs"]
+mod measure;
+
 use std::time::Instant;
 
 use handclip::evaluation::{Entry, Session, Trial, Vectors, rank};
-
-// As in the binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn argument(name: &str) -> Option<String> {
-    std::env::args().skip_while(|argument| argument != name).nth(1)
-}
-
-/// Most memory that this process ever held, MiB; 0 where the system does not say.
-fn peak_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
-/// Processor time of all threads so far, seconds; 0 where the system does not say.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name, in brackets, may hold anything; user and system time are 12 and 13 fields after it.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / 100.0
-}
+use measure::{argument, cpu_seconds, number, peak_mib};
 
 fn main() {
     // Written by compare.py: `[rows, dim]` little-endian f32, the first half probes, the second the gallery.
@@ -40,9 +20,8 @@ fn main() {
         // `cargo test --benches` and the like.
         return;
     };
-    let number = |name: &str| argument(name).unwrap().parse::<usize>().unwrap();
     let (dim, mates, runs): (usize, usize, usize) =
-        (dim.parse().unwrap(), number("--mates"), number("--runs"));
+        (dim.parse().unwrap(), number("--mates", 1), number("--runs", 1));
     let bytes = std::fs::read(file).unwrap();
     let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     drop(bytes);

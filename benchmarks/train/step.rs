@@ -6,6 +6,9 @@
     reason = "a benchmark that fails has no figures"
 )]
 
+#[path = "../measure.rs"]
+mod measure;
+
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -14,37 +17,12 @@ use handclip::tensor::backward;
 use handclip::training::{
     Margin, Optimizer, OptimizerConfig, batch_hard_triplet, smoothed_cross_entropy,
 };
-
-// As in the binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use measure::{cpu_seconds, number, peak_mib};
 
 const CLASSES: usize = 72;
 
-fn argument(name: &str, default: usize) -> usize {
-    let mut all = std::env::args().skip_while(|argument| argument != name).skip(1);
-    all.next().map_or(default, |value| value.parse().unwrap())
-}
-
-/// Most memory that this process ever held, MiB; 0 where the system does not say.
-fn peak_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
-/// Time that all threads of this process have computed for, seconds; 0 where the system does not say.
-fn cpu_seconds() -> f64 {
-    /// Of the two fields, a hundredth of a second on Linux.
-    const TICK: f64 = 0.01;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the program's name: user and system time are fields 14 and 15 of all.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() * TICK
-}
-
 fn main() {
-    let (batch, steps) = (argument("--batch", 8), argument("--steps", 5));
+    let (batch, steps) = (number("--batch", 8), number("--steps", 5));
     let device = Device::Cpu;
     // The defaults are those of ViT-B/32.
     let config = ClipConfig::from_json("{}").unwrap();

@@ -1,16 +1,15 @@
-use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::checkpoint::{Checkpoint, most_bytes};
 use super::engine::Engine;
 use super::files::{
     CONFIG, NamedBytes, PREPROCESSOR, TOKENIZER, WEIGHTS, name_of, read_json, read_weights,
 };
+use super::fingerprint::{fingerprint, in_precision};
 use super::parameters::ParameterSpec;
 use super::stream::WeightStream;
 use super::{
@@ -74,9 +73,9 @@ impl ModelFiles {
 /// One set of weights, two executions.
 enum Execution {
     /// On a CPU.
-    Engine(Engine),
+    Engine(Box<Engine>),
     /// On any other device.
-    Clip(Clip),
+    Clip(Box<Clip>),
 }
 
 /// A model loaded for inference: pixels and prompts in, embeddings out.
@@ -161,8 +160,9 @@ impl Embedder {
         let (fingerprint, engine) = rayon::join(
             || {
                 let names = stream.names().into_iter();
-                fingerprint(config, tokenizer, &preprocessing, names, |name| {
-                    stream.values(name).map(Cow::Owned)
+                let counts = names.map(|name| (name, stream.count(name)));
+                fingerprint(config, tokenizer, &preprocessing, counts, |name, take| {
+                    stream.read(name, take)
                 })
             },
             || Engine::new(config, &mut |name| stream.values(name), precision),
@@ -170,7 +170,7 @@ impl Embedder {
         let parameters = ParameterSpec::of(config);
         let parameters = parameters.shapes().map(|(_, shape)| shape.iter().product::<usize>());
         let loaded = Loaded {
-            execution: Execution::Engine(engine?),
+            execution: Execution::Engine(Box::new(engine?)),
             fingerprint: in_precision(fingerprint?, precision),
             parameters: parameters.sum(),
         };
@@ -187,15 +187,18 @@ impl Embedder {
             let tensor = parameters.require(name)?.as_detached_tensor();
             Ok(tensor.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?)
         };
-        let names = parameters.iter().map(|(name, _)| name);
-        let fingerprint =
-            fingerprint(config, tokenizer, &preprocessing, names, |n| values(n).map(Cow::Owned))?;
+        let counts = parameters.iter().map(|(name, var)| (name, var.elem_count()));
+        let fingerprint = fingerprint(config, tokenizer, &preprocessing, counts, |name, take| {
+            take(&values(name)?);
+            Ok(())
+        })?;
         let execution = match device {
             Device::Cpu => {
-                Execution::Engine(Engine::new(config, &mut |name| values(name), Precision::F32)?)
+                let engine = Engine::new(config, &mut |name| values(name), Precision::F32)?;
+                Execution::Engine(Box::new(engine))
             }
             Device::Cuda(_) | Device::Metal(_) => {
-                Execution::Clip(Clip::frozen(config, parameters)?)
+                Execution::Clip(Box::new(Clip::frozen(config, parameters)?))
             }
         };
         let loaded = Loaded { execution, fingerprint, parameters: parameters.count() };
@@ -222,14 +225,15 @@ impl Embedder {
         // A model is large: what has been read goes before what is made of it is there.
         drop(weights);
         let mut values = checkpoint.into_values()?;
-        let names = values.keys().map(String::as_str);
-        let fingerprint = fingerprint(config, tokenizer, &preprocessing, names, |name| {
-            Ok(Cow::Borrowed(values.get(name).map_or(&[][..], Vec::as_slice)))
+        let counts = values.iter().map(|(name, values)| (name.as_str(), values.len()));
+        let fingerprint = fingerprint(config, tokenizer, &preprocessing, counts, |name, take| {
+            take(values.get(name).map_or(&[][..], Vec::as_slice));
+            Ok(())
         })?;
         let parameters = values.values().map(Vec::len).sum();
         let missing = |name: &str| CheckpointError::Missing(vec![name.to_owned()]);
         let mut take = |name: &str| Ok(values.remove(name).ok_or_else(|| missing(name))?);
-        let execution = Execution::Engine(Engine::new(config, &mut take, precision)?);
+        let execution = Execution::Engine(Box::new(Engine::new(config, &mut take, precision)?));
         let fingerprint = in_precision(fingerprint, precision);
         let loaded = Loaded { execution, fingerprint, parameters };
         Self::assemble(name, loaded, config, tokenizer, preprocessing, device)
@@ -452,56 +456,6 @@ fn embed_chunks<T>(
         }
     }
     Ok(results)
-}
-
-/// SHA-256 over all that decides an embedding. Weights count by their f32 values, so the type and
-/// the names they are stored under make no difference.
-fn fingerprint<'a>(
-    config: &ClipConfig,
-    tokenizer: &[u8],
-    preprocessing: &Preprocessing,
-    names: impl Iterator<Item = &'a str>,
-    values: impl Fn(&str) -> Result<Cow<'a, [f32]>, ModelError>,
-) -> Result<Fingerprint, ModelError> {
-    let mut hash = Sha256::new();
-    // Every field is preceded by its length, so that no two models share their bytes.
-    let mut field = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    field(b"handclip model 1");
-    field(config.to_json().as_bytes());
-    field(tokenizer);
-    field(preprocessing.to_json().as_bytes());
-    field(&(config.projection_dim as u64).to_le_bytes());
-    field(b"l2");
-    let mut bytes = [[0; 4]; 1024];
-    for name in names {
-        hash.update((name.len() as u64).to_le_bytes());
-        hash.update(name);
-        let values = values(name)?;
-        hash.update((size_of_val(&*values) as u64).to_le_bytes());
-        for values in values.chunks(bytes.len()) {
-            for (to, value) in bytes.iter_mut().zip(values) {
-                *to = value.to_le_bytes();
-            }
-            hash.update(bytes[..values.len()].as_flattened());
-        }
-    }
-    Ok(Fingerprint(hash.finalize().into()))
-}
-
-/// The fingerprint of a model whose weights are kept in another precision: its embeddings are others, by a little.
-#[must_use]
-pub fn in_precision(fingerprint: Fingerprint, precision: Precision) -> Fingerprint {
-    if precision == Precision::F32 {
-        return fingerprint;
-    }
-    let mut hash = Sha256::new();
-    hash.update(b"handclip model in ");
-    hash.update(precision.to_string());
-    hash.update(fingerprint.0);
-    Fingerprint(hash.finalize().into())
 }
 
 /// A shared error of a whole batch.

@@ -14,6 +14,9 @@ use super::files::{WEIGHTS, name_of};
 use super::parameters::ParameterSpec;
 use super::{CheckpointError, ModelError};
 
+/// Bytes that are read at a time.
+const PART: usize = 1 << 20;
+
 /// One file that holds exactly a configuration's parameters, under their own names.
 pub(super) struct WeightStream {
     path: PathBuf,
@@ -61,23 +64,50 @@ impl WeightStream {
     /// The values of a parameter in f32.
     ///
     /// # Errors
-    /// [`CheckpointError`] for one that is not there or not finite, or has changed since it was read before.
+    /// As [`Self::read`].
     pub(super) fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let mut values = Vec::with_capacity(self.count(name));
+        self.read(name, &mut |part| values.extend_from_slice(part))?;
+        Ok(values)
+    }
+
+    /// How many values a parameter has; 0 for one that is not there.
+    pub(super) fn count(&self, name: &str) -> usize {
+        self.tensors.get(name).map_or(0, |(dtype, _, bytes)| bytes * 8 / dtype.bitsize())
+    }
+
+    /// Gives the values of a parameter in f32, part by part.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] for one that is not there or not finite, or has changed since it was read before.
+    pub(super) fn read(&self, name: &str, take: &mut dyn FnMut(&[f32])) -> Result<(), ModelError> {
         let missing = || CheckpointError::Missing(vec![name.to_owned()]);
         let (dtype, start, size) = *self.tensors.get(name).ok_or_else(missing)?;
         let failed = |source| ModelError::File { path: self.path.clone(), source };
-        let mut bytes = vec![0; size];
-        {
-            let mut file = self.file.lock();
-            file.seek(SeekFrom::Start(start)).map_err(failed)?;
-            file.read_exact(&mut bytes).map_err(failed)?;
+        let mut bytes = vec![0; size.min(PART)];
+        let (mut done, mut sum) = (0, 0);
+        while done < size {
+            let part = &mut bytes[..PART.min(size - done)];
+            {
+                let mut file = self.file.lock();
+                file.seek(SeekFrom::Start(start + done as u64)).map_err(failed)?;
+                file.read_exact(part).map_err(failed)?;
+            }
+            sum = crc32c::crc32c_append(sum, part);
+            let values = floats_of(name, dtype, part).map_err(|mut error| {
+                if let CheckpointError::NonFinite { index, .. } = &mut error {
+                    *index += done * 8 / dtype.bitsize();
+                }
+                error
+            })?;
+            take(&values);
+            done += part.len();
         }
-        let sum = crc32c::crc32c(&bytes);
         if *self.seen.lock().entry(name.to_owned()).or_insert(sum) != sum {
             let problem = "it changed while it was read".to_owned();
             return Err(CheckpointError::Malformed { file: name_of(&self.path), problem }.into());
         }
-        Ok(floats_of(name, dtype, &bytes)?)
+        Ok(())
     }
 
     /// Names, sorted.

@@ -15,6 +15,9 @@ use text::LeanText;
 use tower::Workspace;
 use vision::LeanVision;
 
+/// Inputs that a thread takes at a time, if there are so many for each.
+const FEWEST: usize = 4;
+
 /// Gives the values of a parameter by its name.
 pub(super) type Values<'a> = dyn FnMut(&str) -> Result<Vec<f32>, ModelError> + 'a;
 
@@ -107,7 +110,11 @@ impl Engine {
             // Inside the pool once, instead of once for every product.
             return rayon::scope(|_| run(inputs, threads));
         }
-        let parts = inputs.par_chunks(inputs.len().div_ceil(threads));
+        // Two parts a thread, so that a slow thread leaves some to the others, but not so small that the weights pass by for
+        // too few rows.
+        let each =
+            inputs.len().div_ceil(2 * threads).max(inputs.len().div_ceil(threads).min(FEWEST));
+        let parts = inputs.par_chunks(each);
         parts.map(|inputs| run(inputs, 1)).collect::<Vec<_>>().concat()
     }
 }

@@ -9,7 +9,7 @@ fn config(vision: &str, text: &str) -> ClipConfig {
     ClipConfig::from_json(&json).unwrap()
 }
 
-/// Towers of all sorts: widths and heads that fill panels and that do not, odd patches, both activations, a single block, none.
+/// Towers of all sorts: widths and heads that fill panels and that do not, odd patches, both activations, a single block.
 fn configs() -> Vec<ClipConfig> {
     let tower = |width, inner, layers, heads, act| {
         format!(
@@ -24,8 +24,8 @@ fn configs() -> Vec<ClipConfig> {
             &tower(64, 128, 2, 2, "quick_gelu"),
         ),
         config(&image(tower(160, 200, 2, 2, "gelu"), 42, 14), &tower(48, 100, 3, 3, "gelu")),
-        config(&image(tower(40, 30, 1, 5, "gelu"), 35, 8), &tower(24, 32, 1, 4, "quick_gelu")),
-        config(&image(tower(32, 64, 0, 4, "gelu"), 16, 8), &tower(32, 64, 0, 1, "gelu")),
+        config(&image(tower(40, 30, 1, 5, "gelu"), 35, 7), &tower(24, 32, 1, 4, "quick_gelu")),
+        config(&image(tower(32, 64, 1, 4, "gelu"), 16, 8), &tower(32, 64, 1, 1, "gelu")),
     ]
 }
 

@@ -160,9 +160,6 @@ impl Blocks {
             select(mixed, rows, pooled, mixed_kept);
             self.finish(block, kept, mixed_kept, pooled.len(), normed, inner, threads);
         }
-        if self.blocks.is_empty() {
-            select(xs, rows, pooled, room(kept, wide * pooled.len()));
-        }
     }
 
     /// What follows the attention.

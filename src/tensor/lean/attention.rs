@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -65,6 +67,11 @@ struct Task<'a> {
     out: &'a mut [Row],
 }
 
+thread_local! {
+    /// Kept from one pass to the next: a pass makes no memory of its own.
+    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch::EMPTY) };
+}
+
 /// The matrices of one head and one sequence.
 struct Scratch {
     /// Queries, scaled, `[tokens, size]`.
@@ -87,24 +94,49 @@ impl WithSimd for Task<'_> {
         let Self { qkv, rows, spans, heads, these, out } = self;
         let longest = spans.iter().map(|span| span.tokens).max().unwrap_or(0);
         let (deep, wide) = (panels(heads.size), panels(longest));
-        let mut scratch = Scratch {
-            q: vec![Row::ZERO; deep * longest],
-            k: vec![Row::ZERO; wide * deep * WIDTH],
-            v: vec![Row::ZERO; deep * wide * WIDTH],
-            weights: vec![Row::ZERO; wide * longest],
-            mixed: vec![Row::ZERO; deep * longest],
-        };
+        // A panic leaves an empty one behind.
+        let mut scratch = SCRATCH.take();
+        for (buffer, rows) in [
+            (&mut scratch.q, deep * longest),
+            (&mut scratch.k, wide * deep * WIDTH),
+            (&mut scratch.v, deep * wide * WIDTH),
+            (&mut scratch.weights, wide * longest),
+            (&mut scratch.mixed, deep * longest),
+        ] {
+            buffer.resize(buffer.len().max(rows), Row::ZERO);
+        }
         let first = these.start * heads.size;
+        if !heads.size.is_multiple_of(WIDTH)
+            && let Some(last) = out.len().checked_sub(rows)
+        {
+            // What fills up the last panel must be nothing: what was there before may not even be finite.
+            out[last..].fill(Row::ZERO);
+        }
         for head in these {
             for span in spans.iter().filter(|span| span.tokens > 0) {
                 scratch.head(simd, qkv, rows, *span, heads, head);
                 put(&scratch.mixed, out, rows, *span, head * heads.size - first, heads.size);
             }
         }
+        SCRATCH.set(scratch);
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::EMPTY
     }
 }
 
 impl Scratch {
+    const EMPTY: Self = Self {
+        q: Vec::new(),
+        k: Vec::new(),
+        v: Vec::new(),
+        weights: Vec::new(),
+        mixed: Vec::new(),
+    };
+
     #[inline(always)]
     fn head<S: Simd>(
         &mut self,
@@ -288,10 +320,12 @@ mod tests {
                 let heads = Heads { heads: count, size, causal };
                 let want = defined(&plain, &spans, heads);
                 for threads in [1, 2] {
-                    let mut out = vec![Row::ZERO; panels(count * size) * rows];
+                    let mut out = vec![Row([f32::NAN; WIDTH]); panels(count * size) * rows];
                     attention(&qkv, rows, &spans, heads, &mut out, threads);
                     for (row, want) in want.iter().enumerate() {
-                        let got = super::super::row_of(&out, rows, row, count * size);
+                        let all = panels(count * size) * WIDTH;
+                        let got = super::super::row_of(&out, rows, row, all);
+                        assert!(got[count * size..].iter().all(|filling| *filling == 0.0));
                         for (got, want) in got.iter().zip(want) {
                             assert!(
                                 (f64::from(*got) - want).abs() < 3e-6,

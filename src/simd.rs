@@ -1,0 +1,38 @@
+//! The run-time choice of instruction set: one binary for every x86-64, whose baseline has neither AVX nor fused
+//! multiply-add, and for other processors. Knows nothing of what is computed.
+
+use pulp::{Simd, WithSimd};
+
+/// Runs `f` compiled for the widest vectors of this machine. Loops must be inlined into `f`: code called through a plain
+/// function is compiled for the baseline.
+#[inline]
+pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    dispatch(Closure(f))
+}
+
+struct Closure<F>(F);
+
+impl<R, F: FnOnce() -> R> WithSimd for Closure<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> R {
+        (self.0)()
+    }
+}
+
+/// Runs `op` with the widest vectors of this machine.
+#[inline]
+pub fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
+    // pulp's own choice leaves AVX2 out unless its feature `x86-v3` is on, which gemm does not ask.
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(simd) = pulp::x86::V4::try_new() {
+            return Simd::vectorize(simd, op);
+        }
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            return Simd::vectorize(simd, op);
+        }
+    }
+    pulp::Arch::new().dispatch(op)
+}
