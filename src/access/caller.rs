@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use crate::domain::{GalleryId, Scope};
 
+use super::id::KeyId;
 use super::record::KeyRecord;
-use super::token::KeyId;
 
 /// Who asks, and what they may. Cheap to clone.
 #[derive(Debug, Clone, PartialEq)]

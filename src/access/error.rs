@@ -1,6 +1,6 @@
 use crate::storage::StorageError;
 
-use super::token::KeyId;
+use super::id::KeyId;
 
 /// Why a caller is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -12,8 +12,9 @@ use crate::storage::{Batch, Seal, Store, hmac_sha256, macs_equal};
 
 use super::caller::Caller;
 use super::error::{AccessError, Refusal};
+use super::id::KeyId;
 use super::record::{KeyInfo, KeyRecord, KeyState, SecretMac};
-use super::token::{KeyId, Secret, Token};
+use super::token::{Secret, Token};
 
 /// Records of keys in the store: this byte, then the key's id. 01 to 09, 81 and 82 are the gallery room's, 20 to 22
 /// the jobs'.

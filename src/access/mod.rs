@@ -9,12 +9,14 @@
 
 mod caller;
 mod error;
+mod id;
 mod keys;
 mod record;
 mod token;
 
 pub use caller::Caller;
 pub use error::{AccessError, Refusal};
+pub use id::{KeyId, KeyIdError};
 pub use keys::{ApiKeys, MAX_KEYS, NewKey};
 pub use record::{KeyInfo, KeyState};
-pub use token::{KeyId, KeyIdError, Token};
+pub use token::Token;

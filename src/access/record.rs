@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{GalleryId, Scope};
 
-use super::token::KeyId;
+use super::id::KeyId;
 
 /// A secret as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

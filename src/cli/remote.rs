@@ -11,7 +11,7 @@ use crate::config::ApiKeyArgs;
 
 use super::{Failure, output};
 
-/// How often a stream of events is opened again before the server counts as gone.
+/// How often in a row a stream of events is opened and says nothing before the server counts as gone.
 const TRIES: usize = 30;
 
 /// A server.
@@ -71,7 +71,9 @@ impl Remote {
         self.cancel_on_interrupt(&id, &over);
         let bar = output::bar(0, what);
         let mut last = 0;
-        for _ in 0..TRIES {
+        let mut silent = 0;
+        while silent < TRIES {
+            silent += 1;
             let events = self.signed(self.agent.get(self.url(&format!("/v1/jobs/{id}/events"))));
             let events = events.header("last-event-id", last.to_string());
             if let Ok(mut stream) = events.call()
@@ -81,6 +83,7 @@ impl Remote {
                 for line in lines.map_while(Result::ok) {
                     let Some(data) = line.strip_prefix("data: ") else { continue };
                     let Ok(event) = serde_json::from_str::<Value>(data) else { continue };
+                    silent = 0;
                     last = event["id"].as_u64().unwrap_or(last);
                     match event["event"].as_str() {
                         Some("log") => {

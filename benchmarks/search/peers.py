@@ -1,0 +1,93 @@
+"""Builds and searches an index of hnswlib, faiss or usearch. Called by compare.py; one line of JSON."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+LINKS, BUILD_WIDTH = 16, 200
+
+
+def hnswlib_index(rows, threads):
+    import hnswlib
+
+    index = hnswlib.Index(space="ip", dim=rows.shape[1])
+    index.init_index(max_elements=len(rows), M=LINKS, ef_construction=BUILD_WIDTH)
+    index.set_num_threads(threads)
+    index.add_items(rows)
+    index.set_num_threads(1)
+
+    def search(query, count, width):
+        index.set_ef(width)
+        return index.knn_query(query[None], k=count)[0][0]
+
+    return search
+
+
+def faiss_index(rows, threads):
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    index = faiss.IndexHNSWFlat(rows.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = BUILD_WIDTH
+    index.add(rows)
+    faiss.omp_set_num_threads(1)
+
+    def search(query, count, width):
+        index.hnsw.efSearch = width
+        return index.search(query[None], count)[1][0]
+
+    return search
+
+
+def usearch_index(rows, threads):
+    from usearch.index import Index
+
+    index = Index(ndim=rows.shape[1], metric="ip", dtype="f32", connectivity=LINKS, expansion_add=BUILD_WIDTH)
+    index.add(np.arange(len(rows)), rows, threads=threads)
+
+    def search(query, count, width):
+        index.expansion_search = width
+        return index.search(query, count, threads=1).keys
+
+    return search
+
+
+def resident():
+    """MiB of memory that are held now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--engine", choices=["hnswlib", "faiss", "usearch"], required=True)
+    for name in ("--rows", "--queries", "--truth"):
+        parser.add_argument(name, required=True)
+    for name in ("--dim", "--threads", "--count"):
+        parser.add_argument(name, type=int, required=True)
+    options = parser.parse_args()
+    rows, queries = (np.fromfile(path, dtype="<f4").reshape(-1, options.dim) for path in (options.rows, options.queries))
+    truth = np.fromfile(options.truth, dtype="<u4").reshape(len(queries), -1)[:, : options.count]
+    before = resident()
+    at = time.perf_counter()
+    build = {"hnswlib": hnswlib_index, "faiss": faiss_index, "usearch": usearch_index}[options.engine]
+    search = build(rows, options.threads)
+    built = time.perf_counter() - at
+    grown = resident() - before
+    points = []
+    for width in (10, 20, 40, 80, 160):
+        found, seconds = 0, []
+        for query, wanted in zip(queries, truth):
+            at = time.perf_counter()
+            keys = search(query, options.count, max(width, options.count))
+            seconds.append(time.perf_counter() - at)
+            found += len(set(map(int, keys)) & set(map(int, wanted)))
+        points.append({"width": width, "recall": found / truth.size, "us": 1e6 * float(np.median(seconds))})
+    print(json.dumps({"build_s": built, "mib": grown, "points": points}))
+
+
+if __name__ == "__main__":
+    main()
