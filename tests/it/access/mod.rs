@@ -235,6 +235,30 @@ fn no_spelling_of_a_path_gets_round_the_key() {
 }
 
 #[test]
+fn the_history_of_a_deployment_says_whose_key_passed_over_the_gate() {
+    let app = TestApp::spawn_with(|options, _| options.job_threads = 1);
+    crate::deployment::register(&app.options.data_dir, "b", 1);
+    let admin = first(&app);
+    let passing = json!({"override": {"reason": "because"}, "soak_s": 3600});
+    let job = app.ask("POST", "/v1/models/b:deploy", Some(&admin), Some(&passing)).ok();
+    let path = format!("/v1/jobs/{}", job["job"].as_str().unwrap());
+    let begun = std::time::Instant::now();
+    while app.ask("GET", &path, Some(&admin), None).ok()["state"] != "succeeded" {
+        assert!(begun.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    app.ask("POST", "/v1/deployment:rollback", Some(&admin), Some(&json!({}))).ok();
+    let history = app.ask("GET", "/v1/deployment", Some(&admin), None).ok()["history"].clone();
+    let by = json!(format!("{} (ops)", &admin[4..20]));
+    let steps: Vec<_> = history.as_array().unwrap().iter().map(|step| &step["step"]).collect();
+    assert_eq!(steps, ["began", "promoted", "rolled_back"]);
+    for step in history.as_array().unwrap() {
+        assert_eq!(step["by"], by, "{history}");
+    }
+    assert_eq!(history[1]["override_reason"], "because");
+}
+
+#[test]
 fn keys_outlive_a_restart_and_passing_over_the_gate_takes_an_admin() {
     let app = TestApp::spawn();
     app.post("/v1/keys", &json!({"name": "x", "scopes": ["identify"]})).refused(409, "first_key");
