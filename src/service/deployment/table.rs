@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::domain::{Generation, now_ms};
 use crate::gallery::{Galleries, Gallery, Role, TemplateSpace};
 use crate::jobs::JobId;
-use crate::model::{BatchOptions, Batcher, Embedder, Precision};
+use crate::model::{BatchOptions, Batcher, Embedder, Precision, in_precision};
 
 use super::record::{Asked, FillingDoc, ModelRef, Record, ServingDoc, What};
 use super::serving::{Deployment, Seat, Serving};
@@ -340,7 +340,9 @@ impl Opener<'_> {
             ModelRef::Registered(name) => {
                 let held = self.registry.hold(name)?;
                 // Deleted and made anew between the two: the next start would open another model than serves.
-                if self.registry.read(name)?.fingerprint != batcher.embedder().fingerprint() {
+                let registered = self.registry.read(name)?.fingerprint;
+                let embedder = batcher.embedder();
+                if in_precision(registered, embedder.precision()) != embedder.fingerprint() {
                     return Err(ServiceError::ModelChanged(name.clone()));
                 }
                 Some(held)

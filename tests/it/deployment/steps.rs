@@ -190,6 +190,34 @@ fn samples_without_an_image_block_or_are_dropped_or_stay_with_their_model() {
     assert_eq!(first(&app, "bare", &hands()[8]).2["generation"], 4);
 }
 
+#[test]
+fn a_server_that_keeps_weights_in_bf16_deploys_models_of_the_registry() {
+    let app = TestApp::spawn_with(|options, _| {
+        options.job_threads = 1;
+        "cpu:bf16".clone_into(&mut options.device);
+    });
+    register(&app.options.data_dir, "b", 1);
+    create(&app, "g", true);
+    for hand in &hands()[..3] {
+        app.enrol("g", hand);
+    }
+    let (_, _, before) = first(&app, "g", &hands()[0]);
+    let exact = Oracle::of(None, "x");
+    assert_ne!(before["fingerprint"], exact.fingerprint(), "the precision is part of it");
+    deploy(&app, "b", &overridden(3600));
+    let app = app.restart();
+    assert_eq!(live(&app), ("b".into(), 2));
+    let (subject, similarity, after) = first(&app, "g", &hands()[0]);
+    assert_eq!(subject, hands()[0].subject);
+    assert!(similarity > 0.999 && after["fingerprint"] != before["fingerprint"]);
+    let models = app.get("/v1/models").ok()["models"].clone();
+    let seen: Vec<_> =
+        models.as_array().unwrap().iter().map(|m| (&m["name"], &m["deployed"])).collect();
+    assert_eq!(seen, [(&json!("b"), &json!(true)), (&json!("nano"), &json!(true))], "{models}");
+    app.post("/v1/deployment:rollback", &json!({})).ok();
+    assert_eq!(first(&app, "g", &hands()[0]).2["fingerprint"], before["fingerprint"]);
+}
+
 /// One threshold for everything.
 fn calibration(fingerprint: &serde_json::Value, similarity: f64) -> serde_json::Value {
     let threshold = json!({"target": 0.01, "similarity": similarity, "rate": 0.0, "upper": 0.01});
