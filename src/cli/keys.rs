@@ -102,8 +102,8 @@ fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, Failure> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match &args.action {
         Action::Create { name, scopes, galleries, expires_days, at } => {
-            let galleries: Option<BTreeSet<GalleryId>> = Some(galleries.iter().cloned().collect())
-                .filter(|named: &BTreeSet<_>| !named.is_empty());
+            let named: BTreeSet<GalleryId> = galleries.iter().cloned().collect();
+            let galleries = (!named.is_empty()).then_some(named);
             let expires_at_ms = expires_days.map(|days| now_ms() + u64::from(days) * DAY_MS);
             at.print(&match at.remote()? {
                 Some(remote) => read(remote.post(

@@ -88,15 +88,11 @@ pub(super) async fn around<B: MessageBody + 'static>(
     let _in_flight = InFlight(&inner.in_flight);
 
     let is_probe = matches!(request.path(), "/livez" | "/readyz" | "/metrics");
-    let refusal = if running >= inner.max_requests && !is_probe {
+    let admitted = if running >= inner.max_requests && !is_probe {
         let detail = format!("{running} requests are being answered, which is as many as may be");
-        Some(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry_after(1))
+        Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry_after(1))
     } else {
-        None
-    };
-    let admitted = match refusal {
-        Some(error) => Err(error),
-        None => inner.admit(&request),
+        inner.admit(&request)
     };
     let response = match admitted {
         Err(error) => request.into_response(error.error_response()).map_into_right_body(),

@@ -9,7 +9,7 @@ use super::engine::Engine;
 use super::files::{
     CONFIG, NamedBytes, PREPROCESSOR, TOKENIZER, WEIGHTS, name_of, read_json, read_weights,
 };
-use super::fingerprint::{fingerprint, in_precision};
+use super::fingerprint::{fingerprint, in_precision, of_parameters};
 use super::parameters::ParameterSpec;
 use super::stream::WeightStream;
 use super::{
@@ -167,12 +167,11 @@ impl Embedder {
             },
             || Engine::new(config, &mut |name| stream.values(name), precision),
         );
-        let parameters = ParameterSpec::of(config);
-        let parameters = parameters.shapes().map(|(_, shape)| shape.iter().product::<usize>());
+        let counts = stream.names().into_iter().map(|name| stream.count(name));
         let loaded = Loaded {
             execution: Execution::Engine(Box::new(engine?)),
             fingerprint: in_precision(fingerprint?, precision),
-            parameters: parameters.sum(),
+            parameters: counts.sum(),
         };
         Self::assemble(name, loaded, config, tokenizer, preprocessing, &Device::Cpu)
     }
@@ -183,18 +182,11 @@ impl Embedder {
     /// As [`Embedder::open`].
     pub fn from_parts(name: &str, parts: ModelParts<'_>) -> Result<Self, ModelError> {
         let ModelParts { config, parameters, tokenizer, preprocessing, device } = parts;
-        let values = |name: &str| -> Result<Vec<f32>, ModelError> {
-            let tensor = parameters.require(name)?.as_detached_tensor();
-            Ok(tensor.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?)
-        };
-        let counts = parameters.iter().map(|(name, var)| (name, var.elem_count()));
-        let fingerprint = fingerprint(config, tokenizer, &preprocessing, counts, |name, take| {
-            take(&values(name)?);
-            Ok(())
-        })?;
+        let fingerprint = of_parameters(config, tokenizer, &preprocessing, parameters)?;
         let execution = match device {
             Device::Cpu => {
-                let engine = Engine::new(config, &mut |name| values(name), Precision::F32)?;
+                let mut values = |name: &str| parameters.values(name);
+                let engine = Engine::new(config, &mut values, Precision::F32)?;
                 Execution::Engine(Box::new(engine))
             }
             Device::Cuda(_) | Device::Metal(_) => {

@@ -1,6 +1,6 @@
 use sha2::{Digest, Sha256};
 
-use super::{ClipConfig, ModelError, Precision};
+use super::{ClipConfig, ModelError, Parameters, Precision};
 use crate::domain::Fingerprint;
 use crate::image::Preprocessing;
 
@@ -45,6 +45,23 @@ pub(super) fn fingerprint<'a>(
         })?;
     }
     Ok(Fingerprint(hash.finalize().into()))
+}
+
+/// [`fingerprint`] of parameters at hand.
+///
+/// # Errors
+/// When they cannot be brought to the CPU.
+pub(super) fn of_parameters(
+    config: &ClipConfig,
+    tokenizer: &[u8],
+    preprocessing: &Preprocessing,
+    parameters: &Parameters,
+) -> Result<Fingerprint, ModelError> {
+    let counts = parameters.iter().map(|(name, var)| (name, var.elem_count()));
+    fingerprint(config, tokenizer, preprocessing, counts, |name, take| {
+        take(&parameters.values(name)?);
+        Ok(())
+    })
 }
 
 /// The fingerprint of a model whose weights are kept in another precision: its embeddings are others, by a little.

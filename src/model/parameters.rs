@@ -188,6 +188,12 @@ impl Parameters {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 
+    /// The values of one, in f32.
+    pub(super) fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.require(name)?.as_detached_tensor();
+        Ok(tensor.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?)
+    }
+
     pub(super) fn require(&self, name: &str) -> Result<&Var, ModelError> {
         let missing = || CheckpointError::Missing(vec![name.to_owned()]).into();
         self.vars.get(name).ok_or_else(missing)

@@ -5,8 +5,10 @@ use candle_core::{DType, Device};
 use super::checkpoint::Checkpoint;
 use super::embedder::{ModelFiles, ModelParts, nano_files};
 use super::files::{CONFIG, PREPROCESSOR, TOKENIZER, WEIGHTS, name_of};
+use super::fingerprint::of_parameters;
 use super::parameters::ParameterSpec;
 use super::{ClipConfig, Embedder, ModelError, Parameters, Tokenizer};
+use crate::domain::Fingerprint;
 use crate::image::Preprocessing;
 use crate::storage::file::write_atomic;
 
@@ -77,6 +79,15 @@ impl Trainable {
             tokenizer_json: files.tokenizer.clone(),
             config,
         })
+    }
+
+    /// What decides the embeddings of the weights as they are now.
+    ///
+    /// # Errors
+    /// When they cannot be brought to the CPU.
+    pub fn fingerprint(&self) -> Result<Fingerprint, ModelError> {
+        let tokenizer = self.tokenizer_json.as_bytes();
+        of_parameters(&self.config, tokenizer, &self.preprocessing, &self.parameters)
     }
 
     /// The same model with other weights, ready to embed.

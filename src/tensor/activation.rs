@@ -44,11 +44,11 @@ impl Activation {
             match self {
                 Self::QuickGelu => vectorised(
                     #[inline(always)]
-                    || pairs.for_each(|(y, x)| *y = x * sigmoid(QUICK * x)),
+                    || pairs.for_each(|(y, x)| *y = quick_gelu_at(*x)),
                 ),
                 Self::Gelu => vectorised(
                     #[inline(always)]
-                    || pairs.for_each(|(y, x)| *y = x * normal_cdf(*x)),
+                    || pairs.for_each(|(y, x)| *y = gelu_at(*x)),
                 ),
             }
         });
@@ -83,6 +83,18 @@ impl Activation {
         });
         dxs
     }
+}
+
+/// `x * sigmoid(1.702 x)`.
+#[inline(always)]
+pub(super) fn quick_gelu_at(x: f32) -> f32 {
+    x * sigmoid(QUICK * x)
+}
+
+/// `x * Phi(x)`.
+#[inline(always)]
+pub(super) fn gelu_at(x: f32) -> f32 {
+    x * normal_cdf(x)
 }
 
 #[inline(always)]

@@ -30,10 +30,7 @@ fn configs() -> Vec<ClipConfig> {
 }
 
 fn engine(parameters: &Parameters, config: &ClipConfig, precision: Precision) -> Engine {
-    let mut values = |name: &str| -> Result<Vec<f32>, ModelError> {
-        Ok(parameters.require(name)?.as_detached_tensor().flatten_all()?.to_vec1()?)
-    };
-    Engine::new(config, &mut values, precision).unwrap()
+    Engine::new(config, &mut |name| parameters.values(name), precision).unwrap()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {

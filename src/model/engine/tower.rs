@@ -74,19 +74,19 @@ impl Blocks {
         let mut blocks = Vec::with_capacity(layers);
         for layer in 0..layers {
             let at = format!("{prefix}.encoder.layers.{layer}");
-            let mut linear = |names: &[&str], inputs: Option<usize>| {
+            let mut linear = |names: &[&str]| {
                 let mut both = |kind: &str| -> Result<Vec<Vec<f32>>, ModelError> {
                     names.iter().map(|name| values(&format!("{at}.{name}.{kind}"))).collect()
                 };
                 let (weights, bias) = (both("weight")?, both("bias")?);
-                let inputs = inputs.unwrap_or(weights[0].len() / bias[0].len());
+                let inputs = weights[0].len() / bias[0].len();
                 let weights: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
                 let bias: Vec<&[f32]> = bias.iter().map(Vec::as_slice).collect();
                 Ok::<_, ModelError>(Lean::pack(inputs, &weights, &bias, precision))
             };
             let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-            let (qkv, out) = (linear(&qkv, Some(width))?, linear(&["self_attn.out_proj"], None)?);
-            let (fc1, fc2) = (linear(&["mlp.fc1"], None)?, linear(&["mlp.fc2"], None)?);
+            let (qkv, out) = (linear(&qkv)?, linear(&["self_attn.out_proj"])?);
+            let (fc1, fc2) = (linear(&["mlp.fc1"])?, linear(&["mlp.fc2"])?);
             blocks.push(Block {
                 norm1: norm(values, &format!("{at}.layer_norm1"), eps)?,
                 qkv,

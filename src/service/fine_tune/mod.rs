@@ -16,7 +16,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::dataset::{self, DatasetError, LabelledImage};
-use crate::domain::GalleryId;
+use crate::domain::{Fingerprint, GalleryId};
 use crate::model::{ModelError, Parameters, Trainable};
 use crate::storage::file::write_atomic;
 use crate::tensor::{self, DeviceError};
@@ -225,7 +225,7 @@ pub fn fine_tune_model(
         ModelChoice::Registered { name, files } => Trainable::open_as(name, files, &device)?,
     };
     // Before training changes the weights in place.
-    let fingerprint = start.embedder(&start.parameters, &device)?.fingerprint();
+    let fingerprint = start.fingerprint()?;
     let parent = Parent { name: start.name.clone(), fingerprint };
     let images = match &request.data {
         TrainingData::Directory(path) => dataset::read_to_train(path)?,
@@ -268,7 +268,7 @@ pub fn fine_tune_model(
         device: &device,
         checkpoint: Some(Checkpoint {
             path: &last_dir.join("state.safetensors"),
-            about: &about(&start, &device, &recipe, &images, &parts)?,
+            about: &about(fingerprint, &recipe, &images, &parts)?,
             resume: request.resume,
         }),
     };
@@ -389,14 +389,13 @@ fn open_device(choice: &str, progress: &dyn Fn(FineTuneEvent)) -> Result<Device,
 
 /// Names everything that decides a run: the start, the recipe and the images with their labels and sides.
 fn about(
-    start: &Trainable,
-    device: &Device,
+    start: Fingerprint,
     recipe: &Recipe,
     images: &[LabelledImage],
     parts: &Parts,
 ) -> Result<String, FineTuneError> {
     let mut hash = Sha256::new();
-    hash.update(start.embedder(&start.parameters, device)?.fingerprint().0);
+    hash.update(start.0);
     hash.update(recipe.to_toml()?);
     for (side, of) in [&parts.train, &parts.validation, &parts.held_out].into_iter().enumerate() {
         for at in of {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::prefetch::Ahead;
 use super::tile::{HIGHEST, high, multiply, tiles};
 use super::{Row, WIDTH, panels};
-use crate::tensor::simd::{dispatch, erf, sigmoid};
+use crate::tensor::activation::{gelu_at, quick_gelu_at};
+use crate::tensor::simd::dispatch;
 
 /// Panels of inputs taken at a time: their part of a panel of weights stays in the first-level cache.
 const DEPTH: usize = 4;
@@ -256,14 +257,14 @@ fn finish(out: &mut [Row], after: After) {
         After::QuickGelu => {
             for row in out {
                 for value in &mut row.0 {
-                    *value *= sigmoid(1.702 * *value);
+                    *value = quick_gelu_at(*value);
                 }
             }
         }
         After::Gelu => {
             for row in out {
                 for value in &mut row.0 {
-                    *value *= 0.5 * (1.0 + erf(*value * std::f32::consts::FRAC_1_SQRT_2));
+                    *value = gelu_at(*value);
                 }
             }
         }
