@@ -10,6 +10,8 @@
 mod measure;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use handclip::domain::{
@@ -17,7 +19,7 @@ use handclip::domain::{
     SubjectId,
 };
 use handclip::gallery::{
-    Aggregate, Galleries, GalleryOptions, GallerySpec, NewSample, SearchParams, Template,
+    Aggregate, Galleries, Gallery, GalleryOptions, GallerySpec, NewSample, SearchParams, Template,
 };
 use handclip::storage::{MasterKey, Store, StoreOptions};
 use measure::{argument, cpu_seconds, number, peak_mib};
@@ -26,11 +28,37 @@ const FINGERPRINT: Fingerprint = Fingerprint([7; 32]);
 /// Templates that are enrolled in one request.
 const BATCH: usize = 100;
 
-fn open(dir: &Path) -> Galleries {
+/// Lists that searches look into, from the fewest.
+const LISTS: [usize; 7] = [8, 16, 32, 64, 128, 256, 512];
+
+fn open(dir: &Path, options: GalleryOptions) -> (Galleries, Arc<Gallery>) {
     let key = MasterKey::from_hex(&"5a".repeat(32)).unwrap();
     let store = Store::open(StoreOptions::new(dir, key)).unwrap();
-    let options = GalleryOptions { background: false, ..GalleryOptions::default() };
-    Galleries::open(store, options).unwrap()
+    let galleries =
+        Galleries::open(store, GalleryOptions { background: false, ..options }).unwrap();
+    let id = GalleryId::new("g").unwrap();
+    let spec = |id: GalleryId| GallerySpec {
+        id,
+        dim: number("--dim", 512),
+        generation: Generation(1),
+        fingerprint: FINGERPRINT,
+        beside: None,
+        retain_images: false,
+        allow_training: false,
+        description: String::new(),
+    };
+    let gallery = galleries.get(&id).or_else(|_| galleries.create(spec(id))).unwrap();
+    (galleries, gallery)
+}
+
+/// Searches that read the bits of all.
+fn all() -> GalleryOptions {
+    GalleryOptions { scan_up_to: usize::MAX, ..GalleryOptions::default() }
+}
+
+/// Searches that look into so many lists.
+fn lists(searched: usize) -> GalleryOptions {
+    GalleryOptions { scan_up_to: 0, lists_searched: searched, ..GalleryOptions::default() }
 }
 
 fn vectors(path: &str, dim: usize) -> Vec<Embedding> {
@@ -40,13 +68,98 @@ fn vectors(path: &str, dim: usize) -> Vec<Embedding> {
     values.chunks_exact(dim).map(|row| Embedding::from_raw(row.to_vec()).unwrap()).collect()
 }
 
+/// A filter admits one in so many.
+const SHARES: [usize; 3] = [10, 100, 1_000];
+
+/// What samples are marked with that a filter may ask for.
+fn mark(share: usize) -> (String, String) {
+    (format!("one in {share}"), "yes".to_owned())
+}
+
+fn numbers(path: &str) -> Vec<u32> {
+    let bytes = std::fs::read(path).unwrap();
+    bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// Recall, and the median time of a search in microseconds.
+fn measure_search(
+    gallery: &Gallery,
+    params: &SearchParams,
+    queries: &[Embedding],
+    truth: &[u32],
+) -> (f64, f64) {
+    let (mut found, mut seconds) = (0, Vec::new());
+    for (query, wanted) in queries.iter().zip(truth.chunks_exact(params.limit)) {
+        let at = Instant::now();
+        let hits = gallery.search_samples(query, params).unwrap();
+        seconds.push(at.elapsed().as_secs_f64());
+        let names: Vec<String> = wanted.iter().map(|row| format!("s{row}")).collect();
+        found += hits.iter().filter(|h| names.iter().any(|n| n == h.sample.as_str())).count();
+    }
+    seconds.sort_by(f64::total_cmp);
+    (found as f64 / (queries.len() * params.limit) as f64, 1e6 * seconds[seconds.len() / 2])
+}
+
+/// Median and 99th percentile of searches, microseconds, alone and while the gallery is merged over and over.
+fn beside_merges(gallery: &Gallery, params: &SearchParams, queries: &[Embedding]) -> [f64; 4] {
+    let percentiles = || {
+        let mut us: Vec<f64> = queries
+            .iter()
+            .map(|query| {
+                let at = Instant::now();
+                gallery.search_samples(query, params).unwrap();
+                1e6 * at.elapsed().as_secs_f64()
+            })
+            .collect();
+        us.sort_by(f64::total_cmp);
+        [us[us.len() / 2], us[us.len() * 99 / 100]]
+    };
+    let alone = percentiles();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                gallery.compact().unwrap();
+            }
+        });
+        let beside = percentiles();
+        stop.store(true, Ordering::Relaxed);
+        [alone[0], alone[1], beside[0], beside[1]]
+    })
+}
+
+/// Samples a second that callers enrol one by one, each durable when its call returns; every tenth is looked for then, and found.
+fn enrolled_one_by_one(gallery: &Gallery, templates: &[Embedding], params: &SearchParams) -> f64 {
+    const CALLERS: usize = 32;
+    let at = Instant::now();
+    std::thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            scope.spawn(move || {
+                for (i, template) in templates.iter().enumerate().skip(caller).step_by(CALLERS) {
+                    let new = sample(100_000_000 + i, 1, template.clone());
+                    let name = new.sample.clone().unwrap();
+                    gallery.enrol(new).unwrap();
+                    if i.is_multiple_of(10) {
+                        let found = gallery.search_samples(template, params).unwrap();
+                        assert!(found.iter().any(|hit| hit.sample == name));
+                    }
+                }
+            });
+        }
+    });
+    templates.len() as f64 / at.elapsed().as_secs_f64()
+}
+
 fn sample(number: usize, mates: usize, embedding: Embedding) -> NewSample {
     let mut content_hash = [0; 32];
     content_hash[..8].copy_from_slice(&(number as u64).to_le_bytes());
     NewSample {
         subject: SubjectId::new(format!("p{}", number / mates)).unwrap(),
         sample: Some(SampleId::new(format!("s{number}")).unwrap()),
-        attributes: HandAttributes::default(),
+        attributes: HandAttributes {
+            extra: SHARES.into_iter().filter(|of| number.is_multiple_of(*of)).map(mark).collect(),
+            ..HandAttributes::default()
+        },
         quality: 0.5,
         templates: vec![Template {
             generation: Generation(1),
@@ -67,20 +180,7 @@ fn main() {
     let (dim, mates, count) = (number("--dim", 512), number("--mates", 10), number("--count", 10));
     rayon::ThreadPoolBuilder::new().num_threads(number("--threads", 2)).build_global().unwrap();
     let dir = PathBuf::from(argument("--dir").unwrap());
-    let galleries = open(&dir);
-    let id = GalleryId::new("g").unwrap();
-    let gallery = galleries
-        .create(GallerySpec {
-            id: id.clone(),
-            dim,
-            generation: Generation(1),
-            fingerprint: FINGERPRINT,
-            beside: None,
-            retain_images: false,
-            allow_training: false,
-            description: String::new(),
-        })
-        .unwrap();
+    let (galleries, gallery) = open(&dir, all());
     let rows = vectors(&rows, dim);
     let at = Instant::now();
     for (batch, rows) in rows.chunks(BATCH).enumerate() {
@@ -92,43 +192,66 @@ fn main() {
         assert!(gallery.enrol_batch(samples).iter().all(Result::is_ok));
     }
     let enrolled = at.elapsed().as_secs_f64();
-    let (at, cpu) = (Instant::now(), cpu_seconds());
-    gallery.compact().unwrap();
-    let (built, built_cpu) = (at.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-    drop((gallery, galleries, rows));
+    drop(rows);
     let at = Instant::now();
-    let galleries = open(&dir);
-    let gallery = galleries.get(&id).unwrap();
+    gallery.compact().unwrap();
+    let bits = at.elapsed().as_secs_f64();
+    drop((gallery, galleries));
+    let at = Instant::now();
+    let opened = open(&dir, all());
     let started = at.elapsed().as_secs_f64();
+    drop(opened);
+    let mut arranged = None;
+    if argument("--lists").is_some() {
+        let (_galleries, gallery) = open(&dir, lists(1));
+        let (at, cpu) = (Instant::now(), cpu_seconds());
+        gallery.compact().unwrap();
+        arranged = Some((at.elapsed().as_secs_f64(), cpu_seconds() - cpu));
+    }
 
     let queries = vectors(&queries, dim);
-    let truth = std::fs::read(argument("--truth").unwrap()).unwrap();
-    let truth: Vec<u32> =
-        truth.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
-    let wide = truth.len() / queries.len();
-    let mut points = Vec::new();
-    for exact in [false, true] {
-        let asked = if exact { &queries[..queries.len().min(50)] } else { &queries[..] };
-        let params = SearchParams {
-            limit: count,
-            filter: AttributeFilter::default(),
-            aggregate: Aggregate::Best,
-            exact,
-        };
-        let (mut found, mut seconds) = (0, Vec::new());
-        for (query, wanted) in asked.iter().zip(truth.chunks_exact(wide)) {
-            let at = Instant::now();
-            let hits = gallery.search_samples(query, &params).unwrap();
-            seconds.push(at.elapsed().as_secs_f64());
-            let names: Vec<String> = wanted[..count].iter().map(|row| format!("s{row}")).collect();
-            found += hits.iter().filter(|h| names.iter().any(|n| n == h.sample.as_str())).count();
-        }
-        seconds.sort_by(f64::total_cmp);
-        let recall = found as f64 / (asked.len() * count) as f64;
-        let us = 1e6 * seconds[seconds.len() / 2];
-        points.push(serde_json::json!({"exact": exact, "recall": recall, "us": us}));
+    let truth = numbers(&argument("--truth").unwrap());
+    let few = &queries[..queries.len().min(50)];
+    let mut ways = vec![("bits".to_owned(), all(), &queries[..]), ("exact".to_owned(), all(), few)];
+    if arranged.is_some() {
+        ways.extend(LISTS.map(|n| (format!("{n} lists"), lists(n), &queries[..])));
     }
-    let line = serde_json::json!({"enrol_s": enrolled, "build_s": built, "build_cpu_s": built_cpu,
-        "start_s": started, "peak_mib": peak_mib(), "points": points});
+    let params = SearchParams {
+        limit: count,
+        filter: AttributeFilter::default(),
+        aggregate: Aggregate::Best,
+        exact: false,
+    };
+    let (mut points, mut filtered) = (Vec::new(), Vec::new());
+    let (mut lists_started, mut held) = (None, 0);
+    for (way, options, asked) in ways {
+        let at = Instant::now();
+        let (_galleries, gallery) = open(&dir, options);
+        if way.ends_with("lists") {
+            lists_started = Some(at.elapsed().as_secs_f64());
+        }
+        let params = SearchParams { exact: way == "exact", ..params.clone() };
+        let (recall, us) = measure_search(&gallery, &params, asked, &truth);
+        points.push(serde_json::json!({"way": way, "recall": recall, "us": us}));
+        if way != "bits" {
+            continue;
+        }
+        held = gallery.info().index.bytes;
+        for share in SHARES {
+            let Some(truth) = argument(&format!("--truth-{share}")) else { continue };
+            let filter =
+                AttributeFilter { extra: [mark(share)].into(), ..AttributeFilter::default() };
+            let params = SearchParams { filter, ..params.clone() };
+            let (recall, us) = measure_search(&gallery, &params, asked, &numbers(&truth));
+            let way = format!("1/{share}");
+            filtered.push(serde_json::json!({"way": way, "recall": recall, "us": us}));
+        }
+    }
+    let (_galleries, gallery) = open(&dir, all());
+    let beside = beside_merges(&gallery, &params, &queries);
+    let one_by_one = enrolled_one_by_one(&gallery, &queries, &params);
+    let line = serde_json::json!({"beside_merges_us": beside, "one_by_one_per_s": one_by_one, "enrol_s": enrolled, "build_s": bits, "start_s": started, "lists_s": arranged.map(|a| a.0),
+        "lists_cpu_s": arranged.map(|a| a.1), "lists_start_s": lists_started, "mib": held as f64 / 1024.0 / 1024.0,
+        "peak_mib": peak_mib(), "points": points, "filtered": filtered});
     println!("{line}");
 }

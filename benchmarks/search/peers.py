@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 LINKS, BUILD_WIDTH = 16, 200
+# A filter admits one in so many.
+SHARES = (10, 100, 1000)
 
 
 def hnswlib_index(rows, threads):
@@ -19,9 +21,14 @@ def hnswlib_index(rows, threads):
     index.add_items(rows)
     index.set_num_threads(1)
 
-    def search(query, count, width):
+    def search(query, count, width, share=1):
         index.set_ef(width)
-        return index.knn_query(query[None], k=count)[0][0]
+        admits = None if share == 1 else lambda row: row % share == 0
+        try:
+            return index.knn_query(query[None], k=count, filter=admits)[0][0]
+        except RuntimeError:
+            # It cannot return fewer than it was asked for, and has not found so many.
+            return []
 
     return search
 
@@ -35,9 +42,19 @@ def faiss_index(rows, threads):
     index.add(rows)
     faiss.omp_set_num_threads(1)
 
-    def search(query, count, width):
-        index.hnsw.efSearch = width
-        return index.search(query[None], count)[1][0]
+    selectors = {}
+
+    def search(query, count, width, share=1):
+        if share == 1:
+            index.hnsw.efSearch = width
+            return index.search(query[None], count)[1][0]
+        if share not in selectors:
+            admitted = np.zeros(len(rows), dtype=bool)
+            admitted[::share] = True
+            bits = np.packbits(admitted, bitorder="little")
+            selectors[share] = bits, faiss.IDSelectorBitmap(bits)
+        wanted = faiss.SearchParametersHNSW(sel=selectors[share][1], efSearch=width)
+        return index.search(query[None], count, params=wanted)[1][0]
 
     return search
 
@@ -48,7 +65,7 @@ def usearch_index(rows, threads):
     index = Index(ndim=rows.shape[1], metric="ip", dtype="f32", connectivity=LINKS, expansion_add=BUILD_WIDTH)
     index.add(np.arange(len(rows)), rows, threads=threads)
 
-    def search(query, count, width):
+    def search(query, count, width, share=1):
         index.expansion_search = width
         return index.search(query, count, threads=1).keys
 
@@ -64,7 +81,7 @@ def resident():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--engine", choices=["hnswlib", "faiss", "usearch"], required=True)
-    for name in ("--rows", "--queries", "--truth"):
+    for name in ("--rows", "--queries", "--truth", *(f"--truth-{share}" for share in SHARES)):
         parser.add_argument(name, required=True)
     for name in ("--dim", "--threads", "--count"):
         parser.add_argument(name, type=int, required=True)
@@ -77,16 +94,23 @@ def main():
     search = build(rows, options.threads)
     built = time.perf_counter() - at
     grown = resident() - before
-    points = []
-    for width in (10, 20, 40, 80, 160):
+    def measure(name, truth, width, share=1):
         found, seconds = 0, []
         for query, wanted in zip(queries, truth):
             at = time.perf_counter()
-            keys = search(query, options.count, max(width, options.count))
+            keys = search(query, options.count, max(width, options.count), share)
             seconds.append(time.perf_counter() - at)
             found += len(set(map(int, keys)) & set(map(int, wanted)))
-        points.append({"width": width, "recall": found / truth.size, "us": 1e6 * float(np.median(seconds))})
-    print(json.dumps({"build_s": built, "mib": grown, "points": points}))
+        return {"way": name, "recall": found / truth.size, "us": 1e6 * float(np.median(seconds))}
+
+    points = [measure(width, truth, width) for width in (10, 20, 40, 80, 160, 320)]
+    filtered = []
+    if options.engine != "usearch":
+        queries = queries[:100]
+        for share in SHARES:
+            truth = np.fromfile(getattr(options, f"truth_{share}"), dtype="<u4").reshape(-1, options.count)[:100]
+            filtered += [measure(f"1/{share} width {width}", truth, width, share) for width in (160, 1280)]
+    print(json.dumps({"build_s": built, "mib": grown, "points": points, "filtered": filtered}))
 
 
 if __name__ == "__main__":

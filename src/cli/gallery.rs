@@ -112,10 +112,10 @@ fn show(json: bool, galleries: &[GalleryView]) -> Result<(), Failure> {
     if json {
         return output::json(&galleries);
     }
-    say!("gallery               subjects   samples  index  description")?;
+    say!("gallery               subjects   samples  index   description")?;
     for g in galleries {
         say!(
-            "{:<20}  {:>8}  {:>8}  {:<5}  {}",
+            "{:<20}  {:>8}  {:>8}  {:<6}  {}",
             g.id.as_str(),
             g.subjects,
             g.samples,

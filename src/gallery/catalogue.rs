@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+use rayon::prelude::*;
 
 use crate::domain::{SampleId, SubjectId};
 use crate::storage::{DataKey, Store};
@@ -127,16 +128,25 @@ impl Gallery {
                 return Err(GalleryError::inconsistent(&at, "a second record of one subject"));
             }
         }
-        let mut rows = Vec::new();
-        for record in self.store.scan(&key::in_gallery(key::SAMPLE, self.number)) {
-            let (at, text) = record?;
-            let Some(Key::Sample { subject, sample: number, .. }) = Key::decode(&at) else {
-                return Err(GalleryError::inconsistent(&at, "not a sample's key"));
-            };
-            let doc: SampleDoc = from_json(&at, &text)?;
-            let name = names
-                .get(&subject)
-                .ok_or_else(|| GalleryError::inconsistent(&at, "its subject is missing"))?;
+        let samples: Vec<Vec<u8>> = self.store.keys(&key::in_gallery(key::SAMPLE, self.number))?;
+        let samples: Vec<(u64, u64, SampleDoc)> = samples
+            .into_par_iter()
+            .map(|at| {
+                let Some(Key::Sample { subject, sample, .. }) = Key::decode(&at) else {
+                    return Err(GalleryError::inconsistent(&at, "not a sample's key"));
+                };
+                let text = self.store.get(&at)?;
+                let text = text.ok_or_else(|| GalleryError::inconsistent(&at, "it is missing"))?;
+                Ok((subject, sample, from_json(&at, &text)?))
+            })
+            .collect::<Result<_, GalleryError>>()?;
+        let mut rows = Vec::with_capacity(samples.len());
+        for (subject, number, doc) in samples {
+            let name = names.get(&subject).ok_or_else(|| {
+                let (gallery, sample) = (self.number, number);
+                let at = Key::Sample { gallery, subject, sample }.encode();
+                GalleryError::inconsistent(&at, "its subject is missing")
+            })?;
             state.next_sample = state.next_sample.max(number + 1);
             state.insert(name, doc.id.clone(), number, doc.content_hash.0);
             rows.push(RowInfo {

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::storage::{Batch, Seal, StorageError, Store};
 
-use super::index::{Merge, RowInfo, graph_from_bytes};
+use super::index::{Merge, RowInfo, lists_from_bytes};
 use super::key::{self, Key};
 use super::space::{Role, TemplateSpace};
 use super::{Gallery, GalleryError};
@@ -146,19 +146,19 @@ impl Gallery {
             }
         }
         let saved = match bytes.split_first_chunk::<8>() {
-            Some((generation, graph)) if readable => {
+            Some((generation, lists)) if readable => {
                 let same = u64::from_be_bytes(*generation) == spaces.home.of.generation.0;
-                if same { graph_from_bytes(graph) } else { None }
+                if same { lists_from_bytes(lists) } else { None }
             }
             Some(_) | None => None,
         };
-        let used = spaces.home.index.fill(loaded, saved);
+        let used = spaces.home.index.fill(&loaded, saved);
         if !bytes.is_empty() && !used {
             tracing::warn!(gallery = %self.doc.id, "the saved index does not fit and is built anew");
         }
         if let Some((space, role)) = &spaces.beside {
             let loaded = self.load_rows(&rows, space.of, *role == Role::Filling)?;
-            space.index.fill(loaded, None);
+            space.index.fill(&loaded, None);
         }
         Ok(())
     }

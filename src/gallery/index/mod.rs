@@ -1,40 +1,51 @@
-//! Who is closest, derived from the records: a frozen graph, the rows enrolled since, and the
-//! removed ones marked. Readers take one snapshot and no lock.
+//! Who is closest, derived from the records: every template in memory with its codes. Readers take one snapshot and no lock.
 
-mod build;
+mod arrange;
+mod codes;
+mod encoder;
+mod graph;
 mod kernel;
+mod lists;
 mod persist;
-mod pivots;
+mod reader;
+mod rough;
 mod rows;
 mod scan;
 mod search;
-mod segment;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use rayon::prelude::*;
-
 use super::types::{GalleryOptions, IndexInfo, SearchParams, SelfRetrieval};
-use build::BuildOptions;
+use arrange::{Arranged, arrange};
+use encoder::Encoder;
 use kernel::Kernel;
-use persist::SavedGraph;
-pub(super) use persist::from_bytes as graph_from_bytes;
+use lists::Lists;
+use persist::SavedLists;
+pub(super) use persist::from_bytes as lists_from_bytes;
 pub(super) use rows::{RowInfo, Rows};
 pub(super) use search::{Hit, SubjectHit};
-use segment::Segment;
 
 /// What a search sees, from its beginning to its end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Snapshot {
     pub(super) rows: Rows,
-    /// A graph over the first `segment.len()` rows.
-    segment: Option<Arc<Segment>>,
+    /// Where the first of these lie, in a gallery of more than `scan_up_to`.
+    lists: Option<Arc<Lists>>,
     kernel: Kernel,
-    search_width: usize,
+    /// Rows up to which every search is an exact scan.
+    exact_up_to: usize,
+    /// Rows up to which a search reads the bits of all.
+    scan_up_to: usize,
+    /// Lists that a search of more looks into.
+    lists_searched: usize,
+    /// Lists up to which those are found by a scan.
+    graph_from: usize,
+    /// Standard deviations that an estimate may be off.
+    certainty: f32,
 }
 
 impl Snapshot {
@@ -64,19 +75,9 @@ impl Snapshot {
         self.rows.info(row)
     }
 
-    fn numbers(&self, segment: &Segment) -> Vec<u64> {
-        (0..segment.len() as u32).map(|row| self.rows.info(row).number).collect()
-    }
-
-    fn saved(&self, segment: &Segment) -> SavedGraph {
-        SavedGraph {
-            numbers: self.numbers(segment),
-            dim: segment.dim,
-            width: segment.width,
-            entry: segment.entry,
-            base: segment.base.clone(),
-            upper: segment.upper.clone(),
-        }
+    /// Bits are fitted by the first merge of a gallery that needs them; they say next to nothing before.
+    fn reads_bits(&self) -> bool {
+        self.rows.encoder.fitted_on > 0 && self.rows.len() > self.exact_up_to
     }
 }
 
@@ -87,34 +88,40 @@ pub(super) struct Index {
     writer: Mutex<()>,
     /// Held by a merge from its first look to its swap: only merges renumber rows.
     merging: Mutex<()>,
-    build: BuildOptions,
-    exact_up_to: usize,
 }
 
 /// What a merge is to achieve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Merge {
-    /// One graph over everything, or none where a scan is enough.
+    /// Bits about the mean of what there is now, lists where there is so much that they pay, removed rows dropped.
     Whole,
-    /// Removed rows dropped from the graph and from memory, the tail as it is.
+    /// Removed rows dropped from memory.
     DropRemoved,
 }
 
+/// Rows copied between two looks at whether to stop.
+const COPIED_AT_ONCE: usize = 8_192;
+/// Rows up to which removed ones are dropped at once; of more, when a sixteenth is removed, since dropping copies all.
+const DROPPED_AT_ONCE: usize = 65_536;
+
 impl Index {
     pub(super) fn new(dim: usize, options: &GalleryOptions) -> Self {
+        let kernel = Kernel::new();
+        let rows = Rows::new(kernel, Arc::new(Encoder::unfitted(dim)));
         let snapshot = Snapshot {
-            rows: Rows::new(dim),
-            segment: None,
-            kernel: Kernel::new(),
-            search_width: options.search_width,
+            rows,
+            lists: None,
+            kernel,
+            exact_up_to: options.exact_up_to,
+            scan_up_to: options.scan_up_to,
+            lists_searched: options.lists_searched,
+            graph_from: options.graph_from,
+            certainty: options.certainty,
         };
-        let GalleryOptions { links, build_width, search_width, exact_up_to, .. } = *options;
         Self {
             current: ArcSwap::from_pointee(snapshot),
             writer: Mutex::new(()),
             merging: Mutex::new(()),
-            build: BuildOptions { links, build_width, search_width },
-            exact_up_to,
         }
     }
 
@@ -148,64 +155,45 @@ impl Index {
 
     fn update(&self, change: impl FnOnce(&mut Rows)) {
         let _writer = self.writer.lock();
-        let current = self.current.load();
-        let mut rows = current.rows.clone();
-        change(&mut rows);
-        self.current.store(Arc::new(Snapshot {
-            rows,
-            segment: current.segment.clone(),
-            kernel: current.kernel,
-            search_width: current.search_width,
-        }));
+        let mut next = Snapshot::clone(&self.current.load());
+        change(&mut next.rows);
+        self.current.store(Arc::new(next));
     }
 
     /// Whether a merge is worth its while, and which.
     pub(super) fn wants(&self) -> Option<Merge> {
         let snapshot = self.current.load();
-        let segment = snapshot.segment.as_ref().map_or(0, |segment| segment.len());
-        let tail = snapshot.rows.len() - segment;
-        let removed = snapshot.rows.len() - snapshot.rows.live();
-        let grown = snapshot.rows.live() > self.exact_up_to && tail > self.tail_limit(segment);
-        if grown || removed > self.tail_limit(segment) {
+        let rows = &snapshot.rows;
+        let (live, removed) = (rows.live(), rows.len() - rows.live());
+        // A mean of half of them is near enough.
+        let unfitted = live > snapshot.exact_up_to && live > 2 * rows.encoder.fitted_on;
+        let covered = snapshot.lists.as_ref().map_or(0, |lists| lists.covered());
+        // A quarter of what lies in lists, so that arranging stays a constant share of all work.
+        let unlisted = live > snapshot.scan_up_to && rows.len() - covered > covered / 4;
+        if unfitted || unlisted {
             return Some(Merge::Whole);
         }
-        (removed > 0).then_some(Merge::DropRemoved)
+        let bearable = if live > DROPPED_AT_ONCE { live / 16 } else { 0 };
+        (removed > bearable).then_some(Merge::DropRemoved)
     }
 
-    /// A quarter of the graph, so that building stays a constant share of all work.
-    fn tail_limit(&self, segment: usize) -> usize {
-        (segment / 4).max(self.exact_up_to / 4)
-    }
-
-    /// Drops removed rows and, for [`Merge::Whole`], builds a graph over all that are left. Searches and
-    /// changes go on meanwhile.
+    /// Drops removed rows and, for [`Merge::Whole`], makes bits and lists anew. Searches and changes go on meanwhile.
     ///
     /// # Errors
-    /// Why no graph could be built; the index is as it was then.
+    /// That it was told to stop, or why there are no lists; the index is as it was then.
     pub(super) fn merge(&self, merge: Merge, stop: &AtomicBool) -> Result<(), String> {
         let _merging = self.merging.lock();
         let before = self.current.load_full();
-        let old = &before.rows;
-        let keep: Vec<u32> = (0..old.len() as u32).filter(|row| old.is_live(*row)).collect();
-        let mut rows = Rows::new(old.dim);
-        keep.iter().for_each(|row| rows.push(Arc::clone(old.info(*row)), old.vector(*row)));
-        let segment = match merge {
-            Merge::Whole if rows.len() > self.exact_up_to => {
-                Some(build::build(&rows, before.kernel, self.build, stop)?)
-            }
-            Merge::Whole => None,
-            Merge::DropRemoved => match &before.segment {
-                None => None,
-                Some(segment) => {
-                    let keep: Vec<bool> =
-                        (0..segment.len() as u32).map(|row| old.is_live(row)).collect();
-                    match before.saved(segment).retain(&keep) {
-                        Some(saved) => Some(with_codes(saved, &rows)),
-                        None => Some(build::build(&rows, before.kernel, self.build, stop)?),
-                    }
-                }
-            },
-        };
+        // A pool of its own: on the shared one, a scan would wait behind what is built.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .thread_name(|at| format!("index-build-{at}"))
+            .build()
+            .map_err(|error| error.to_string())?;
+        let merged = pool.install(|| match merge {
+            Merge::Whole => whole(&before, stop),
+            Merge::DropRemoved => drop_removed(&before, stop),
+        })?;
+        let (keep, mut rows, lists) = merged;
         let _writer = self.writer.lock();
         let now = self.current.load();
         // What changed since: rows removed, and rows added behind.
@@ -215,60 +203,63 @@ impl Index {
             .map(|(new, _)| new)
             .collect();
         rows.remove_rows(&gone);
-        for row in (old.len() as u32..now.rows.len() as u32).filter(|row| now.rows.is_live(*row)) {
+        let added = before.rows.len() as u32..now.rows.len() as u32;
+        for row in added.filter(|row| now.rows.is_live(*row)) {
             rows.push(Arc::clone(now.rows.info(row)), now.rows.vector(row));
         }
-        self.current.store(Arc::new(Snapshot {
-            rows,
-            segment: segment.map(Arc::new),
-            kernel: now.kernel,
-            search_width: now.search_width,
-        }));
+        let lists = lists.map(Arc::new);
+        self.current.store(Arc::new(Snapshot { rows, lists, ..Snapshot::clone(&now) }));
         Ok(())
     }
 
-    /// The graph to be kept on disk; `None` when there is none.
+    /// The lists to be kept on disk; `None` when there are none.
     pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
         let snapshot = self.current.load();
-        let segment = snapshot.segment.as_ref()?;
-        Some(persist::to_bytes(segment, &snapshot.numbers(segment)))
+        let lists = snapshot.lists.as_ref()?;
+        let rows = 0..lists.covered() as u32;
+        let numbers: Vec<u64> = rows.map(|row| snapshot.rows.info(row).number).collect();
+        Some(persist::to_bytes(&numbers, &lists.sizes(), lists.links()))
     }
 
-    /// Fills an empty index: rows in order of enrolment, and a saved graph over some of them. Says
-    /// whether the graph was of use.
+    /// Fills an empty index: rows in order of enrolment, and saved lists of some of them. Says whether the lists were of use.
     pub(super) fn fill(
         &self,
-        mut loaded: Vec<(Arc<RowInfo>, Vec<f32>)>,
-        saved: Option<SavedGraph>,
+        loaded: &[(Arc<RowInfo>, Vec<f32>)],
+        saved: Option<SavedLists>,
     ) -> bool {
-        let dim = self.current.load().rows.dim;
-        let by_number: std::collections::HashMap<u64, usize> =
-            (0..loaded.len()).map(|at| (loaded[at].0.number, at)).collect();
-        let saved = saved.filter(|saved| saved.dim == dim && loaded.len() > self.exact_up_to);
-        let saved = saved.and_then(|saved| {
-            let keep: Vec<bool> =
-                saved.numbers.iter().map(|number| by_number.contains_key(number)).collect();
-            saved.retain(&keep)
-        });
-        let mut rows = Rows::new(dim);
-        let mut segment = None;
-        if let Some(saved) = saved {
-            for at in saved.numbers.iter().filter_map(|number| by_number.get(number)) {
-                let (info, vector) = &mut loaded[*at];
-                rows.push(Arc::clone(info), vector);
-                vector.clear();
-            }
-            segment = Some(Arc::new(with_codes(saved, &rows)));
-        }
-        // What is left of them is what the graph does not hold.
-        for (info, vector) in loaded.iter().filter(|(_, vector)| !vector.is_empty()) {
-            rows.push(Arc::clone(info), vector);
-        }
-        let used = segment.is_some();
         let _writer = self.writer.lock();
         let now = self.current.load();
-        let (kernel, search_width) = (now.kernel, now.search_width);
-        self.current.store(Arc::new(Snapshot { rows, segment, kernel, search_width }));
+        let dim = now.rows.dim;
+        let encoder = if loaded.len() > now.exact_up_to {
+            Encoder::fitted(dim, loaded.iter().map(|(_, vector)| vector.as_slice()))
+        } else {
+            Encoder::unfitted(dim)
+        };
+        let encoder = Arc::new(encoder);
+        let template = |at: u32| loaded[at as usize].1.as_slice();
+        let found = saved.filter(|_| loaded.len() > now.scan_up_to).and_then(|saved| {
+            let numbers = loaded.iter().map(|(info, _)| info.number);
+            let Arranged { order, sizes } = saved.among(numbers)?;
+            let row = |row: u32| template(order[row as usize]);
+            let lists = Lists::with_links(now.kernel, &encoder, &sizes, row, saved.links);
+            Some((order, lists))
+        });
+        let (mut order, lists) = match found {
+            Some((order, lists)) => (order, Some(Arc::new(lists))),
+            None => (Vec::new(), None),
+        };
+        // Behind those in lists, the others.
+        let mut listed = vec![false; loaded.len()];
+        order.iter().for_each(|at| listed[*at as usize] = true);
+        order.extend((0..loaded.len() as u32).filter(|at| !listed[*at as usize]));
+        let mut rows = Rows::new(now.kernel, encoder);
+        for part in order.chunks(COPIED_AT_ONCE) {
+            let row = |at: &u32| (Arc::clone(&loaded[*at as usize].0), template(*at));
+            let part: Vec<(Arc<RowInfo>, &[f32])> = part.iter().map(row).collect();
+            rows.extend(&part);
+        }
+        let used = lists.is_some();
+        self.current.store(Arc::new(Snapshot { rows, lists, ..Snapshot::clone(&now) }));
         used
     }
 
@@ -287,25 +278,79 @@ impl Index {
 
     pub(super) fn info(&self) -> IndexInfo {
         let snapshot = self.current.load();
-        let segment = snapshot.segment.as_ref().map_or(0, |segment| segment.len());
+        let segment = snapshot.lists.as_ref().map_or(0, |lists| lists.covered());
+        let linked = snapshot.lists.as_ref().map(|lists| lists.links().is_some());
+        let kind = match linked {
+            Some(true) => "hnsw",
+            Some(false) => "lists",
+            None if snapshot.reads_bits() => "binary",
+            None => "exact",
+        };
         IndexInfo {
-            kind: if snapshot.segment.is_some() { "hnsw" } else { "exact" },
+            kind,
             segment,
             tail: snapshot.rows.len() - segment,
             removed: snapshot.rows.len() - snapshot.rows.live(),
+            bytes: snapshot.rows.bytes() + snapshot.lists.as_ref().map_or(0, |lists| lists.bytes()),
         }
     }
 }
 
-/// A graph whose nodes are the first of `rows`, with their codes.
-fn with_codes(saved: SavedGraph, rows: &Rows) -> Segment {
-    let nodes = 0..saved.numbers.len() as u32;
-    let coded: Vec<(Vec<i8>, f32)> =
-        nodes.into_par_iter().map(|row| segment::encode(rows.vector(row))).collect();
-    Segment {
-        base: saved.base,
-        upper: saved.upper,
-        entry: saved.entry,
-        ..Segment::new(saved.dim, &coded, saved.width)
+/// Rows of an index that were kept, by their old numbers in the new order; the new rows; their lists.
+type Merged = (Vec<u32>, Rows, Option<Lists>);
+
+fn whole(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> {
+    let old = &before.rows;
+    let mut keep: Vec<u32> = (0..old.len() as u32).filter(|row| old.is_live(*row)).collect();
+    // In order of enrolment, whatever the order was before.
+    keep.sort_unstable_by_key(|row| old.info(*row).number);
+    let encoder = Arc::new(Encoder::fitted(old.dim, keep.iter().map(|row| old.vector(*row))));
+    let mut lists = None;
+    if keep.len() > before.scan_up_to {
+        let templates: Vec<&[f32]> = keep.iter().map(|row| old.vector(*row)).collect();
+        let Arranged { order, sizes } =
+            arrange(before.kernel, &encoder, &templates, stop).ok_or_else(stopped)?;
+        keep = order.into_iter().map(|at| keep[at as usize]).collect();
+        let row = |row: u32| old.vector(keep[row as usize]);
+        lists =
+            Some(Lists::build(before.kernel, &encoder, &sizes, row, (before.graph_from, stop))?);
     }
+    let rows = copied(old, &keep, encoder, before.kernel, stop)?;
+    Ok((keep, rows, lists))
+}
+
+fn drop_removed(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> {
+    let old = &before.rows;
+    let keep: Vec<u32> = (0..old.len() as u32).filter(|row| old.is_live(*row)).collect();
+    let encoder = Arc::clone(&old.encoder);
+    let lists = before.lists.as_ref().map(|lists| {
+        let sizes = lists.sizes_of(|row| old.is_live(row));
+        let row = |row: u32| old.vector(keep[row as usize]);
+        Lists::with_links(before.kernel, &encoder, &sizes, row, lists.links().cloned())
+    });
+    let rows = copied(old, &keep, encoder, before.kernel, stop)?;
+    Ok((keep, rows, lists))
+}
+
+fn copied(
+    old: &Rows,
+    keep: &[u32],
+    encoder: Arc<Encoder>,
+    kernel: Kernel,
+    stop: &AtomicBool,
+) -> Result<Rows, String> {
+    let mut rows = Rows::new(kernel, encoder);
+    for part in keep.chunks(COPIED_AT_ONCE) {
+        if stop.load(Ordering::Relaxed) {
+            return Err(stopped());
+        }
+        let part: Vec<(Arc<RowInfo>, &[f32])> =
+            part.iter().map(|row| (Arc::clone(old.info(*row)), old.vector(*row))).collect();
+        rows.extend(&part);
+    }
+    Ok(rows)
+}
+
+fn stopped() -> String {
+    "it was told to stop".to_owned()
 }

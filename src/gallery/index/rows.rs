@@ -1,6 +1,12 @@
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::domain::{AttributeFilter, HandAttributes, SampleId, SubjectId};
+
+use super::codes::{Coded, Codes};
+use super::encoder::Encoder;
+use super::kernel::Kernel;
 
 /// Rows of a block. A block is copied when a row is added to it or removed from it, so that searches
 /// under way keep what they saw: small enough to copy, large enough to scan.
@@ -22,6 +28,8 @@ pub(in crate::gallery) struct RowInfo {
 pub(super) struct Block {
     /// `[rows, dim]`; a removed row is zeroed.
     pub(super) vectors: Vec<f32>,
+    /// The same rows; a removed one is zeroed here too.
+    pub(super) codes: Codes,
     pub(super) infos: Vec<Arc<RowInfo>>,
     /// Subject numbers beside each other, to find a subject's rows fast.
     pub(super) subjects: Vec<u64>,
@@ -35,6 +43,7 @@ impl Block {
     fn new(dim: usize) -> Self {
         Self {
             vectors: Vec::with_capacity(BLOCK * dim),
+            codes: Codes::new(dim, BLOCK),
             infos: Vec::with_capacity(BLOCK),
             subjects: Vec::with_capacity(BLOCK),
             facets: Vec::with_capacity(BLOCK),
@@ -42,12 +51,20 @@ impl Block {
         }
     }
 
-    fn push(&mut self, info: Arc<RowInfo>, vector: &[f32]) {
+    fn push(&mut self, info: Arc<RowInfo>, vector: &[f32], coded: &Coded) {
         self.live |= 1 << self.infos.len();
         self.vectors.extend_from_slice(vector);
+        self.codes.push(coded);
         self.subjects.push(info.subject_number);
         self.facets.push(facets(&info.attributes));
         self.infos.push(info);
+    }
+
+    fn wipe(&mut self, at: usize) {
+        let dim = self.vectors.len() / self.len();
+        self.live &= !(1 << at);
+        self.vectors[at * dim..(at + 1) * dim].fill(0.0);
+        self.codes.wipe(at);
     }
 
     pub(super) fn is_live(&self, at: usize) -> bool {
@@ -101,19 +118,25 @@ impl<'a> Admission<'a> {
     }
 }
 
-/// Every template of a gallery, removed ones included until a merge drops them. Cloning copies
+/// Every template of a gallery with its codes, removed ones included until a merge drops them. Cloning copies
 /// pointers.
 #[derive(Debug, Clone)]
 pub(in crate::gallery) struct Rows {
     pub(super) dim: usize,
     pub(super) blocks: Vec<Arc<Block>>,
+    /// What made every row's bits.
+    pub(super) encoder: Arc<Encoder>,
+    kernel: Kernel,
     len: usize,
     live: usize,
+    /// Sum of the squares of what rows' bits leave out.
+    error: f64,
 }
 
 impl Rows {
-    pub(in crate::gallery) fn new(dim: usize) -> Self {
-        Self { dim, blocks: Vec::new(), len: 0, live: 0 }
+    pub(super) fn new(kernel: Kernel, encoder: Arc<Encoder>) -> Self {
+        let dim = encoder.mean.len();
+        Self { dim, blocks: Vec::new(), encoder, kernel, len: 0, live: 0, error: 0.0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -124,18 +147,44 @@ impl Rows {
         self.live
     }
 
+    /// Bytes that templates and codes take.
+    pub(super) fn bytes(&self) -> usize {
+        let block = |block: &Arc<Block>| size_of_val(&*block.vectors) + block.codes.bytes();
+        self.blocks.iter().map(block).sum()
+    }
+
+    /// How long what a row's bits leave out is, usually.
+    pub(super) fn usual_error(&self) -> f32 {
+        (self.error / self.len.max(1) as f64).sqrt() as f32
+    }
+
     pub(super) fn push(&mut self, info: Arc<RowInfo>, vector: &[f32]) {
+        let coded = Coded::new(self.kernel, &self.encoder, vector);
+        self.push_coded(info, vector, &coded);
+    }
+
+    /// The same for many, whose codes are made by all threads of the pool.
+    pub(super) fn extend(&mut self, rows: &[(Arc<RowInfo>, &[f32])]) {
+        let code = |(_, vector): &(_, &[f32])| Coded::new(self.kernel, &self.encoder, vector);
+        let coded: Vec<Coded> = rows.par_iter().with_min_len(64).map(code).collect();
+        for ((info, vector), coded) in rows.iter().zip(&coded) {
+            self.push_coded(Arc::clone(info), vector, coded);
+        }
+    }
+
+    fn push_coded(&mut self, info: Arc<RowInfo>, vector: &[f32], coded: &Coded) {
         if self.len.is_multiple_of(BLOCK) {
             self.blocks.push(Arc::new(Block::new(self.dim)));
         }
         if let Some(block) = self.blocks.last_mut() {
-            Arc::make_mut(block).push(info, vector);
+            Arc::make_mut(block).push(info, vector, coded);
             self.len += 1;
             self.live += 1;
+            self.error += f64::from(coded.error).powi(2);
         }
     }
 
-    /// Removes rows and zeroes their templates; unknown and removed ones are passed over.
+    /// Removes rows and zeroes their templates and codes; unknown and removed ones are passed over.
     pub(super) fn remove(&mut self, removed: impl Fn(&Block, usize) -> bool) {
         for block in &mut self.blocks {
             let gone: Vec<usize> =
@@ -145,10 +194,7 @@ impl Rows {
             }
             self.live -= gone.len();
             let block = Arc::make_mut(block);
-            for at in gone {
-                block.live &= !(1 << at);
-                block.vectors[at * self.dim..(at + 1) * self.dim].fill(0.0);
-            }
+            gone.into_iter().for_each(|at| block.wipe(at));
         }
     }
 
@@ -158,8 +204,7 @@ impl Rows {
             let (block, at) = (*row as usize / BLOCK, *row as usize % BLOCK);
             let block = Arc::make_mut(&mut self.blocks[block]);
             if block.is_live(at) {
-                block.live &= !(1 << at);
-                block.vectors[at * self.dim..(at + 1) * self.dim].fill(0.0);
+                block.wipe(at);
                 self.live -= 1;
             }
         }
@@ -183,11 +228,6 @@ impl Rows {
     pub(super) fn is_live(&self, row: u32) -> bool {
         let (block, at) = self.place(row);
         block.is_live(at)
-    }
-
-    pub(super) fn admits(&self, admission: &Admission<'_>, row: u32) -> bool {
-        let (block, at) = self.place(row);
-        admission.admits(block, at)
     }
 
     /// Live rows of a subject, in order.

@@ -1,16 +1,17 @@
 //! Exact scans.
 //!
-//! Rows that have codes are scored by those first, a quarter of the bytes. How far a score by codes can be
-//! from the exact one is bounded, so every row that could be among the closest is known, and only those are
-//! scored with their templates: the answer is that of a scan of all templates, bit by bit.
+//! Rows are scored by their codes of eight bits first, a quarter of the bytes. How far such a score can be from the exact one is
+//! bounded, so every row that could be among the closest is known, and only those are scored with their templates: the answer is
+//! that of a scan of all templates, bit by bit.
 
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::Snapshot;
+use super::codes::eight_bits;
+use super::kernel::Kernel;
 use super::rows::{Admission, BLOCK, Block};
-use super::segment::encode;
 
 /// Blocks that one thread scans before it looks for more work: about a millisecond.
 const BLOCKS_A_TASK: usize = 64;
@@ -26,69 +27,54 @@ pub(super) struct Score {
 }
 
 /// A probe in code, and what that left out.
-struct Coded {
+pub(super) struct CodedProbe {
     values: Vec<i8>,
     scale: f32,
     /// Norm of what coding changed.
     error: f32,
 }
 
-impl Coded {
-    fn new(query: &[f32]) -> Self {
-        let (values, scale) = encode(query);
+impl CodedProbe {
+    pub(super) fn new(kernel: Kernel, query: &[f32]) -> Self {
+        let (values, scale) = eight_bits(kernel, query);
         let change = |(exact, code): (&f32, &i8)| exact - f32::from(*code) * scale;
         let error = query.iter().zip(&values).map(change).map(|e| e * e).sum::<f32>().sqrt();
         Self { values, scale, error }
+    }
+
+    /// The score of row `at` of a block, which begins at `first`.
+    pub(super) fn score(
+        &self,
+        snapshot: &Snapshot,
+        block: &Block,
+        (first, at): (usize, usize),
+    ) -> Score {
+        let (values, scale) = block.codes.row(at);
+        let dot = snapshot.kernel.dot_codes(&self.values, values) as f32;
+        // Rounding moved each value by half a step at most. With x = c + e and q = k + f:
+        // q·x = k·c + f·c + q·e, and norms bound the last two.
+        let step_error = scale * 0.5 * (values.len() as f32).sqrt();
+        let margin = self.error * (1.0 + step_error) + step_error + SLACK;
+        Score { about: dot * scale * self.scale, margin, row: (first + at) as u32 }
     }
 }
 
 /// Scores of everything admitted, in order of rows.
 pub(super) fn scores(snapshot: &Snapshot, query: &[f32], admission: &Admission<'_>) -> Vec<Score> {
-    let rows = &snapshot.rows;
-    let coded = Coded::new(query);
+    let blocks = &snapshot.rows.blocks;
+    let coded = CodedProbe::new(snapshot.kernel, query);
     let score_blocks = |(task, blocks): (usize, &[Arc<Block>])| {
-        let first = task * BLOCKS_A_TASK;
         let mut scores = Vec::new();
-        for (number, block) in (first..).zip(blocks) {
-            score_block(snapshot, query, &coded, admission, (number * BLOCK, block), &mut scores);
+        for (number, block) in (task * BLOCKS_A_TASK..).zip(blocks) {
+            let admitted = (0..block.len()).filter(|at| admission.admits(block, *at));
+            scores.extend(admitted.map(|at| coded.score(snapshot, block, (number * BLOCK, at))));
         }
         scores
     };
-    if rows.blocks.len() <= BLOCKS_A_TASK {
-        return score_blocks((0, &rows.blocks));
+    if blocks.len() <= BLOCKS_A_TASK {
+        return score_blocks((0, blocks));
     }
-    rows.blocks.par_chunks(BLOCKS_A_TASK).enumerate().flat_map_iter(score_blocks).collect()
-}
-
-fn score_block(
-    snapshot: &Snapshot,
-    query: &[f32],
-    coded: &Coded,
-    admission: &Admission<'_>,
-    (first, block): (usize, &Block),
-    scores: &mut Vec<Score>,
-) {
-    let Snapshot { rows, segment, kernel, .. } = snapshot;
-    let nodes = segment.as_ref().map_or(0, |segment| segment.len());
-    for at in (0..block.len()).filter(|at| admission.admits(block, *at)) {
-        let row = (first + at) as u32;
-        let score = match segment {
-            Some(segment) if first + at < nodes => {
-                let scale = segment.scales[first + at];
-                let dot = kernel.dot_codes(&coded.values, segment.code(row)) as f32;
-                // Rounding moved each value by half a step at most. With x = c + e and q = k + f:
-                // q·x = k·c + f·c + q·e, and norms bound the last two.
-                let step_error = scale * 0.5 * (rows.dim as f32).sqrt();
-                let margin = coded.error * (1.0 + step_error) + step_error + SLACK;
-                Score { about: dot * scale * coded.scale, margin, row }
-            }
-            Some(_) | None => {
-                let vector = &block.vectors[at * rows.dim..(at + 1) * rows.dim];
-                Score { about: kernel.dot(query, vector), margin: 0.0, row }
-            }
-        };
-        scores.push(score);
-    }
+    blocks.par_chunks(BLOCKS_A_TASK).enumerate().flat_map_iter(score_blocks).collect()
 }
 
 /// Rows that can be among the `wanted` closest, all of these included.

@@ -1,10 +1,9 @@
 //! How a snapshot answers.
 //!
-//! Two sources of samples: an exact scan of everything admitted, and a walk of the graph with an exact
-//! scan of the tail. Both hand out the closest samples with exact similarities; only how complete they are
-//! differs, and everything here that needs more than a walk gave asks again, wider, and at last scans.
-//! A filtered search scans: what is closest among the admitted lies far from the probe wherever the filter
-//! hides the probe's own cluster, and there a walk is at its worst.
+//! Two ways to the closest samples, both of which end in exact similarities: a scan of bits, whose shortlist holds them almost
+//! always, and an exact scan. Only how complete they are differs, and everything here that needs more than it was given asks again
+//! for more. A filtered search scans exactly: what is closest among the admitted may be far from the probe, and hard to tell apart in
+//! bits, while only the admitted cost time.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -16,7 +15,8 @@ use crate::gallery::types::{Aggregate, SearchParams, SelfRetrieval};
 
 use super::Snapshot;
 use super::rows::Admission;
-use super::scan::{Score, candidates, scores};
+use super::scan::{Score, candidates};
+use super::{rough, scan};
 
 /// A row and its exact similarity to the probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,7 +43,7 @@ struct Probe<'a> {
     snapshot: &'a Snapshot,
     query: &'a [f32],
     admission: Admission<'a>,
-    walks: bool,
+    exact: bool,
     /// Scores of everything admitted, once it was scanned.
     scanned: Option<Vec<Score>>,
 }
@@ -56,8 +56,8 @@ impl<'a> Probe<'a> {
         exact: bool,
     ) -> Self {
         let admission = Admission::new(filter);
-        let walks = !exact && snapshot.segment.is_some() && admission.is_open();
-        Self { snapshot, query, admission, walks, scanned: None }
+        let exact = exact || !snapshot.reads_bits() || !admission.is_open();
+        Self { snapshot, query, admission, exact, scanned: None }
     }
 
     fn order(&self, a: &Hit, b: &Hit) -> Ordering {
@@ -67,55 +67,32 @@ impl<'a> Probe<'a> {
 
     /// The `wanted` closest samples.
     fn closest(&mut self, wanted: usize) -> Found {
-        if self.walks {
-            if let Some(hits) = self.walk(wanted) {
-                return Found { hits, complete: false };
+        if !self.exact {
+            if let Some(scores) = rough::scores(self.snapshot, self.query, wanted) {
+                return Found { complete: false, hits: self.best(&scores, wanted) };
             }
-            self.walks = false;
+            self.exact = true;
         }
-        let scores = match self.scanned.take() {
-            Some(scores) => scores,
-            None => scores(self.snapshot, self.query, &self.admission),
-        };
-        let mut hits: Vec<Hit> =
-            candidates(&scores, wanted).into_iter().map(|row| self.hit(row)).collect();
+        let scores = self
+            .scanned
+            .take()
+            .unwrap_or_else(|| scan::scores(self.snapshot, self.query, &self.admission));
+        let found = Found { complete: scores.len() <= wanted, hits: self.best(&scores, wanted) };
+        self.scanned = Some(scores);
+        found
+    }
+
+    fn best(&self, scores: &[Score], wanted: usize) -> Vec<Hit> {
+        let candidates = candidates(scores, wanted).into_iter();
+        let mut hits: Vec<Hit> = candidates.map(|row| self.hit(row)).collect();
         hits.sort_unstable_by(|a, b| self.order(a, b));
         hits.truncate(wanted);
-        let complete = scores.len() <= wanted;
-        self.scanned = Some(scores);
-        Found { hits, complete }
+        hits
     }
 
     fn hit(&self, row: u32) -> Hit {
         let dot = self.snapshot.kernel.dot(self.query, self.snapshot.rows.vector(row));
         Hit { similarity: Similarity::clamped(dot), row }
-    }
-
-    /// `None` when the walk cannot promise `wanted` samples in the right order.
-    fn walk(&self, wanted: usize) -> Option<Vec<Hit>> {
-        let Snapshot { rows, segment, kernel, search_width, .. } = self.snapshot;
-        let segment = segment.as_ref()?;
-        // Beyond this the walk costs more than the scan.
-        let width = (*search_width).max(wanted + wanted / 2);
-        if width > segment.len() / 8 {
-            return None;
-        }
-        let admits = |row: u32| rows.admits(&self.admission, row);
-        let walked = segment.walk(*kernel, self.query, width, admits)?;
-        let mut hits: Vec<Hit> = walked.into_iter().map(|row| self.hit(row)).collect();
-        let from_graph = hits.len();
-        let tail = segment.len() as u32..rows.len() as u32;
-        hits.extend(tail.filter(|row| admits(*row)).map(|row| self.hit(row)));
-        hits.sort_unstable_by(|a, b| self.order(a, b));
-        // Fewer than asked for, or a tie that reaches beyond what the walk saw: samples that were
-        // enrolled earlier may be missing.
-        let last = hits.get(wanted.checked_sub(1)?)?;
-        let worst = hits.iter().rfind(|hit| (hit.row as usize) < segment.len())?;
-        if from_graph < width || worst.similarity == last.similarity {
-            return None;
-        }
-        hits.truncate(wanted);
-        Some(hits)
     }
 
     /// The subjects of `hits`, best first.

@@ -7,10 +7,10 @@ use crate::service::ServiceError;
 use crate::service::room::{available_memory, free_disk};
 use crate::service::workshop::Workshop;
 
-/// Beyond weights and templates: buffers, a graph being built.
+/// Beyond weights and templates: buffers, lists being made.
 const SLACK: u64 = 64 * 1024 * 1024;
-/// Bytes of a sample in an index beside its template: codes, links, names.
-const ROW: u64 = 512;
+/// Bytes of a sample in an index beside its template and its codes: names, numbers.
+const ROW: u64 = 256;
 /// How much of what is written sled may take before it gives room back.
 const LOG_FACTOR: u64 = 3;
 
@@ -28,7 +28,8 @@ pub(super) fn preflight(workshop: &Workshop, model: &ModelRef) -> Result<(), Ser
         workshop.galleries.list().iter().map(|gallery| gallery.info().samples as u64).sum();
     // The new model's dimensions are known when it is open; those of today are near enough.
     let dim = workshop.deployments.load().live.space().dim as u64;
-    let templates = samples.saturating_mul(dim * 4 + ROW);
+    // Each value as it is, as a byte and as a bit; twice, since a merge copies what it merges.
+    let templates = samples.saturating_mul(2 * (dim * 5 + dim / 8 + ROW));
     // Weights are read whole before they are placed.
     let needed = weights.saturating_mul(2).saturating_add(templates).saturating_add(SLACK);
     let system = available_memory().unwrap_or(u64::MAX);
@@ -36,7 +37,8 @@ pub(super) fn preflight(workshop: &Workshop, model: &ModelRef) -> Result<(), Ser
     if needed > available {
         return Err(ServiceError::InsufficientMemory { needed, available });
     }
-    let needed = templates.saturating_mul(LOG_FACTOR).saturating_add(SLACK);
+    let records = samples.saturating_mul(dim * 4 + ROW);
+    let needed = records.saturating_mul(LOG_FACTOR).saturating_add(SLACK);
     let free = free_disk(&workshop.data_dir);
     if free.is_some_and(|free| needed > free) {
         let free = free.unwrap_or(0);

@@ -54,14 +54,17 @@ pub struct GalleryView {
 /// How a gallery is searched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct IndexView {
-    /// `exact` or `hnsw`.
+    /// `exact`; `binary`, where a bit a value is read of every sample before the closest are compared exactly; `lists`, where that is done
+    /// for the lists that a probe may belong to; or `hnsw`, where a graph leads to these.
     pub kind: String,
-    /// Samples in the frozen segment.
+    /// Samples that lie in lists.
     pub segment: usize,
-    /// Samples enrolled since, scanned exactly.
+    /// Samples that do not: all of them in a gallery without lists.
     pub tail: usize,
-    /// Removed samples still in the segment, never found.
+    /// Removed samples whose place is not used again yet; they are overwritten and never found.
     pub removed: usize,
+    /// Bytes of memory that templates, codes and lists take.
+    pub bytes: usize,
 }
 
 impl From<GalleryInfo> for GalleryView {
@@ -82,6 +85,7 @@ impl From<GalleryInfo> for GalleryView {
                 segment: info.index.segment,
                 tail: info.index.tail,
                 removed: info.index.removed,
+                bytes: info.index.bytes,
             },
         }
     }

@@ -2,21 +2,29 @@ use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
-use super::kernel::Kernel;
-use super::pivots::Pivots;
+use rayon::prelude::*;
+
+use super::super::codes::eight_bits;
+use super::super::kernel::Kernel;
 
 /// Fills a list of links that is not full.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// A graph over the first rows of a gallery, in contiguous arrays, with int8 codes to walk on.
-/// Node numbers are row numbers. Frozen: removals are filtered by the caller, additions go to the tail.
+/// A frozen graph in contiguous arrays, with int8 codes to walk on.
 #[derive(Debug, Clone)]
-pub(in crate::gallery) struct Segment {
+pub(in crate::gallery::index) struct Graph {
     pub(super) dim: usize,
     /// `[nodes, dim]`, each row scaled so that its largest value is 127.
     pub(super) codes: Vec<i8>,
     /// `[nodes]`: what a code is to be multiplied by.
     pub(super) scales: Vec<f32>,
+    pub(super) links: Links,
+}
+
+/// Who is linked to whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::gallery::index) struct Links {
+    pub(super) nodes: usize,
     /// Links a node has on the lowest layer.
     pub(super) width: usize,
     /// `[nodes, width]`, filled up with [`NONE`].
@@ -25,12 +33,10 @@ pub(in crate::gallery) struct Segment {
     pub(super) upper: Vec<Layer>,
     /// Where every walk begins: a node of the highest layer.
     pub(super) entry: u32,
-    /// Where walks of the lowest layer begin besides.
-    pub(super) pivots: Pivots,
 }
 
 /// A layer above the lowest: a few nodes with far links.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Layer {
     pub(super) links: HashMap<u32, Vec<u32>>,
 }
@@ -72,18 +78,16 @@ impl Scratch {
         self.closest.clear();
     }
 
-    /// Remembers a node just met, unless `width` closer ones that count are known.
-    fn offer(&mut self, candidate: Near, width: usize, counts: bool) {
+    /// Remembers a node just met, unless `width` closer ones are known.
+    fn offer(&mut self, candidate: Near, width: usize) {
         let full = self.closest.len() >= width;
         if full && self.closest.peek().is_some_and(|worst| candidate < worst.0) {
             return;
         }
         self.open.push(candidate);
-        if counts {
-            self.closest.push(std::cmp::Reverse(candidate));
-            if full {
-                self.closest.pop();
-            }
+        self.closest.push(std::cmp::Reverse(candidate));
+        if full {
+            self.closest.pop();
         }
     }
 
@@ -100,27 +104,32 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl Segment {
-    /// Nodes without a link. coded: a code and its scale for each node.
-    pub(super) fn new(dim: usize, coded: &[(Vec<i8>, f32)], width: usize) -> Self {
-        let codes: Vec<i8> = coded.iter().flat_map(|(code, _)| code).copied().collect();
-        let scales: Vec<f32> = coded.iter().map(|(_, scale)| *scale).collect();
-        let pivots = Pivots::new(dim, &codes, &scales);
-        let base = vec![NONE; scales.len() * width];
-        Self { dim, codes, scales, width, base, upper: Vec::new(), entry: 0, pivots }
+impl Links {
+    /// Nodes without a link.
+    pub(super) fn none(nodes: usize, width: usize) -> Self {
+        Self { nodes, width, base: vec![NONE; nodes * width], upper: Vec::new(), entry: 0 }
     }
 
-    pub(in crate::gallery) fn len(&self) -> usize {
-        self.scales.len()
+    pub(in crate::gallery::index) fn nodes(&self) -> usize {
+        self.nodes
     }
 
-    pub(super) fn links(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
+    /// Each node linked to the next, and one far link above.
+    #[cfg(test)]
+    pub(in crate::gallery::index) fn ring(nodes: u32) -> Self {
+        let layer = Layer { links: HashMap::from([(0, vec![nodes / 2]), (nodes / 2, vec![0])]) };
+        let mut links = Self { upper: vec![layer], ..Self::none(nodes as usize, 2) };
+        (0..nodes).for_each(|node| links.set(node, std::iter::once((node + 1) % nodes)));
+        links
+    }
+
+    pub(super) fn of(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
         let start = node as usize * self.width;
         self.base[start..start + self.width].iter().copied().take_while(|link| *link != NONE)
     }
 
     /// Replaces a node's links on the lowest layer; what goes over the width is dropped.
-    pub(super) fn set_links(&mut self, node: u32, links: impl Iterator<Item = u32>) {
+    pub(super) fn set(&mut self, node: u32, links: impl Iterator<Item = u32>) {
         let start = node as usize * self.width;
         let list = &mut self.base[start..start + self.width];
         list.fill(NONE);
@@ -136,6 +145,34 @@ impl Segment {
             list[free] = other;
         }
     }
+}
+
+impl Graph {
+    /// vectors: `[dim]` each, one for each node of `links`.
+    pub(in crate::gallery::index) fn new(
+        kernel: Kernel,
+        vectors: &[Vec<f32>],
+        links: Links,
+    ) -> Self {
+        let coded: Vec<(Vec<i8>, f32)> =
+            vectors.par_iter().map(|vector| eight_bits(kernel, vector)).collect();
+        let codes: Vec<i8> = coded.iter().flat_map(|(code, _)| code).copied().collect();
+        let scales: Vec<f32> = coded.iter().map(|(_, scale)| *scale).collect();
+        Self { dim: vectors.first().map_or(0, Vec::len), codes, scales, links }
+    }
+
+    /// Bytes that codes and the lowest layer take; what is above is a sixteenth of it.
+    pub(in crate::gallery::index) fn bytes(&self) -> usize {
+        self.codes.len() + size_of_val(&*self.scales) + size_of_val(&*self.links.base)
+    }
+
+    pub(in crate::gallery::index) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.scales.len()
+    }
 
     pub(super) fn code(&self, node: u32) -> &[i8] {
         &self.codes[node as usize * self.dim..(node as usize + 1) * self.dim]
@@ -146,22 +183,20 @@ impl Segment {
         kernel.dot_codes(query, self.code(node)) as f32 * self.scales[node as usize]
     }
 
-    /// The `width` admitted nodes closest to `query` by their codes, in no order; fewer when the walk
-    /// found no more. `None` when it met too many nodes that do not count to be worth going on.
-    pub(super) fn walk(
+    /// The `width` nodes closest to `query` by their codes, best first; fewer when the walk found no more.
+    pub(in crate::gallery::index) fn walk(
         &self,
         kernel: Kernel,
         query: &[f32],
         width: usize,
-        admits: impl Fn(u32) -> bool,
-    ) -> Option<Vec<u32>> {
+    ) -> Vec<u32> {
         if self.len() == 0 {
-            return Some(Vec::new());
+            return Vec::new();
         }
-        let (code, _) = encode(query);
+        let (code, _) = eight_bits(kernel, query);
         let near = |node: u32| Near { similarity: self.similarity(kernel, &code, node), node };
-        let mut best = near(self.entry);
-        for layer in self.upper.iter().rev() {
+        let mut best = near(self.links.entry);
+        for layer in self.links.upper.iter().rev() {
             loop {
                 let links = layer.links.get(&best.node).into_iter().flatten();
                 match links.map(|node| near(*node)).max() {
@@ -170,53 +205,32 @@ impl Segment {
                 }
             }
         }
-        let starts = std::iter::once(best.node).chain(self.pivots.starts(kernel, query));
-        SCRATCH.with_borrow_mut(|scratch| self.walk_base(scratch, starts, width, near, admits))
+        SCRATCH.with_borrow_mut(|scratch| self.walk_base(scratch, best.node, width, near))
     }
 
     fn walk_base(
         &self,
         scratch: &mut Scratch,
-        starts: impl Iterator<Item = u32>,
+        start: u32,
         width: usize,
         near: impl Fn(u32) -> Near,
-        admits: impl Fn(u32) -> bool,
-    ) -> Option<Vec<u32>> {
-        // A walk that saw this many nodes costs as much as the scan it was to save.
-        let most = self.len() / 2 + width;
-        let mut seen = 0;
+    ) -> Vec<u32> {
         scratch.clear(self.len());
-        for node in starts {
-            if scratch.visit(node) {
-                seen += 1;
-                scratch.offer(near(node), width, admits(node));
-            }
-        }
+        scratch.visit(start);
+        scratch.offer(near(start), width);
         while let Some(nearest) = scratch.open.pop() {
             let full = scratch.closest.len() >= width;
             if full && scratch.closest.peek().is_some_and(|worst| nearest < worst.0) {
                 break;
             }
-            for node in self.links(nearest.node) {
+            for node in self.links.of(nearest.node) {
                 if scratch.visit(node) {
-                    seen += 1;
-                    scratch.offer(near(node), width, admits(node));
+                    scratch.offer(near(node), width);
                 }
             }
-            if seen > most {
-                return None;
-            }
         }
-        Some(scratch.closest.drain().map(|near| near.0.node).collect())
+        let mut found: Vec<Near> = scratch.closest.drain().map(|near| near.0).collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found.into_iter().map(|near| near.node).collect()
     }
-}
-
-/// Values scaled to -127..127, and what to multiply them by to get them back.
-pub(super) fn encode(values: &[f32]) -> (Vec<i8>, f32) {
-    let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    if largest == 0.0 {
-        return (vec![0; values.len()], 0.0);
-    }
-    let codes = values.iter().map(|value| (value / largest * 127.0).round() as i8).collect();
-    (codes, largest / 127.0)
 }

@@ -1,10 +1,9 @@
-//! From rows to a frozen graph.
+//! From vectors to a frozen graph.
 //!
-//! hnsw_rs builds the hierarchy. On templates clustered by subject its lowest layer alone falls short:
-//! a list that is full drops its farthest link, which often is the only one out of the cluster. So
-//! after flattening, each node's links are chosen again from the neighbours of its neighbours, keeping
-//! those in different directions; what still cannot be reached is linked in; and every node is asked
-//! about with its own template at the end.
+//! hnsw_rs builds the hierarchy. On vectors in clusters its lowest layer alone falls short: a list that is full drops its farthest
+//! link, which often is the only one out of the cluster. So after flattening, each node's links are chosen again from the neighbours
+//! of its neighbours, keeping those in different directions; what still cannot be reached is linked in; and every node is asked
+//! about with its own vector at the end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,21 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hnsw_rs::prelude::{Distance, Hnsw};
 use rayon::prelude::*;
 
-use super::kernel::Kernel;
-use super::rows::Rows;
-use super::segment::{Layer, Near, Segment, encode};
+use super::super::codes::eight_bits;
+use super::super::kernel::Kernel;
+use super::walk::{Graph, Layer, Links, Near};
 
-/// How a graph is built.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::gallery) struct BuildOptions {
-    /// Links of a node; twice as many on the lowest layer.
-    pub(in crate::gallery) links: usize,
-    /// Candidates examined when a node is linked.
-    pub(in crate::gallery) build_width: usize,
-    /// Width of the walk that checks the graph.
-    pub(in crate::gallery) search_width: usize,
-}
-
+/// Links of a node; twice as many on the lowest layer.
+const LINKS: usize = 16;
+/// Candidates examined when a node is linked: links are chosen again afterwards, so insertion need not look far.
+const BUILD_WIDTH: usize = 100;
+/// Width of the walk that checks the graph: narrower than any search's, so that what it finds they find.
+const CHECK_WIDTH: usize = 48;
 /// hnsw_rs holds at most this many layers.
 const LAYERS: usize = 16;
 /// Nodes inserted one after the other first: parallel insertion into an empty graph leaves nodes
@@ -42,7 +36,7 @@ const LINKED_BACK: usize = 4;
 /// Rounds of linking in what cannot be reached or found.
 const ROUNDS: usize = 4;
 
-/// Compares templates in code: a quarter of the bytes, and links are chosen again by the templates
+/// Compares vectors in code: a quarter of the bytes, and links are chosen again by the vectors
 /// themselves.
 struct CodedCosine(Kernel);
 
@@ -69,97 +63,79 @@ fn unpacked(scale: &[i8; 4]) -> f32 {
     f32::from_le_bytes(scale.map(i8::cast_unsigned))
 }
 
-/// Builds a graph over every row, none of which may be removed.
+/// Builds a graph over unit vectors, `[dim]` each, on the threads of the pool that it is called in.
 ///
 /// # Errors
 /// What hnsw_rs said when it panicked, or that `stop` was set.
-pub(in crate::gallery) fn build(
-    rows: &Rows,
+pub(in crate::gallery::index) fn build(
     kernel: Kernel,
-    options: BuildOptions,
+    vectors: &[Vec<f32>],
     stop: &AtomicBool,
-) -> Result<Segment, String> {
-    // A pool of its own: on the shared one, a scan would wait behind the insertions.
-    let pool = rayon::ThreadPoolBuilder::new()
-        .thread_name(|at| format!("index-build-{at}"))
-        .build()
-        .map_err(|error| error.to_string())?;
-    pool.install(|| build_here(rows, kernel, options, stop))
-}
-
-fn build_here(
-    rows: &Rows,
-    kernel: Kernel,
-    options: BuildOptions,
-    stop: &AtomicBool,
-) -> Result<Segment, String> {
-    let built = catch_unwind(AssertUnwindSafe(|| insert_all(rows, kernel, options, stop)))
-        .map_err(|panic| match panic.downcast_ref::<String>() {
-            Some(text) => text.clone(),
-            None => "hnsw_rs panicked".to_owned(),
+) -> Result<Graph, String> {
+    if vectors.is_empty() {
+        return Ok(Graph::new(kernel, vectors, Links::none(0, 2 * LINKS)));
+    }
+    let built =
+        catch_unwind(AssertUnwindSafe(|| insert_all(kernel, vectors, stop))).map_err(|panic| {
+            match panic.downcast_ref::<String>() {
+                Some(text) => text.clone(),
+                None => "hnsw_rs panicked".to_owned(),
+            }
         })?;
-    let mut segment = built.ok_or_else(|| "it was told to stop".to_owned())?;
-    let tool = Refiner { kernel, rows };
-    tool.choose_again(&mut segment);
-    let width = options.search_width;
+    let mut graph = built.ok_or_else(|| "it was told to stop".to_owned())?;
+    let tool = Refiner { kernel, vectors };
+    tool.choose_again(&mut graph);
     for _ in 0..ROUNDS {
-        let lost = unreachable_nodes(&segment);
+        let lost = unreachable_nodes(&graph);
         if lost.is_empty() {
             break;
         }
-        lost.iter().for_each(|node| tool.link_in(&mut segment, *node, width));
+        lost.iter().for_each(|node| tool.link_in(&mut graph, *node));
     }
     for _ in 0..ROUNDS {
-        let missed = tool.missed(&segment, width);
+        let missed = tool.missed(&graph);
         if missed.is_empty() {
             break;
         }
-        tracing::debug!(missed = missed.len(), "linking in samples that do not find themselves");
+        tracing::debug!(missed = missed.len(), "linking in nodes that do not find themselves");
         for node in missed {
-            // Links to another of its cluster may have helped it.
-            if !tool.finds(&segment, node, width) {
-                tool.link_in(&mut segment, node, width);
+            // Links to another of its neighbours may have helped it.
+            if !tool.finds(&graph, node) {
+                tool.link_in(&mut graph, node);
             }
         }
     }
-    Ok(segment)
+    Ok(graph)
 }
 
 /// `None` when told to stop.
-fn insert_all(
-    rows: &Rows,
-    kernel: Kernel,
-    options: BuildOptions,
-    stop: &AtomicBool,
-) -> Option<Segment> {
-    let BuildOptions { links, build_width, .. } = options;
-    let nodes = rows.len();
+fn insert_all(kernel: Kernel, vectors: &[Vec<f32>], stop: &AtomicBool) -> Option<Graph> {
+    let nodes = vectors.len();
     let coded: Vec<(Vec<i8>, f32)> =
-        (0..nodes).into_par_iter().map(|row| encode(rows.vector(row as u32))).collect();
+        vectors.par_iter().map(|vector| eight_bits(kernel, vector)).collect();
     let packed: Vec<Vec<i8>> = coded.par_iter().map(packed).collect();
-    let mut graph: Hnsw<'_, i8, CodedCosine> =
-        Hnsw::new(links, nodes, LAYERS, build_width, CodedCosine(kernel));
-    graph.set_keeping_pruned(true);
+    let mut hierarchy: Hnsw<'_, i8, CodedCosine> =
+        Hnsw::new(LINKS, nodes, LAYERS, BUILD_WIDTH, CodedCosine(kernel));
+    hierarchy.set_keeping_pruned(true);
     let items: Vec<(&[i8], usize)> =
         packed.iter().enumerate().map(|(row, code)| (code.as_slice(), row)).collect();
     let (first, rest) = items.split_at(SERIAL.min(nodes));
-    first.iter().for_each(|item| graph.insert_slice(*item));
+    first.iter().for_each(|item| hierarchy.insert_slice(*item));
     for step in rest.chunks(STEP) {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        graph.parallel_insert_slice(&step.to_vec());
+        hierarchy.parallel_insert_slice(&step.to_vec());
     }
-    Some(flatten(&graph, &coded, links))
+    let links = flatten(&hierarchy, Links::none(nodes, 2 * LINKS));
+    Some(Graph::new(kernel, vectors, links))
 }
 
 /// Copies hnsw_rs's linked points into arrays.
-fn flatten(graph: &Hnsw<'_, i8, CodedCosine>, coded: &[(Vec<i8>, f32)], links: usize) -> Segment {
-    let dim = coded.first().map_or(0, |(code, _)| code.len());
-    let mut segment = Segment::new(dim, coded, 2 * links);
-    let points = graph.get_point_indexation();
+fn flatten(hierarchy: &Hnsw<'_, i8, CodedCosine>, mut links: Links) -> Links {
+    let points = hierarchy.get_point_indexation();
     let top = usize::from(points.get_max_level_observed());
-    segment.upper = vec![Layer::default(); top];
+    links.upper = vec![Layer::default(); top];
     for level in 0..=top {
         for point in points.get_layer_iterator(level) {
             let node = point.get_origin_id() as u32;
@@ -169,28 +145,28 @@ fn flatten(graph: &Hnsw<'_, i8, CodedCosine>, coded: &[(Vec<i8>, f32)], links: u
             {
                 let ids = neighbours.iter().map(|n| n.d_id as u32).filter(|id| *id != node);
                 match layer.checked_sub(1) {
-                    None => segment.set_links(node, ids),
+                    None => links.set(node, ids),
                     Some(above) => {
-                        segment.upper[above].links.insert(node, ids.collect());
+                        links.upper[above].links.insert(node, ids.collect());
                     }
                 }
             }
             if level == top {
-                segment.entry = node;
+                links.entry = node;
             }
         }
     }
-    segment
+    links
 }
 
 struct Refiner<'a> {
     kernel: Kernel,
-    rows: &'a Rows,
+    vectors: &'a [Vec<f32>],
 }
 
 impl Refiner<'_> {
     fn similarity(&self, a: u32, b: u32) -> f32 {
-        self.kernel.dot(self.rows.vector(a), self.rows.vector(b))
+        self.kernel.dot(&self.vectors[a as usize], &self.vectors[b as usize])
     }
 
     /// Keeps the closest candidates that are closer to `node` than to one kept before, then fills up
@@ -216,14 +192,14 @@ impl Refiner<'_> {
     }
 
     /// The closest of `others`, best first: the far ones are told apart by their codes.
-    fn ranked(&self, segment: &Segment, node: u32, others: impl Iterator<Item = u32>) -> Vec<Near> {
+    fn ranked(&self, graph: &Graph, node: u32, others: impl Iterator<Item = u32>) -> Vec<Near> {
         let mut seen: Vec<u32> = others.filter(|other| *other != node).collect();
         seen.sort_unstable();
         seen.dedup();
         if seen.len() > CONSIDERED {
-            let code = segment.code(node);
+            let code = graph.code(node);
             let rough = |other: u32| Near {
-                similarity: segment.similarity(self.kernel, code, other),
+                similarity: graph.similarity(self.kernel, code, other),
                 node: other,
             };
             let mut rough: Vec<Near> = seen.into_iter().map(rough).collect();
@@ -238,15 +214,15 @@ impl Refiner<'_> {
 
     /// Chooses every node's links again from its two-hop neighbourhood, then makes links mutual where
     /// the other side has a reason to keep them.
-    fn choose_again(&self, segment: &mut Segment) {
-        let nodes = segment.len() as u32;
-        let width = segment.width;
+    fn choose_again(&self, graph: &mut Graph) {
+        let nodes = graph.len() as u32;
+        let width = graph.links.width;
         let half = width / 2;
         let chosen: Vec<Vec<u32>> = (0..nodes)
             .into_par_iter()
             .map(|node| {
-                let hops = segment.links(node).flat_map(|link| segment.links(link));
-                let ranked = self.ranked(segment, node, segment.links(node).chain(hops));
+                let hops = graph.links.of(node).flat_map(|link| graph.links.of(link));
+                let ranked = self.ranked(graph, node, graph.links.of(node).chain(hops));
                 self.select(&ranked, half)
             })
             .collect();
@@ -258,49 +234,48 @@ impl Refiner<'_> {
             .into_par_iter()
             .map(|node| {
                 let own = &chosen[node as usize];
-                let old = segment.links(node);
+                let old = graph.links.of(node);
                 let all = own.iter().chain(&back[node as usize]).copied().chain(old);
-                self.select(&self.ranked(segment, node, all), width)
+                self.select(&self.ranked(graph, node, all), width)
             })
             .collect();
         for (node, links) in (0_u32..).zip(merged) {
-            segment.set_links(node, links.into_iter());
+            graph.links.set(node, links.into_iter());
         }
     }
 
     /// Links a node from where a walk that looks for it ends without it. The walk must be as wide as those
     /// that are to find it: a wider one ends elsewhere, often in the node's own cluster, and links from
     /// there help nobody who does not get there.
-    fn link_in(&self, segment: &mut Segment, node: u32, width: usize) {
-        let found = segment.walk(self.kernel, self.rows.vector(node), width, |n| n != node);
-        let found = self.ranked(segment, node, found.unwrap_or_default().into_iter());
-        let all = found.iter().map(|near| near.node).chain(segment.links(node));
-        let own = self.select(&self.ranked(segment, node, all), segment.width);
-        segment.set_links(node, own.into_iter());
+    fn link_in(&self, graph: &mut Graph, node: u32) {
+        let found = graph.walk(self.kernel, &self.vectors[node as usize], CHECK_WIDTH);
+        let found = self.ranked(graph, node, found.into_iter());
+        let all = found.iter().map(|near| near.node).chain(graph.links.of(node));
+        let own = self.select(&self.ranked(graph, node, all), graph.links.width);
+        graph.links.set(node, own.into_iter());
         for near in found.iter().take(LINKED_BACK) {
-            segment.link_back(near.node, node);
+            graph.links.link_back(near.node, node);
         }
     }
 
-    fn finds(&self, segment: &Segment, node: u32, width: usize) -> bool {
-        let found = segment.walk(self.kernel, self.rows.vector(node), width, |_| true);
-        found.is_some_and(|found| found.contains(&node))
+    fn finds(&self, graph: &Graph, node: u32) -> bool {
+        graph.walk(self.kernel, &self.vectors[node as usize], CHECK_WIDTH).contains(&node)
     }
 
     /// Nodes that do not find themselves.
-    fn missed(&self, segment: &Segment, width: usize) -> Vec<u32> {
-        let nodes = (0..segment.len() as u32).into_par_iter();
-        nodes.filter(|node| !self.finds(segment, *node, width)).collect()
+    fn missed(&self, graph: &Graph) -> Vec<u32> {
+        let nodes = (0..graph.len() as u32).into_par_iter();
+        nodes.filter(|node| !self.finds(graph, *node)).collect()
     }
 }
 
 /// Nodes that no path from the entry leads to.
-fn unreachable_nodes(segment: &Segment) -> Vec<u32> {
-    let mut reached = vec![false; segment.len()];
-    let mut open = vec![segment.entry];
-    reached[segment.entry as usize] = true;
+fn unreachable_nodes(graph: &Graph) -> Vec<u32> {
+    let mut reached = vec![false; graph.len()];
+    let mut open = vec![graph.links.entry];
+    reached[graph.links.entry as usize] = true;
     while let Some(node) = open.pop() {
-        for link in segment.links(node) {
+        for link in graph.links.of(node) {
             if !std::mem::replace(&mut reached[link as usize], true) {
                 open.push(link);
             }

@@ -1,0 +1,75 @@
+//! How a template becomes one bit a value.
+
+use super::kernel::Kernel;
+
+/// Rounds of mixing: two spread any one value over all, two more do so where the length is no power of two.
+const ROUNDS: u64 = 4;
+
+/// Turns templates about their mean, so that signs say as much as they can: templates of one model share a large
+/// part, in which they do not differ, and a few of their values are larger than all others. A turn of a random kind
+/// makes the values alike and keeps every product (Gao and Long, "RaBitQ", SIGMOD 2024).
+#[derive(Debug)]
+pub(super) struct Encoder {
+    /// `[dim]`.
+    pub(super) mean: Vec<f32>,
+    /// `[ROUNDS, dim]` of 1 and -1; the same for every gallery of templates this long.
+    signs: Vec<Vec<f32>>,
+    /// Templates that the mean is of.
+    pub(super) fitted_on: usize,
+}
+
+impl Encoder {
+    /// About the origin, for a gallery that is still too small to need bits.
+    pub(super) fn unfitted(dim: usize) -> Self {
+        Self::about(vec![0.0; dim], 0)
+    }
+
+    /// rows: `[dim]` each.
+    pub(super) fn fitted<'a>(dim: usize, rows: impl Iterator<Item = &'a [f32]>) -> Self {
+        let mut sums = vec![0.0_f64; dim];
+        let mut count = 0;
+        for row in rows {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+            count += 1;
+        }
+        let mean = sums.into_iter().map(|sum| (sum / f64::max(1.0, count as f64)) as f32);
+        Self::about(mean.collect(), count)
+    }
+
+    fn about(mean: Vec<f32>, fitted_on: usize) -> Self {
+        let dim = mean.len();
+        let signs = (0..ROUNDS).map(|round| signs(round, dim)).collect();
+        Self { mean, signs, fitted_on }
+    }
+
+    /// What `values` are more than the mean.
+    pub(super) fn centred(&self, values: &[f32]) -> Vec<f32> {
+        values.iter().zip(&self.mean).map(|(value, mean)| value - mean).collect()
+    }
+
+    /// The same, turned. Any two keep their product and their lengths.
+    pub(super) fn turned(&self, kernel: Kernel, values: &[f32]) -> Vec<f32> {
+        let mut turned = self.centred(values);
+        // The whole where its length is a power of two, its beginning and its end in turn elsewhere.
+        let dim = turned.len();
+        let part = (dim + 1).next_power_of_two() / 2;
+        for (round, signs) in self.signs.iter().enumerate() {
+            let first = if round.is_multiple_of(2) { 0 } else { dim - part };
+            kernel.mix(&mut turned, signs, first..first + part);
+        }
+        turned
+    }
+}
+
+/// The same 1s and -1s on every machine (SplitMix64).
+fn signs(round: u64, dim: usize) -> Vec<f32> {
+    let mut state = round << 32;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ word >> 31
+    };
+    (0..dim).map(|_| if next() >> 63 == 1 { 1.0 } else { -1.0 }).collect()
+}

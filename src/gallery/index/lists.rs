@@ -1,0 +1,164 @@
+//! Where alike rows lie, for galleries so large that a scan of all bits takes too long: a search looks for lists first, by the
+//! direction in which each lies from the mean of all, and then into the closest of them.
+
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+
+use rayon::prelude::*;
+
+use super::codes::{BitProbe, Coded, Codes};
+use super::encoder::Encoder;
+use super::graph::{self, Graph, Links};
+use super::kernel::Kernel;
+use super::rough::Shortlist;
+
+/// Candidates of a walk for each list that it is to find: the closest are missed less often by a wider one.
+const WIDER: usize = 2;
+/// The narrowest walk.
+const LEAST_WIDTH: usize = 128;
+
+/// The first rows of a gallery, list by list.
+#[derive(Debug)]
+pub(super) struct Lists {
+    /// The row behind the last of each list.
+    ends: Vec<u32>,
+    /// The direction of each list.
+    directions: Codes,
+    /// The same directions as nodes, where there are so many that a scan takes longer than a walk.
+    graph: Option<Graph>,
+}
+
+impl Lists {
+    /// Lists of `sizes` rows, of which `row` gives the templates, and a graph where there are more than `graph_from`. Built on the
+    /// threads of the pool that it is called in.
+    ///
+    /// # Errors
+    /// Why no graph could be built.
+    pub(super) fn build<'a>(
+        kernel: Kernel,
+        encoder: &Encoder,
+        sizes: &[u32],
+        row: impl Fn(u32) -> &'a [f32] + Sync,
+        (graph_from, stop): (usize, &AtomicBool),
+    ) -> Result<Self, String> {
+        let ends = ends(sizes);
+        let directions = directions(kernel, encoder, &ends, row);
+        let graph = (ends.len() > graph_from).then(|| graph::build(kernel, &directions, stop));
+        Ok(Self {
+            directions: coded(kernel, encoder, &directions),
+            graph: graph.transpose()?,
+            ends,
+        })
+    }
+
+    /// The same with a graph whose links are known.
+    pub(super) fn with_links<'a>(
+        kernel: Kernel,
+        encoder: &Encoder,
+        sizes: &[u32],
+        row: impl Fn(u32) -> &'a [f32] + Sync,
+        links: Option<Links>,
+    ) -> Self {
+        let ends = ends(sizes);
+        let directions = directions(kernel, encoder, &ends, row);
+        let graph = links.map(|links| Graph::new(kernel, &directions, links));
+        Self { directions: coded(kernel, encoder, &directions), graph, ends }
+    }
+
+    /// Bytes that the lists take, without their rows.
+    pub(super) fn bytes(&self) -> usize {
+        let graph = self.graph.as_ref().map_or(0, Graph::bytes);
+        size_of_val(&*self.ends) + self.directions.bytes() + graph
+    }
+
+    /// Rows that lie in lists.
+    pub(super) fn covered(&self) -> usize {
+        self.ends.last().map_or(0, |end| *end as usize)
+    }
+
+    /// Rows of each list.
+    pub(super) fn sizes(&self) -> Vec<u32> {
+        self.sizes_of(|_| true)
+    }
+
+    /// Rows of each list that `counts` says yes to.
+    pub(super) fn sizes_of(&self, counts: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut first = 0;
+        let mut size = |end: &u32| {
+            let rows = std::mem::replace(&mut first, *end)..*end;
+            rows.filter(|row| counts(*row)).count() as u32
+        };
+        self.ends.iter().map(&mut size).collect()
+    }
+
+    /// The graph's links, where there is one.
+    pub(super) fn links(&self) -> Option<&Links> {
+        self.graph.as_ref().map(Graph::links)
+    }
+
+    /// The rows of the `count` lists closest to a probe, which is given as what it is more than the mean, and as it is compared with
+    /// bits.
+    pub(super) fn near(
+        &self,
+        kernel: Kernel,
+        (centred, probe): (&[f32], &BitProbe),
+        count: usize,
+    ) -> impl Iterator<Item = Range<usize>> {
+        let near: Vec<u32> = match &self.graph {
+            Some(graph) => {
+                let mut near = graph.walk(kernel, centred, (WIDER * count).max(LEAST_WIDTH));
+                near.truncate(count);
+                near
+            }
+            None => {
+                let mut list = Shortlist::new(count, 0.0);
+                list.scan(kernel, probe, &self.directions, 0..self.directions.len(), 0, |_| true);
+                list.close().into_iter().map(|(_, list)| list).collect()
+            }
+        };
+        near.into_iter().map(|list| {
+            let before = list.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
+            before as usize..self.ends[list as usize] as usize
+        })
+    }
+}
+
+fn ends(sizes: &[u32]) -> Vec<u32> {
+    let mut end = 0;
+    let mut add = |size: &u32| {
+        end += size;
+        end
+    };
+    sizes.iter().map(&mut add).collect()
+}
+
+/// Unit vectors; zero for a list without rows. A mean itself would put lists of one row before those of many, whose means are short.
+fn directions<'a>(
+    kernel: Kernel,
+    encoder: &Encoder,
+    ends: &[u32],
+    row: impl Fn(u32) -> &'a [f32] + Sync,
+) -> Vec<Vec<f32>> {
+    let direction = |list: usize| {
+        let first = list.checked_sub(1).map_or(0, |before| ends[before]);
+        let mut sum = vec![0.0_f32; encoder.mean.len()];
+        for at in first..ends[list] {
+            let parts = row(at).iter().zip(&encoder.mean).map(|(value, mean)| value - mean);
+            sum.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+        }
+        let length = kernel.dot(&sum, &sum).sqrt();
+        if length > 0.0 {
+            sum.iter_mut().for_each(|value| *value /= length);
+        }
+        sum
+    };
+    (0..ends.len()).into_par_iter().map(direction).collect()
+}
+
+fn coded(kernel: Kernel, encoder: &Encoder, directions: &[Vec<f32>]) -> Codes {
+    let code = |direction: &Vec<f32>| Coded::direction(kernel, encoder, direction);
+    let coded: Vec<Coded> = directions.par_iter().map(code).collect();
+    let mut codes = Codes::new(encoder.mean.len(), coded.len());
+    coded.iter().for_each(|direction| codes.push(direction));
+    codes
+}
