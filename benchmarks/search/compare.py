@@ -46,7 +46,7 @@ def closest(rows, queries, count):
     found = []
     for part in np.array_split(queries, max(1, len(queries) // 50)):
         similarity = part @ rows.T
-        some = np.argpartition(-similarity, count, axis=1)[:, :count]
+        some = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(similarity, some, 1), axis=1)
         found.append(np.take_along_axis(some, order, 1))
     return np.concatenate(found).astype("<u4")

@@ -1,4 +1,4 @@
-//! Merging in the background, and the graph's saved form.
+//! Merging in the background, and the saved form of lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use super::{Gallery, GalleryError};
 /// What a row stands for, and its template.
 type Row = (Arc<RowInfo>, Vec<f32>);
 
-/// Bytes of a saved graph that one batch writes.
+/// Bytes of saved lists that one batch writes.
 const COMMIT_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(Default)]
@@ -78,7 +78,7 @@ impl Maintainer {
         desk.galleries.insert(gallery.number, Arc::downgrade(gallery));
     }
 
-    /// Waits for the step under way; a graph being built is given up.
+    /// Waits for the step under way; what is being built is given up.
     pub(super) fn stop(&self) {
         {
             let _desk = self.maintenance.0.desk.lock();
@@ -132,7 +132,7 @@ fn work(shared: &Shared) {
 
 impl Gallery {
     /// Fills the indexes from the templates of `rows`, which are in order of enrolment, and the one that is searched from
-    /// its saved graph too when that still fits.
+    /// its saved lists too when they still fit.
     pub(super) fn load_indexes(&self, rows: Vec<Arc<RowInfo>>) -> Result<(), GalleryError> {
         let spaces = self.spaces.load();
         let loaded = self.load_rows(&rows, spaces.home.of, spaces.partial)?;
@@ -183,7 +183,7 @@ impl Gallery {
         }
     }
 
-    /// Merges everything enrolled into one graph, drops what was removed, and saves the graph for a
+    /// Makes bits, and lists where there is enough for them, of everything enrolled, drops what was removed, and saves the lists for a
     /// fast start. Searches and changes go on meanwhile.
     ///
     /// # Errors
@@ -192,7 +192,7 @@ impl Gallery {
         self.compact_unless(self.maintenance.stop_flag())
     }
 
-    /// The same, given up when `stop` becomes true while the graph is built.
+    /// The same, given up when `stop` becomes true.
     ///
     /// # Errors
     /// [`GalleryError::Index`] or the store's; the index is as it was then.
@@ -215,8 +215,8 @@ impl Gallery {
         }
     }
 
-    /// Saves the graph of the space that is searched. Not one batch: a crash between leaves a mixture, which its digest tells from
-    /// a graph, and it is built anew then.
+    /// Saves the lists of the space that is searched. Not one batch: a crash between leaves a mixture, which its digest tells from
+    /// lists, and they are made anew then.
     ///
     /// # Errors
     /// The store's.
@@ -225,12 +225,12 @@ impl Gallery {
             return Ok(());
         }
         let home = Arc::clone(&self.spaces.load().home);
-        // The graph is of one generation's templates and would lead astray among another's.
-        let graph = home
+        // Lists are of one generation's templates and would lead astray among another's.
+        let lists = home
             .index
             .to_bytes()
-            .map(|graph| [home.of.generation.0.to_be_bytes().as_slice(), &graph].concat());
-        let bytes = graph.unwrap_or_default();
+            .map(|lists| [home.of.generation.0.to_be_bytes().as_slice(), &lists].concat());
+        let bytes = lists.unwrap_or_default();
         let mut batch = Batch::default();
         let mut waiting = 0;
         let mut count = 0;

@@ -35,7 +35,7 @@ pub struct GalleryOptions {
     pub lists_searched: usize,
     /// Lists up to which a search reads the bits of all lists' directions; a graph leads to the closest of more.
     pub graph_from: usize,
-    /// Whether a background thread merges the tail into the graph. Off, only
+    /// Whether a background thread keeps bits and lists fitting to what is enrolled. Off, only
     /// [`super::Gallery::compact`] does.
     pub background: bool,
 }
@@ -219,7 +219,7 @@ pub struct SearchParams {
     pub filter: AttributeFilter,
     /// How samples become a subject; without effect on a search for samples.
     pub aggregate: Aggregate,
-    /// Whether to compare with every sample, without the graph.
+    /// Whether to compare with every sample, whatever its bits say.
     pub exact: bool,
 }
 
