@@ -111,13 +111,23 @@ impl Committer {
             self.codec.seal(&self.slots, MANIFEST_KEY, &manifest.to_bytes(), Seal::Store)?;
         batch.insert(MANIFEST_KEY, sealed);
         // A record must never outlive the key it is sealed under.
-        self.slots.sync()?;
+        self.slots.sync().map_err(|error| self.slots_error(error))?;
         self.db.apply_batch(batch).map_err(|error| self.sled_error(error))?;
         self.db.flush().map_err(|error| self.sled_error(error))?;
         self.log.sync_data().map_err(StorageError::io("sync", &self.dir.join("sled/db")))?;
         self.mark.write(&manifest)?;
         self.manifest = manifest;
         Ok(())
+    }
+
+    /// A disk without room for a key is full, like one without room for a record; the log is as it was.
+    fn slots_error(&self, error: StorageError) -> StorageError {
+        if let StorageError::Io { source, .. } = &error
+            && source.kind() == std::io::ErrorKind::StorageFull
+        {
+            return self.sled_error(sled::Error::Io(source.kind().into()));
+        }
+        error
     }
 
     fn sled_error(&self, error: sled::Error) -> StorageError {

@@ -33,15 +33,20 @@ pub struct DataKey {
 }
 
 struct State {
-    file: File,
     slots: Vec<[u8; SLOT]>,
     free: BTreeSet<u32>,
-    unsynced: bool,
+    /// Slots with a key that the file does not have yet.
+    fresh: BTreeSet<u32>,
 }
 
+/// Keys are made and read under `state` alone, which nobody holds while the disk is waited for: whoever seals records for the next
+/// batch would wait too, and no two could share one.
 pub(super) struct Slots {
     path: PathBuf,
     wrapping_key: Zeroizing<[u8; 32]>,
+    /// Held from what is to be written is looked up until it is synced; taken before `state`. So what was destroyed is not written
+    /// again by somebody who looked earlier.
+    file: Mutex<File>,
     state: Mutex<State>,
 }
 
@@ -71,11 +76,11 @@ impl Slots {
         let slots: Vec<[u8; SLOT]> = bytes.as_chunks::<SLOT>().0.iter().skip(1).copied().collect();
         let free =
             (0_u32..).zip(&slots).filter(|(_, slot)| slot[0] != USED).map(|(at, _)| at).collect();
-        let state = Mutex::new(State { file, slots, free, unsynced: false });
-        Ok(Self { path: path.to_owned(), wrapping_key, state })
+        let state = Mutex::new(State { slots, free, fresh: BTreeSet::new() });
+        Ok(Self { path: path.to_owned(), wrapping_key, file: Mutex::new(file), state })
     }
 
-    /// Writes a fresh key into a free slot. Durable only after [`Slots::sync`].
+    /// Puts a fresh key into a free slot. In the file, and durable, only after [`Slots::sync`].
     pub(super) fn create(&self) -> Result<DataKey, StorageError> {
         let mut random = Zeroizing::new([0_u8; 40]);
         getrandom::fill(random.as_mut()).map_err(|_| StorageError::Random)?;
@@ -94,9 +99,12 @@ impl Slots {
         bytes[8..16].copy_from_slice(&serial);
         let wrapped = encrypt(&self.wrapping_key, &context(data_key), &random[..32])?;
         bytes[WRAPPED].copy_from_slice(&wrapped);
-        self.write(&mut state, slot, bytes)?;
+        match state.slots.get_mut(slot as usize) {
+            Some(present) => *present = bytes,
+            None => state.slots.push(bytes),
+        }
         state.free.remove(&slot);
-        state.unsynced = true;
+        state.fresh.insert(slot);
         Ok(data_key)
     }
 
@@ -120,19 +128,23 @@ impl Slots {
 
     /// Overwrites the keys and syncs. A key that is gone already is no error.
     pub(super) fn destroy(&self, data_keys: &[DataKey]) -> Result<(), StorageError> {
-        let mut state = self.state.lock();
+        let mut file = self.file.lock();
         for data_key in data_keys {
-            let present = state.slots.get(data_key.slot as usize);
-            if !present.is_some_and(|slot| holds(slot, *data_key)) {
-                continue;
+            let present = {
+                let state = self.state.lock();
+                state.slots.get(data_key.slot as usize).is_some_and(|slot| holds(slot, *data_key))
+            };
+            if present {
+                // In the file first: one that could not be overwritten is still there to be destroyed again.
+                self.write(&mut file, data_key.slot, &[FREE; SLOT])?;
+                let mut state = self.state.lock();
+                state.slots[data_key.slot as usize] = [FREE; SLOT];
+                state.fresh.remove(&data_key.slot);
             }
-            let mut bytes = [0_u8; SLOT];
-            bytes[0] = FREE;
-            self.write(&mut state, data_key.slot, bytes)?;
-            state.unsynced = true;
         }
-        self.sync_locked(&mut state)?;
+        file.sync_data().map_err(StorageError::io("sync", &self.path))?;
         // Only a slot whose overwriting is on disk may be used again.
+        let mut state = self.state.lock();
         for data_key in data_keys {
             if state.slots.get(data_key.slot as usize).is_some_and(|slot| slot[0] == FREE) {
                 state.free.insert(data_key.slot);
@@ -156,29 +168,31 @@ impl Slots {
         Ok(orphans.len())
     }
 
+    /// Makes every key that was made before durable.
     pub(super) fn sync(&self) -> Result<(), StorageError> {
-        self.sync_locked(&mut self.state.lock())
-    }
-
-    fn sync_locked(&self, state: &mut State) -> Result<(), StorageError> {
-        if state.unsynced {
-            state.file.sync_data().map_err(StorageError::io("sync", &self.path))?;
-            state.unsynced = false;
+        let mut file = self.file.lock();
+        let fresh: Vec<(u32, [u8; SLOT])> = {
+            let mut state = self.state.lock();
+            let fresh = std::mem::take(&mut state.fresh);
+            fresh.into_iter().map(|slot| (slot, state.slots[slot as usize])).collect()
+        };
+        if fresh.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let mut write = || {
+            fresh.iter().try_for_each(|(slot, bytes)| self.write(&mut file, *slot, bytes))?;
+            file.sync_data().map_err(StorageError::io("sync", &self.path))
+        };
+        write().inspect_err(|_| {
+            self.state.lock().fresh.extend(fresh.iter().map(|(slot, _)| slot));
+        })
     }
 
-    fn write(&self, state: &mut State, slot: u32, bytes: [u8; SLOT]) -> Result<(), StorageError> {
+    fn write(&self, file: &mut File, slot: u32, bytes: &[u8; SLOT]) -> Result<(), StorageError> {
         let offset = (u64::from(slot) + 1) * SLOT as u64;
-        let file = &mut state.file;
         file.seek(SeekFrom::Start(offset))
-            .and_then(|_| file.write_all(&bytes))
-            .map_err(StorageError::io("write", &self.path))?;
-        match state.slots.get_mut(slot as usize) {
-            Some(present) => *present = bytes,
-            None => state.slots.push(bytes),
-        }
-        Ok(())
+            .and_then(|_| file.write_all(bytes))
+            .map_err(StorageError::io("write", &self.path))
     }
 }
 
@@ -211,6 +225,7 @@ mod tests {
         let slots = open();
         let (kept, erased) = (slots.create().unwrap(), slots.create().unwrap());
         let key = slots.unwrap(kept).unwrap();
+        slots.sync().unwrap();
         let before = std::fs::read(&path).unwrap();
         let slot_of =
             |bytes: &[u8], key: DataKey| bytes[(key.slot as usize + 1) * SLOT..][..SLOT].to_vec();
@@ -230,11 +245,41 @@ mod tests {
         assert_eq!(*slots.unwrap(kept).unwrap(), *key);
     }
 
+    /// Destroyed before it was ever written, and while others are written and synced over and over.
+    #[test]
+    fn a_destroyed_key_is_not_written_by_a_later_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.slots");
+        let slots = Slots::open(&path, [9; 32].into()).unwrap();
+        let erased = slots.create().unwrap();
+        slots.destroy(&[erased]).unwrap();
+        slots.sync().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap()[SLOT..], [FREE; SLOT]);
+        let keys: Vec<DataKey> = std::thread::scope(|scope| {
+            let made = scope.spawn(|| {
+                let keys: Vec<DataKey> = (0..200).map(|_| slots.create().unwrap()).collect();
+                let (kept, erased) = keys.split_at(100);
+                erased.chunks(10).for_each(|some| slots.destroy(some).unwrap());
+                kept.to_vec()
+            });
+            while !made.is_finished() {
+                slots.sync().unwrap();
+            }
+            made.join().unwrap()
+        });
+        slots.sync().unwrap();
+        let opened = Slots::open(&path, [9; 32].into()).unwrap();
+        assert!(keys.iter().all(|key| opened.unwrap(*key).is_ok()));
+        assert_eq!(opened.retain(&keys.into_iter().collect()).unwrap(), 0, "none is left over");
+    }
+
     #[test]
     fn an_altered_slot_is_damage_and_another_master_key_opens_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys.slots");
-        let key = Slots::open(&path, [9; 32].into()).unwrap().create().unwrap();
+        let slots = Slots::open(&path, [9; 32].into()).unwrap();
+        let key = slots.create().unwrap();
+        slots.sync().unwrap();
         let other = Slots::open(&path, [8; 32].into()).unwrap();
         assert!(matches!(other.unwrap(key), Err(StorageError::Damaged { .. })));
         let mut bytes = std::fs::read(&path).unwrap();

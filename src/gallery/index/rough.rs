@@ -16,7 +16,7 @@ use super::rows::BLOCK;
 use super::scan::{CodedProbe, Score};
 
 /// Rows that one thread scans before it looks for more work: about a millisecond.
-const ROWS_A_TASK: usize = 2_048 * BLOCK;
+const ROWS_A_TASK: usize = 8_192 * BLOCK;
 
 /// Of so many rows one may be left: scores of more take longer than an exact scan, which reads row after row.
 const ONE_IN: usize = 16;
@@ -142,14 +142,9 @@ impl Search<'_> {
         for (first, block) in
             rows.clone().step_by(BLOCK).zip(&snapshot.rows.blocks[rows.start / BLOCK..])
         {
-            for group in 0..block.len().div_ceil(GROUP) {
-                let (some, passing) =
-                    block.codes.estimates(snapshot.kernel, &self.probe, group, best.bar);
-                estimates.extend_from_slice(&some);
-                best.offer_some(&some, passing, first + group * GROUP, |row| {
-                    row - first < block.len() && block.is_live(row - first)
-                });
-            }
+            let (some, passing) = block.codes.estimates(snapshot.kernel, &self.probe, 0, best.bar);
+            estimates.extend_from_slice(&some);
+            best.offer_some(&some, passing, first, |row| block.is_live(row - first));
         }
         Estimated { rows, estimates, best: best.close() }
     }

@@ -4,13 +4,13 @@ use rayon::prelude::*;
 
 use crate::domain::{AttributeFilter, HandAttributes, SampleId, SubjectId};
 
-use super::codes::{Coded, Codes};
+use super::codes::{Coded, Codes, GROUP};
 use super::encoder::Encoder;
 use super::kernel::Kernel;
 
-/// Rows of a block. A block is copied when a row is added to it or removed from it, so that searches
-/// under way keep what they saw: small enough to copy, large enough to scan.
-pub(super) const BLOCK: usize = 128;
+/// Rows of a block. A block is copied when a row is added to it or removed from it, so that searches under way keep what they saw: as
+/// many as bits are looked up for at once. With four times as many, an enrolment spent a millisecond on memory.
+pub(super) const BLOCK: usize = GROUP;
 
 /// What a row stands for.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) struct Block {
     /// Aspect, side and accessories in two bits each, to filter fast.
     facets: Vec<u8>,
     /// Bit i: row i is not removed.
-    live: u128,
+    live: u32,
 }
 
 impl Block {

@@ -14,7 +14,7 @@ use super::kernel::Kernel;
 use super::rows::{Admission, BLOCK, Block};
 
 /// Blocks that one thread scans before it looks for more work: about a millisecond.
-const BLOCKS_A_TASK: usize = 64;
+const BLOCKS_A_TASK: usize = 256;
 /// Covers rounding in single precision, and norms that are not quite one.
 const SLACK: f32 = 1e-4;
 
