@@ -249,28 +249,27 @@ mod tests {
     #[test]
     fn a_destroyed_key_is_not_written_by_a_later_sync() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys.slots");
-        let slots = Slots::open(&path, [9; 32].into()).unwrap();
-        let erased = slots.create().unwrap();
-        slots.destroy(&[erased]).unwrap();
-        slots.sync().unwrap();
-        assert_eq!(std::fs::read(&path).unwrap()[SLOT..], [FREE; SLOT]);
-        let keys: Vec<DataKey> = std::thread::scope(|scope| {
-            let made = scope.spawn(|| {
-                let keys: Vec<DataKey> = (0..200).map(|_| slots.create().unwrap()).collect();
-                let (kept, erased) = keys.split_at(100);
-                erased.chunks(10).for_each(|some| slots.destroy(some).unwrap());
-                kept.to_vec()
+        for round in 0..40 {
+            let path = dir.path().join(format!("{round}.slots"));
+            let slots = Slots::open(&path, [9; 32].into()).unwrap();
+            let kept: Vec<DataKey> = std::thread::scope(|scope| {
+                let made = scope.spawn(|| {
+                    let keys: Vec<DataKey> = (0..60).map(|_| slots.create().unwrap()).collect();
+                    let (kept, erased) = keys.split_at(20);
+                    slots.destroy(erased).unwrap();
+                    kept.to_vec()
+                });
+                while !made.is_finished() {
+                    slots.sync().unwrap();
+                }
+                made.join().unwrap()
             });
-            while !made.is_finished() {
-                slots.sync().unwrap();
-            }
-            made.join().unwrap()
-        });
-        slots.sync().unwrap();
-        let opened = Slots::open(&path, [9; 32].into()).unwrap();
-        assert!(keys.iter().all(|key| opened.unwrap(*key).is_ok()));
-        assert_eq!(opened.retain(&keys.into_iter().collect()).unwrap(), 0, "none is left over");
+            slots.sync().unwrap();
+            let opened = Slots::open(&path, [9; 32].into()).unwrap();
+            assert!(kept.iter().all(|key| opened.unwrap(*key).is_ok()));
+            let left = opened.retain(&kept.into_iter().collect()).unwrap();
+            assert_eq!(left, 0, "keys came back in round {round}");
+        }
     }
 
     #[test]
