@@ -35,21 +35,10 @@ pub(super) fn arrange(
     let lists = templates.len().div_ceil(LIST);
     let mut centres: Vec<Vec<f32>> =
         templates.iter().step_by(LIST).map(|template| template.to_vec()).collect();
-    let mut of = Vec::new();
-    for _ in 0..ROUNDS {
+    let mut of = closest(kernel, encoder, templates, &centres, stop)?;
+    for _ in 1..ROUNDS {
+        move_to_means(&mut centres, templates, &of);
         of = closest(kernel, encoder, templates, &centres, stop)?;
-        let mut counts = vec![0_u32; lists];
-        let mut sums = vec![vec![0.0_f32; encoder.mean.len()]; lists];
-        for (template, list) in templates.iter().zip(&of) {
-            counts[*list as usize] += 1;
-            let sum = &mut sums[*list as usize];
-            sum.iter_mut().zip(*template).for_each(|(sum, value)| *sum += value);
-        }
-        for ((centre, sum), count) in centres.iter_mut().zip(sums).zip(&counts) {
-            if *count > 0 {
-                *centre = sum.into_iter().map(|value| value / *count as f32).collect();
-            }
-        }
     }
     let mut order: Vec<u32> = (0..templates.len() as u32).collect();
     // Stable, so that the order is the same every time.
@@ -57,6 +46,22 @@ pub(super) fn arrange(
     let mut sizes = vec![0; lists];
     of.iter().for_each(|list| sizes[*list as usize] += 1);
     Some(Arranged { order, sizes })
+}
+
+/// Moves each centre to the mean of the templates closest to it; one without any stays.
+fn move_to_means(centres: &mut [Vec<f32>], templates: &[&[f32]], of: &[u32]) {
+    let mut counts = vec![0_u32; centres.len()];
+    let mut sums: Vec<Vec<f32>> = centres.iter().map(|centre| vec![0.0; centre.len()]).collect();
+    for (template, list) in templates.iter().zip(of) {
+        counts[*list as usize] += 1;
+        let sum = &mut sums[*list as usize];
+        sum.iter_mut().zip(*template).for_each(|(sum, value)| *sum += value);
+    }
+    for ((centre, sum), count) in centres.iter_mut().zip(sums).zip(&counts) {
+        if *count > 0 {
+            *centre = sum.into_iter().map(|value| value / *count as f32).collect();
+        }
+    }
 }
 
 /// The centre closest to each template.
@@ -74,8 +79,7 @@ fn closest(
         .zip(&halves)
         .map(|(centre, half)| Coded::new(kernel, encoder, centre).lowered(*half))
         .collect();
-    let mut codes = Codes::new(encoder.mean.len(), centres.len());
-    coded.iter().for_each(|centre| codes.push(centre));
+    let codes = Codes::of(encoder.mean.len(), &coded);
     let closest = |template: &&[f32]| {
         if stop.load(Ordering::Relaxed) {
             return None;

@@ -41,6 +41,13 @@ impl Codes {
         }
     }
 
+    /// Those of all these rows, in order.
+    pub(super) fn of(dim: usize, rows: &[Coded]) -> Self {
+        let mut codes = Self::new(dim, rows.len());
+        rows.iter().for_each(|row| codes.push(row));
+        codes
+    }
+
     pub(super) fn len(&self) -> usize {
         self.scales.len()
     }

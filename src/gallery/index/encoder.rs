@@ -1,5 +1,8 @@
 //! How a template becomes one bit a value.
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
 use super::kernel::Kernel;
 
 /// Rounds of mixing: two spread any one value over all, two more do so where the length is no power of two.
@@ -61,15 +64,8 @@ impl Encoder {
     }
 }
 
-/// The same 1s and -1s on every machine (SplitMix64).
+/// The same 1s and -1s on every machine.
 fn signs(round: u64, dim: usize) -> Vec<f32> {
-    let mut state = round << 32;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = state;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ word >> 31
-    };
-    (0..dim).map(|_| if next() >> 63 == 1 { 1.0 } else { -1.0 }).collect()
+    let mut rng = ChaCha8Rng::seed_from_u64(round);
+    (0..dim).map(|_| if rng.random() { 1.0 } else { -1.0 }).collect()
 }

@@ -96,17 +96,18 @@ impl Lists {
         self.graph.as_ref().map(Graph::links)
     }
 
-    /// The rows of the `count` lists closest to a probe, which is given as what it is more than the mean, and as it is compared with
-    /// bits.
+    /// The rows of the `count` lists closest to a probe, which is given as it is, and as it is compared with bits.
     pub(super) fn near(
         &self,
         kernel: Kernel,
-        (centred, probe): (&[f32], &BitProbe),
+        encoder: &Encoder,
+        (query, probe): (&[f32], &BitProbe),
         count: usize,
     ) -> impl Iterator<Item = Range<usize>> {
         let near: Vec<u32> = match &self.graph {
             Some(graph) => {
-                let mut near = graph.walk(kernel, centred, (WIDER * count).max(LEAST_WIDTH));
+                let centred = encoder.centred(query);
+                let mut near = graph.walk(kernel, &centred, (WIDER * count).max(LEAST_WIDTH));
                 near.truncate(count);
                 near
             }
@@ -143,8 +144,8 @@ fn directions<'a>(
         let first = list.checked_sub(1).map_or(0, |before| ends[before]);
         let mut sum = vec![0.0_f32; encoder.mean.len()];
         for at in first..ends[list] {
-            let parts = row(at).iter().zip(&encoder.mean).map(|(value, mean)| value - mean);
-            sum.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+            let centred = encoder.centred(row(at));
+            sum.iter_mut().zip(centred).for_each(|(sum, value)| *sum += value);
         }
         let length = kernel.dot(&sum, &sum).sqrt();
         if length > 0.0 {
@@ -158,7 +159,5 @@ fn directions<'a>(
 fn coded(kernel: Kernel, encoder: &Encoder, directions: &[Vec<f32>]) -> Codes {
     let code = |direction: &Vec<f32>| Coded::direction(kernel, encoder, direction);
     let coded: Vec<Coded> = directions.par_iter().map(code).collect();
-    let mut codes = Codes::new(encoder.mean.len(), coded.len());
-    coded.iter().for_each(|direction| codes.push(direction));
-    codes
+    Codes::of(encoder.mean.len(), &coded)
 }

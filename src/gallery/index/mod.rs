@@ -254,9 +254,7 @@ impl Index {
         order.extend((0..loaded.len() as u32).filter(|at| !listed[*at as usize]));
         let mut rows = Rows::new(now.kernel, encoder);
         for part in order.chunks(COPIED_AT_ONCE) {
-            let row = |at: &u32| (Arc::clone(&loaded[*at as usize].0), template(*at));
-            let part: Vec<(Arc<RowInfo>, &[f32])> = part.iter().map(row).collect();
-            rows.extend(&part);
+            rows.extend(part, |at| (&loaded[at as usize].0, template(at)));
         }
         let used = lists.is_some();
         self.current.store(Arc::new(Snapshot { rows, lists, ..Snapshot::clone(&now) }));
@@ -344,9 +342,7 @@ fn copied(
         if stop.load(Ordering::Relaxed) {
             return Err(stopped());
         }
-        let part: Vec<(Arc<RowInfo>, &[f32])> =
-            part.iter().map(|row| (Arc::clone(old.info(*row)), old.vector(*row))).collect();
-        rows.extend(&part);
+        rows.extend(part, |row| (old.info(row), old.vector(row)));
     }
     Ok(rows)
 }

@@ -195,9 +195,9 @@ impl Search<'_> {
         let Snapshot { rows, lists, kernel, .. } = self.snapshot;
         let lists = lists.as_ref()?;
         let mut list = self.list();
-        let centred = rows.encoder.centred(query);
+        let probe = (query, &self.probe);
         let mut seen = 0;
-        for near in lists.near(*kernel, (&centred, &self.probe), self.snapshot.lists_searched) {
+        for near in lists.near(*kernel, &rows.encoder, probe, self.snapshot.lists_searched) {
             seen += near.len();
             self.scan(&mut list, near);
         }

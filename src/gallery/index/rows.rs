@@ -150,7 +150,11 @@ impl Rows {
     /// Bytes that templates and codes take.
     pub(super) fn bytes(&self) -> usize {
         let block = |block: &Arc<Block>| size_of_val(&*block.vectors) + block.codes.bytes();
-        self.blocks.iter().map(block).sum()
+        // All but the last are full, and so equally large.
+        match &*self.blocks {
+            [] => 0,
+            [full @ .., last] => full.len() * full.first().map_or(0, block) + block(last),
+        }
     }
 
     /// How long what a row's bits leave out is, usually.
@@ -164,10 +168,15 @@ impl Rows {
     }
 
     /// The same for many, whose codes are made by all threads of the pool.
-    pub(super) fn extend(&mut self, rows: &[(Arc<RowInfo>, &[f32])]) {
-        let code = |(_, vector): &(_, &[f32])| Coded::new(self.kernel, &self.encoder, vector);
-        let coded: Vec<Coded> = rows.par_iter().with_min_len(64).map(code).collect();
-        for ((info, vector), coded) in rows.iter().zip(&coded) {
+    pub(super) fn extend<'a>(
+        &mut self,
+        which: &[u32],
+        row: impl Fn(u32) -> (&'a Arc<RowInfo>, &'a [f32]) + Sync,
+    ) {
+        let code = |at: &u32| Coded::new(self.kernel, &self.encoder, row(*at).1);
+        let coded: Vec<Coded> = which.par_iter().with_min_len(64).map(code).collect();
+        for (at, coded) in which.iter().zip(&coded) {
+            let (info, vector) = row(*at);
             self.push_coded(Arc::clone(info), vector, coded);
         }
     }

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hnsw_rs::prelude::{Distance, Hnsw};
 use rayon::prelude::*;
 
-use super::super::codes::eight_bits;
 use super::super::kernel::Kernel;
+use super::super::stopped;
 use super::walk::{Graph, Layer, Links, Near};
 
 /// Links of a node; twice as many on the lowest layer.
@@ -54,9 +54,9 @@ impl Distance<i8> for CodedCosine {
 }
 
 /// hnsw_rs hands a distance nothing but two slices, so a code carries its scale behind it.
-fn packed((code, scale): &(Vec<i8>, f32)) -> Vec<i8> {
-    let scale = scale.to_le_bytes().map(u8::cast_signed);
-    code.iter().copied().chain(scale).collect()
+fn packed(graph: &Graph, node: u32) -> Vec<i8> {
+    let scale = graph.scales[node as usize].to_le_bytes().map(u8::cast_signed);
+    graph.code(node).iter().copied().chain(scale).collect()
 }
 
 fn unpacked(scale: &[i8; 4]) -> f32 {
@@ -82,7 +82,7 @@ pub(in crate::gallery::index) fn build(
                 None => "hnsw_rs panicked".to_owned(),
             }
         })?;
-    let mut graph = built.ok_or_else(|| "it was told to stop".to_owned())?;
+    let mut graph = built.ok_or_else(stopped)?;
     let tool = Refiner { kernel, vectors };
     tool.choose_again(&mut graph);
     for _ in 0..ROUNDS {
@@ -111,9 +111,9 @@ pub(in crate::gallery::index) fn build(
 /// `None` when told to stop.
 fn insert_all(kernel: Kernel, vectors: &[Vec<f32>], stop: &AtomicBool) -> Option<Graph> {
     let nodes = vectors.len();
-    let coded: Vec<(Vec<i8>, f32)> =
-        vectors.par_iter().map(|vector| eight_bits(kernel, vector)).collect();
-    let packed: Vec<Vec<i8>> = coded.par_iter().map(packed).collect();
+    let mut graph = Graph::new(kernel, vectors, Links::none(nodes, 2 * LINKS));
+    let packed: Vec<Vec<i8>> =
+        (0..nodes as u32).into_par_iter().map(|node| packed(&graph, node)).collect();
     let mut hierarchy: Hnsw<'_, i8, CodedCosine> =
         Hnsw::new(LINKS, nodes, LAYERS, BUILD_WIDTH, CodedCosine(kernel));
     hierarchy.set_keeping_pruned(true);
@@ -127,12 +127,12 @@ fn insert_all(kernel: Kernel, vectors: &[Vec<f32>], stop: &AtomicBool) -> Option
         }
         hierarchy.parallel_insert_slice(&step.to_vec());
     }
-    let links = flatten(&hierarchy, Links::none(nodes, 2 * LINKS));
-    Some(Graph::new(kernel, vectors, links))
+    flatten(&hierarchy, &mut graph.links);
+    Some(graph)
 }
 
 /// Copies hnsw_rs's linked points into arrays.
-fn flatten(hierarchy: &Hnsw<'_, i8, CodedCosine>, mut links: Links) -> Links {
+fn flatten(hierarchy: &Hnsw<'_, i8, CodedCosine>, links: &mut Links) {
     let points = hierarchy.get_point_indexation();
     let top = usize::from(points.get_max_level_observed());
     links.upper = vec![Layer::default(); top];
@@ -156,7 +156,6 @@ fn flatten(hierarchy: &Hnsw<'_, i8, CodedCosine>, mut links: Links) -> Links {
             }
         }
     }
-    links
 }
 
 struct Refiner<'a> {
