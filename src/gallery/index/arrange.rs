@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::codes::{BitProbe, Coded, Codes};
+use super::codes::{BitProbe, Bits, Signs};
 use super::encoder::Encoder;
 use super::kernel::Kernel;
 use super::rough::Shortlist;
@@ -74,19 +74,19 @@ fn closest(
 ) -> Option<Vec<u32>> {
     // |x - c|² is least where x·c - c·c/2 is largest.
     let halves: Vec<f32> = centres.par_iter().map(|c| 0.5 * kernel.dot(c, c)).collect();
-    let coded: Vec<Coded> = centres
+    let signs: Vec<Signs> = centres
         .par_iter()
         .zip(&halves)
-        .map(|(centre, half)| Coded::new(kernel, encoder, centre).lowered(*half))
+        .map(|(centre, half)| Signs::new(kernel, encoder, centre).lowered(*half))
         .collect();
-    let codes = Codes::of(encoder.mean.len(), &coded);
+    let bits = Bits::of(encoder.mean.len(), &signs);
     let closest = |template: &&[f32]| {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
         let probe = BitProbe::new(kernel, encoder, template);
         let mut list = Shortlist::new(COMPARED, 0.0);
-        list.scan(kernel, &probe, &codes, 0..codes.len(), 0, |_| true);
+        list.scan(kernel, &probe, &bits, 0..bits.len(), 0, |_| true);
         let exact = |(_, centre): &(f32, u32)| {
             let at = *centre as usize;
             (kernel.dot(template, &centres[at]) - halves[at], *centre)

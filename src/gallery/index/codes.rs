@@ -13,59 +13,55 @@ const NIBBLE: usize = 4;
 /// Two nibbles of each of [`GROUP`] rows. Byte `16 p + i` has nibble `p` of row `i` below and of row `i + 16` above.
 pub(super) type Nibbles = [u8; 32];
 
-/// Codes of rows of one gallery, in the order in which they were added.
+/// Rows in one bit a value, in the order in which they were added.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Codes {
+pub(super) struct Bits {
     dim: usize,
-    /// `[rows, dim]`, each row scaled so that its largest value is 127.
-    values: Vec<i8>,
-    /// `[rows]`: what a row's values are to be multiplied by.
-    scales: Vec<f32>,
+    rows: usize,
     /// `[rows / GROUP, dim / 8]`, both rounded up.
-    bits: Vec<Nibbles>,
+    nibbles: Vec<Nibbles>,
     /// Each group's rows: what is to be multiplied with a sum of the probe's values, signed as a row's bits say.
     alphas: Vec<[f32; GROUP]>,
     /// Each group's rows: what is to be added then.
     bases: Vec<[f32; GROUP]>,
 }
 
-impl Codes {
-    pub(super) fn new(dim: usize, rows: usize) -> Self {
+impl Bits {
+    fn new(dim: usize, rows: usize) -> Self {
+        let groups = rows.div_ceil(GROUP);
         Self {
             dim,
-            values: Vec::with_capacity(rows * dim),
-            scales: Vec::with_capacity(rows),
-            bits: Vec::with_capacity(rows.div_ceil(GROUP) * pairs(dim)),
-            alphas: Vec::with_capacity(rows.div_ceil(GROUP)),
-            bases: Vec::with_capacity(rows.div_ceil(GROUP)),
+            rows: 0,
+            nibbles: Vec::with_capacity(groups * pairs(dim)),
+            alphas: Vec::with_capacity(groups),
+            bases: Vec::with_capacity(groups),
         }
     }
 
     /// Those of all these rows, in order.
-    pub(super) fn of(dim: usize, rows: &[Coded]) -> Self {
-        let mut codes = Self::new(dim, rows.len());
-        rows.iter().for_each(|row| codes.push(row));
-        codes
+    pub(super) fn of(dim: usize, rows: &[Signs]) -> Self {
+        let mut bits = Self::new(dim, rows.len());
+        rows.iter().for_each(|row| bits.push(row));
+        bits
     }
 
     pub(super) fn len(&self) -> usize {
-        self.scales.len()
+        self.rows
     }
 
     pub(super) fn bytes(&self) -> usize {
         let affine = size_of_val(&*self.alphas) + size_of_val(&*self.bases);
-        self.values.len() + size_of_val(&*self.scales) + size_of_val(&*self.bits) + affine
+        size_of_val(&*self.nibbles) + affine
     }
 
-    pub(super) fn push(&mut self, row: &Coded) {
-        let (group, at) = (self.len() / GROUP, self.len() % GROUP);
+    fn push(&mut self, row: &Signs) {
+        let (group, at) = (self.rows / GROUP, self.rows % GROUP);
         if at == 0 {
-            self.bits.resize((group + 1) * pairs(self.dim), [0; 32]);
+            self.nibbles.resize((group + 1) * pairs(self.dim), [0; 32]);
             self.alphas.push([0.0; GROUP]);
             self.bases.push([0.0; GROUP]);
         }
-        self.values.extend_from_slice(&row.values);
-        self.scales.push(row.scale);
+        self.rows += 1;
         self.alphas[group][at] = row.alpha;
         self.bases[group][at] = row.base;
         for (pair, nibbles) in self.group_mut(group).iter_mut().zip(row.nibbles.chunks(2)) {
@@ -76,10 +72,8 @@ impl Codes {
     }
 
     /// Overwrites a row with zeros.
-    pub(super) fn wipe(&mut self, row: usize) {
+    fn wipe(&mut self, row: usize) {
         let (group, at) = (row / GROUP, row % GROUP);
-        self.values[row * self.dim..(row + 1) * self.dim].fill(0);
-        self.scales[row] = 0.0;
         self.alphas[group][at] = 0.0;
         self.bases[group][at] = 0.0;
         let keep = if at < 16 { 0xf0 } else { 0x0f };
@@ -91,12 +85,7 @@ impl Codes {
 
     fn group_mut(&mut self, group: usize) -> &mut [Nibbles] {
         let pairs = pairs(self.dim);
-        &mut self.bits[group * pairs..(group + 1) * pairs]
-    }
-
-    /// A row's eight-bit values, and what to multiply them by.
-    pub(super) fn row(&self, row: usize) -> (&[i8], f32) {
-        (&self.values[row * self.dim..(row + 1) * self.dim], self.scales[row])
+        &mut self.nibbles[group * pairs..(group + 1) * pairs]
     }
 
     /// About how similar the probe is to each row of a group, up to what is the same for all rows of the gallery, and a bit
@@ -110,14 +99,54 @@ impl Codes {
         bar: f32,
     ) -> ([f32; GROUP], u32) {
         let pairs = pairs(self.dim);
-        let bits = &self.bits[group * pairs..(group + 1) * pairs];
+        let nibbles = &self.nibbles[group * pairs..(group + 1) * pairs];
         let affine = Affine {
             step: probe.step,
             offset: probe.offset,
             alphas: &self.alphas[group],
             bases: &self.bases[group],
         };
-        kernel.estimate(bits, &probe.tables, &affine, bar)
+        kernel.estimate(nibbles, &probe.tables, &affine, bar)
+    }
+}
+
+/// Rows in eight bits and in one bit a value, in the order in which they were added.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Codes {
+    dim: usize,
+    /// `[rows, dim]`, each row scaled so that its largest value is 127.
+    values: Vec<i8>,
+    /// `[rows]`: what a row's values are to be multiplied by.
+    scales: Vec<f32>,
+    pub(super) bits: Bits,
+}
+
+impl Codes {
+    pub(super) fn new(dim: usize, rows: usize) -> Self {
+        let (values, scales) = (Vec::with_capacity(rows * dim), Vec::with_capacity(rows));
+        Self { dim, values, scales, bits: Bits::new(dim, rows) }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.values.len() + size_of_val(&*self.scales) + self.bits.bytes()
+    }
+
+    pub(super) fn push(&mut self, row: &Coded) {
+        self.values.extend_from_slice(&row.values);
+        self.scales.push(row.scale);
+        self.bits.push(&row.signs);
+    }
+
+    /// Overwrites a row with zeros.
+    pub(super) fn wipe(&mut self, row: usize) {
+        self.values[row * self.dim..(row + 1) * self.dim].fill(0);
+        self.scales[row] = 0.0;
+        self.bits.wipe(row);
+    }
+
+    /// A row's eight-bit values, and what to multiply them by.
+    pub(super) fn row(&self, row: usize) -> (&[i8], f32) {
+        (&self.values[row * self.dim..(row + 1) * self.dim], self.scales[row])
     }
 }
 
@@ -128,8 +157,22 @@ fn pairs(dim: usize) -> usize {
 /// A template's codes.
 #[derive(Debug)]
 pub(super) struct Coded {
-    pub(super) values: Vec<i8>,
-    pub(super) scale: f32,
+    values: Vec<i8>,
+    scale: f32,
+    pub(super) signs: Signs,
+}
+
+impl Coded {
+    /// template: `[dim]`.
+    pub(super) fn new(kernel: Kernel, encoder: &Encoder, template: &[f32]) -> Self {
+        let (values, scale) = eight_bits(kernel, template);
+        Self { values, scale, signs: Signs::new(kernel, encoder, template) }
+    }
+}
+
+/// What a template's bits say of it.
+#[derive(Debug)]
+pub(super) struct Signs {
     /// The signs of four turned values each.
     nibbles: Vec<u8>,
     alpha: f32,
@@ -138,13 +181,12 @@ pub(super) struct Coded {
     pub(super) error: f32,
 }
 
-impl Coded {
+impl Signs {
     /// template: `[dim]`.
     ///
     /// The turned template `o` is about `alpha s` where `s` are its signs; with `alpha = o·o / sum |o|` the product of `o`
     /// with any `q` is right on average over all ways to turn.
     pub(super) fn new(kernel: Kernel, encoder: &Encoder, template: &[f32]) -> Self {
-        let (values, scale) = eight_bits(kernel, template);
         let turned = encoder.turned(kernel, template);
         let (square, sum, nibbles) = kernel.widest(
             #[inline(always)]
@@ -154,10 +196,10 @@ impl Coded {
         // x·q = (x - m)·(q - m) + x·m and what is the same for all x.
         let base = kernel.dot(template, &encoder.mean);
         let error = (alpha * alpha * turned.len() as f32 - square).max(0.0).sqrt();
-        Self { values, scale, nibbles, alpha, base, error }
+        Self { nibbles, alpha, base, error }
     }
 
-    /// Codes of a direction from the mean, whose estimates are its products with a probe's way from the mean.
+    /// Those of a direction from the mean, whose estimates are its products with a probe's way from the mean.
     pub(super) fn direction(kernel: Kernel, encoder: &Encoder, direction: &[f32]) -> Self {
         let from_mean: Vec<f32> =
             direction.iter().zip(&encoder.mean).map(|(value, mean)| value + mean).collect();
@@ -285,7 +327,7 @@ mod tests {
             let probe = BitProbe::new(kernel, &encoder, &query);
             let turned = encoder.turned(kernel, &query);
             for (at, row) in rows.iter().enumerate() {
-                let got = codes.estimates(kernel, &probe, at / GROUP, 0.0).0[at % GROUP];
+                let got = codes.bits.estimates(kernel, &probe, at / GROUP, 0.0).0[at % GROUP];
                 if at == rows.len() / 2 {
                     prop_assert_eq!(got, 0.0);
                     prop_assert!(codes.row(at).0.iter().all(|value| *value == 0));
@@ -325,10 +367,12 @@ mod tests {
             let probe = BitProbe::new(kernel, &encoder, &query);
             let same = similarity(&encoder.mean, &query) - similarity(&encoder.mean, &encoder.mean);
             for group in 0..rows.len() / GROUP {
-                for (at, got) in codes.estimates(kernel, &probe, group, 0.0).0.iter().enumerate() {
+                for (at, got) in
+                    codes.bits.estimates(kernel, &probe, group, 0.0).0.iter().enumerate()
+                {
                     let row = group * GROUP + at;
                     let exact = similarity(&rows[row], &query);
-                    off.push((got + same - exact) / (probe.deviation * coded[row].error));
+                    off.push((got + same - exact) / (probe.deviation * coded[row].signs.error));
                 }
             }
         }

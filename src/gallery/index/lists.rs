@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use rayon::prelude::*;
 
-use super::codes::{BitProbe, Coded, Codes};
+use super::codes::{BitProbe, Bits, Signs};
 use super::encoder::Encoder;
 use super::graph::{self, Graph, Links};
 use super::kernel::Kernel;
@@ -23,7 +23,7 @@ pub(super) struct Lists {
     /// The row behind the last of each list.
     ends: Vec<u32>,
     /// The direction of each list.
-    directions: Codes,
+    directions: Bits,
     /// The same directions as nodes, where there are so many that a scan takes longer than a walk.
     graph: Option<Graph>,
 }
@@ -44,11 +44,7 @@ impl Lists {
         let ends = ends(sizes);
         let directions = directions(kernel, encoder, &ends, row);
         let graph = (ends.len() > graph_from).then(|| graph::build(kernel, &directions, stop));
-        Ok(Self {
-            directions: coded(kernel, encoder, &directions),
-            graph: graph.transpose()?,
-            ends,
-        })
+        Ok(Self { directions: bits(kernel, encoder, &directions), graph: graph.transpose()?, ends })
     }
 
     /// The same with a graph whose links are known.
@@ -62,7 +58,7 @@ impl Lists {
         let ends = ends(sizes);
         let directions = directions(kernel, encoder, &ends, row);
         let graph = links.map(|links| Graph::new(kernel, &directions, links));
-        Self { directions: coded(kernel, encoder, &directions), graph, ends }
+        Self { directions: bits(kernel, encoder, &directions), graph, ends }
     }
 
     /// Bytes that the lists take, without their rows.
@@ -156,8 +152,8 @@ fn directions<'a>(
     (0..ends.len()).into_par_iter().map(direction).collect()
 }
 
-fn coded(kernel: Kernel, encoder: &Encoder, directions: &[Vec<f32>]) -> Codes {
-    let code = |direction: &Vec<f32>| Coded::direction(kernel, encoder, direction);
-    let coded: Vec<Coded> = directions.par_iter().map(code).collect();
-    Codes::of(encoder.mean.len(), &coded)
+fn bits(kernel: Kernel, encoder: &Encoder, directions: &[Vec<f32>]) -> Bits {
+    let code = |direction: &Vec<f32>| Signs::direction(kernel, encoder, direction);
+    let signs: Vec<Signs> = directions.par_iter().map(code).collect();
+    Bits::of(encoder.mean.len(), &signs)
 }

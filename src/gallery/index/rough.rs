@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Snapshot;
-use super::codes::{BitProbe, Codes, GROUP};
+use super::codes::{BitProbe, Bits, GROUP};
 use super::kernel::Kernel;
 use super::rows::BLOCK;
 use super::scan::{CodedProbe, Score};
@@ -44,13 +44,13 @@ impl Shortlist {
         &mut self,
         kernel: Kernel,
         probe: &BitProbe,
-        codes: &Codes,
+        bits: &Bits,
         rows: Range<usize>,
         first: usize,
         counts: impl Fn(usize) -> bool,
     ) {
         for group in rows.start / GROUP..rows.end.div_ceil(GROUP) {
-            let (estimates, passing) = codes.estimates(kernel, probe, group, self.bar);
+            let (estimates, passing) = bits.estimates(kernel, probe, group, self.bar);
             let within = |row: usize| rows.contains(&(row - first)) && counts(row - first);
             self.offer_some(&estimates, passing, first + group * GROUP, within);
         }
@@ -125,7 +125,7 @@ impl Search<'_> {
             let block = &blocks[first / BLOCK];
             let within = rows.start.saturating_sub(first)..(rows.end - first).min(block.len());
             let counts = |at| block.is_live(at);
-            list.scan(self.snapshot.kernel, &self.probe, &block.codes, within, first, counts);
+            list.scan(self.snapshot.kernel, &self.probe, &block.codes.bits, within, first, counts);
             first += BLOCK;
         }
     }
@@ -142,7 +142,8 @@ impl Search<'_> {
         for (first, block) in
             rows.clone().step_by(BLOCK).zip(&snapshot.rows.blocks[rows.start / BLOCK..])
         {
-            let (some, passing) = block.codes.estimates(snapshot.kernel, &self.probe, 0, best.bar);
+            let (some, passing) =
+                block.codes.bits.estimates(snapshot.kernel, &self.probe, 0, best.bar);
             estimates.extend_from_slice(&some);
             best.offer_some(&some, passing, first, |row| block.is_live(row - first));
         }

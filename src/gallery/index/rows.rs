@@ -189,7 +189,7 @@ impl Rows {
             Arc::make_mut(block).push(info, vector, coded);
             self.len += 1;
             self.live += 1;
-            self.error += f64::from(coded.error).powi(2);
+            self.error += f64::from(coded.signs.error).powi(2);
         }
     }
 
