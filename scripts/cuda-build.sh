@@ -3,13 +3,14 @@
 # come from Python wheels, and the driver library, which only a driver brings, is linked as a stub. The binary
 # needs the real libcuda, libcublas, libcurand and libcudart where it runs.
 #
-#   scripts/cuda-build.sh [TOOLKIT]     TOOLKIT: a folder to keep the toolkit in; default target/cuda-toolkit
+#   scripts/cuda-build.sh [TARGETS]     TARGETS: what cargo build takes, as `--bench train`; default: the binary
 #
+# CUDA_TOOLKIT is a folder to keep the toolkit in; default target/cuda-toolkit.
 # CUDA_COMPUTE_CAP picks the architecture: 80 A100, 86 RTX 30, 89 RTX 40 and L4, 90 H100 and H200 (default).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-toolkit=${1:-target/cuda-toolkit}
+toolkit=${CUDA_TOOLKIT:-target/cuda-toolkit}
 mkdir -p "$toolkit"
 toolkit=$(cd "$toolkit" && pwd)
 
@@ -42,4 +43,4 @@ fi
 
 export CUDA_HOME=$toolkit CUDA_PATH=$toolkit CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 export PATH=$toolkit/bin:$PATH
-exec cargo build --release --locked --features cuda --target-dir target/cuda
+exec cargo build --release --locked --features cuda --target-dir target/cuda "$@"

@@ -63,9 +63,7 @@ impl Linear {
     }
 
     pub(super) fn forward(&self, xs: &Tensor) -> CandleResult<Tensor> {
-        let weight = self.weight()?.flatten_from(1)?.to_dtype(xs.dtype())?;
-        let bias = self.bias.as_ref().map(|bias| bias.to_dtype(xs.dtype())).transpose()?;
-        linear(xs, &weight, bias.as_ref())
+        linear(xs, &self.weight()?.flatten_from(1)?, self.bias.as_ref())
     }
 }
 
@@ -85,8 +83,7 @@ impl Norm {
     }
 
     pub(super) fn forward(&self, xs: &Tensor) -> CandleResult<Tensor> {
-        let (weight, bias) = (self.weight.to_dtype(xs.dtype())?, self.bias.to_dtype(xs.dtype())?);
-        layer_norm(xs, &weight, &bias, self.eps)
+        layer_norm(xs, &self.weight, &self.bias, self.eps)
     }
 }
 

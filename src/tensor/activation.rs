@@ -1,7 +1,8 @@
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::buffer::{f32s, fusible, with_f32s};
+use super::card;
 use super::simd::{erf, exp, sigmoid, vectorised};
 
 const PER_TASK: usize = 16 * 1024;
@@ -13,7 +14,7 @@ const QUICK: f32 = 1.702;
 /// # Errors
 /// candle's, for a type it cannot compute with.
 pub fn quick_gelu(xs: &Tensor) -> Result<Tensor> {
-    if fusible(&[xs]) {
+    if fusible(xs, &[]) {
         return xs.contiguous()?.apply_op1(Activation::QuickGelu);
     }
     xs * candle_nn::ops::sigmoid(&(xs * f64::from(QUICK))?)?
@@ -24,7 +25,7 @@ pub fn quick_gelu(xs: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// candle's, for a type it cannot compute with.
 pub fn gelu(xs: &Tensor) -> Result<Tensor> {
-    if fusible(&[xs]) {
+    if fusible(xs, &[]) {
         return xs.contiguous()?.apply_op1(Activation::Gelu);
     }
     xs.gelu_erf()
@@ -115,7 +116,14 @@ impl CustomOp1 for Activation {
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
 
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        card::activation(self.name(), (storage, layout))
+    }
+
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grads: &Tensor) -> Result<Option<Tensor>> {
+        if xs.device().is_cuda() {
+            return card::activation_backward(self.name(), xs, &grads.contiguous()?).map(Some);
+        }
         let dxs = with_f32s(xs, |xs| {
             with_f32s(&grads.contiguous()?, |grads| Ok(self.backward(xs, grads)))
         })?;

@@ -1,8 +1,11 @@
-use candle_core::{CpuStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor,
+};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::buffer::{f32s, fusible, with_f32s};
+use super::card;
 use super::simd::dispatch;
 use super::softmax::{row_softmax, row_softmax_backward, softmax};
 
@@ -13,7 +16,7 @@ use super::softmax::{row_softmax, row_softmax_backward, softmax};
 /// # Errors
 /// When the last axis is not three times a multiple of `heads`.
 pub fn attention(qkv: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    if fusible(&[qkv]) {
+    if fusible(qkv, &[]) {
         let shape = HeadShape::of(qkv, heads, causal)?;
         return qkv.contiguous()?.apply_op1(Attention { shape });
     }
@@ -347,8 +350,16 @@ impl CustomOp1 for Attention {
         Ok((CpuStorage::F32(out), Shape::from((batch, tokens, shape.dim()))))
     }
 
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        card::attention((storage, layout), self.shape.heads, self.shape.causal)
+    }
+
     fn bwd(&self, qkv: &Tensor, _out: &Tensor, grads: &Tensor) -> Result<Option<Tensor>> {
         let shape = self.shape;
+        if qkv.device().is_cuda() {
+            let grads = grads.contiguous()?;
+            return card::attention_backward(qkv, &grads, shape.heads, shape.causal).map(Some);
+        }
         let mut dqkv = vec![0.0; qkv.elem_count()];
         let item = shape.tokens * shape.dim();
         with_f32s(qkv, |qkv| {

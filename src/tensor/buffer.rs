@@ -1,14 +1,27 @@
 //! Plain slices out of candle's storages, for the fused operations.
 
 use candle_core::backend::BackendStorage as _;
-use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Error, Layout, Result, Storage, Tensor};
 
 /// Rows a task takes at a time: enough to outweigh the hand-over, small enough to share out.
 pub(super) const ROWS_PER_TASK: usize = 64;
 
-/// Whether the fused f32 path can take all of these.
-pub(super) fn fusible(tensors: &[&Tensor]) -> bool {
+/// Whether all of these lie on the CPU in f32.
+pub(super) fn on_cpu(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+}
+
+/// Whether a fused pass can take these: f32 on the CPU, and on a CUDA device activations in f32 or bf16 with f32
+/// parameters.
+pub(super) fn fusible(xs: &Tensor, parameters: &[&Tensor]) -> bool {
+    match xs.device() {
+        Device::Cpu => on_cpu(&[xs]) && on_cpu(parameters),
+        Device::Cuda(_) => {
+            matches!(xs.dtype(), DType::F32 | DType::BF16)
+                && parameters.iter().all(|t| t.device().is_cuda() && t.dtype() == DType::F32)
+        }
+        Device::Metal(_) => false,
+    }
 }
 
 /// The values of a contiguous f32 storage, in order.

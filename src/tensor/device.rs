@@ -102,7 +102,14 @@ pub fn open(choice: DeviceChoice) -> (Device, Option<String>) {
 fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
     // cudarc panics where libcuda is missing.
     match std::panic::catch_unwind(|| Device::new_cuda(ordinal)) {
-        Ok(Ok(device)) => Ok(device),
+        Ok(Ok(device)) => {
+            if let Device::Cuda(card) = &device
+                && let Err(error) = super::card::keep_memory(card)
+            {
+                tracing::warn!(%error, "the card gives memory back at every wait: training is slower");
+            }
+            Ok(device)
+        }
         Ok(Err(error)) => {
             // candle appends a backtrace where one was asked for.
             let text = error.to_string();

@@ -1,6 +1,9 @@
-//! The test of every operation: fused f32 against basic f64, and that against finite differences.
+//! The test of every operation: fused f32 against basic f64, and that against finite differences. Where this is
+//! built for CUDA and a card is there, the card's f32 and bf16 against basic f64 as well.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
+
+use super::device::{DeviceChoice, open};
 
 /// Deterministic values in about [-2, 2], different for every argument.
 pub(super) fn values(shape: &[usize], seed: usize) -> Vec<f64> {
@@ -12,13 +15,13 @@ pub(super) fn values(shape: &[usize], seed: usize) -> Vec<f64> {
         .collect()
 }
 
-fn arguments(shapes: &[&[usize]], dtype: DType) -> Vec<Var> {
+fn arguments(shapes: &[&[usize]], dtype: DType, device: &Device) -> Vec<Var> {
     shapes
         .iter()
         .enumerate()
         .map(|(i, shape)| {
             let tensor = Tensor::from_vec(values(shape, i), *shape, &Device::Cpu).unwrap();
-            Var::from_tensor(&tensor.to_dtype(dtype).unwrap()).unwrap()
+            Var::from_tensor(&tensor.to_dtype(dtype).unwrap().to_device(device).unwrap()).unwrap()
         })
         .collect()
 }
@@ -26,16 +29,18 @@ fn arguments(shapes: &[&[usize]], dtype: DType) -> Vec<Var> {
 /// A loss in which every element of the output has a weight of its own.
 fn loss(output: &Tensor) -> Tensor {
     let weights =
-        Tensor::from_vec(values(output.dims(), 99), output.shape(), &Device::Cpu).unwrap();
-    (output * weights.to_dtype(output.dtype()).unwrap()).unwrap().sum_all().unwrap()
+        Tensor::from_vec(values(output.dims(), 99), output.shape(), output.device()).unwrap();
+    // Sums of bf16 would hide what is looked for.
+    let wide = if output.dtype() == DType::BF16 { DType::F32 } else { output.dtype() };
+    (output.to_dtype(wide).unwrap() * weights.to_dtype(wide).unwrap()).unwrap().sum_all().unwrap()
 }
 
 fn run(
     shapes: &[&[usize]],
-    dtype: DType,
+    (dtype, device): (DType, &Device),
     op: &impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> (Vec<f64>, Vec<Vec<f64>>) {
-    let vars = arguments(shapes, dtype);
+    let vars = arguments(shapes, dtype, device);
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let output = op(&tensors).unwrap();
     let grads = loss(&output).backward().unwrap();
@@ -60,11 +65,20 @@ fn assert_close(got: &[f64], want: &[f64], tolerance: f64, what: &str) {
 
 /// Checks forward and the gradient of every argument of `op`.
 pub(super) fn check(shapes: &[&[usize]], op: impl Fn(&[Tensor]) -> Result<Tensor>) {
-    let (fused, fused_grads) = run(shapes, DType::F32, &op);
-    let (basic, basic_grads) = run(shapes, DType::F64, &op);
-    assert_close(&fused, &basic, 2e-6, "forward");
-    for (i, (fused, basic)) in fused_grads.iter().zip(&basic_grads).enumerate() {
-        assert_close(fused, basic, 5e-6, &format!("gradient of argument {i}"));
+    let (basic, basic_grads) = run(shapes, (DType::F64, &Device::Cpu), &op);
+    let compare = |kind: (DType, &Device), tolerance: f64| {
+        let (fused, fused_grads) = run(shapes, kind, &op);
+        let what = format!("{:?} on {:?}", kind.0, kind.1.location());
+        assert_close(&fused, &basic, tolerance, &format!("forward in {what}"));
+        for (i, (fused, basic)) in fused_grads.iter().zip(&basic_grads).enumerate() {
+            let what = format!("gradient of argument {i} in {what}");
+            assert_close(fused, basic, 2.5 * tolerance, &what);
+        }
+    };
+    compare((DType::F32, &Device::Cpu), 2e-6);
+    if let (card @ Device::Cuda(_), _) = open(DeviceChoice::Auto) {
+        compare((DType::F32, &card), 8e-6);
+        compare((DType::BF16, &card), 2e-2);
     }
     let step = 1e-5;
     for (i, shape) in shapes.iter().enumerate() {

@@ -1,13 +1,16 @@
 use candle_core::backend::BackendStorage as _;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor,
+};
 use rayon::prelude::*;
 
 use super::backward::hand_over;
 use super::buffer::{ROWS_PER_TASK, f32s, fusible, with_f32s};
+use super::card;
 use super::simd::vectorised;
 
 /// `xs weight^T + bias`. xs: `[.., inputs]`; weight: `[outputs, inputs]` as PyTorch stores it;
-/// bias: `[outputs]`. Gradients are computed only for the arguments that are tracked, so a frozen
+/// bias: `[outputs]`. The result is of the type of xs, whatever the others are. Gradients are computed only for the arguments that are tracked, so a frozen
 /// input costs nothing.
 ///
 /// # Errors
@@ -26,14 +29,17 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     *last = outputs;
     let rows = xs.reshape(((), inputs))?;
     let ys = match bias {
-        Some(bias) if fusible(&[xs, weight, bias]) => {
+        Some(bias) if fusible(xs, &[weight, bias]) => {
             rows.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)?
         }
-        None if fusible(&[xs, weight]) => {
+        None if fusible(xs, &[weight]) => {
             rows.contiguous()?.apply_op2(&weight.contiguous()?, Linear)?
         }
-        Some(bias) => rows.matmul(&weight.t()?)?.broadcast_add(bias)?,
-        None => rows.matmul(&weight.t()?)?,
+        Some(bias) => {
+            let bias = bias.to_dtype(xs.dtype())?;
+            rows.matmul(&weight.to_dtype(xs.dtype())?.t()?)?.broadcast_add(&bias)?
+        }
+        None => rows.matmul(&weight.to_dtype(xs.dtype())?.t()?)?,
     };
     ys.reshape(shape)
 }
@@ -60,10 +66,16 @@ impl Linear {
     }
 
     fn gradients(xs: &Tensor, weight: &Tensor, grads: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let dxs = if xs.track_op() { Some(grads.matmul(&weight.detach())?) } else { None };
-        let dweight = match weight.track_op() {
-            true => hand_over(weight, grads.t()?.matmul(&xs.detach())?)?,
-            false => None,
+        let dxs = if xs.track_op() {
+            Some(grads.matmul(&weight.detach().to_dtype(grads.dtype())?)?)
+        } else {
+            None
+        };
+        let dweight = if weight.track_op() {
+            let gradient = grads.t()?.matmul(&xs.detach())?.to_dtype(weight.dtype())?;
+            hand_over(weight, gradient)?
+        } else {
+            None
         };
         Ok([dxs, dweight])
     }
@@ -104,6 +116,16 @@ impl CustomOp2 for Linear {
     ) -> Result<(CpuStorage, Shape)> {
         let (ys, shape) = Self::product(xs, xs_layout, weight, weight_layout)?;
         Ok((CpuStorage::F32(ys), shape))
+    }
+
+    fn cuda_fwd(
+        &self,
+        xs: &CudaStorage,
+        xs_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        card::linear((xs, xs_layout), (weight, weight_layout), None)
     }
 
     fn bwd(
@@ -152,6 +174,18 @@ impl CustomOp3 for Linear {
         Ok((CpuStorage::F32(ys), shape))
     }
 
+    fn cuda_fwd(
+        &self,
+        xs: &CudaStorage,
+        xs_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        card::linear((xs, xs_layout), (weight, weight_layout), Some((bias, bias_layout)))
+    }
+
     fn bwd(
         &self,
         xs: &Tensor,
@@ -162,7 +196,9 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grads = grads.contiguous()?;
         let [dxs, dweight] = Self::gradients(xs, weight, &grads)?;
-        let dbias = if bias.track_op() {
+        let dbias = if bias.track_op() && bias.device().is_cuda() {
+            hand_over(bias, card::column_sums(&grads)?)?
+        } else if bias.track_op() {
             let outputs = bias.elem_count();
             let sums = with_f32s(&grads, |grads| Ok(column_sums(grads, outputs)))?;
             Some(Tensor::from_vec(sums, bias.shape(), bias.device())?)

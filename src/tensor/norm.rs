@@ -1,16 +1,21 @@
-use candle_core::{CpuStorage, CustomOp3, D, DType, Error, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp3, D, DType, Error, Layout, Result, Shape, Tensor,
+};
 use rayon::prelude::*;
 
+use super::backward::hand_over;
 use super::buffer::{ROWS_PER_TASK, f32s, fusible, with_f32s};
+use super::card;
 use super::simd::{sum, vectorised};
 
-/// Layer normalisation over the last axis. xs: `[.., dim]`; weight, bias: `[dim]`.
+/// Layer normalisation over the last axis. xs: `[.., dim]`; weight, bias: `[dim]`. The result is of the type of
+/// xs, whatever the others are.
 /// candle_nn's fused norm has no backward (candle#3011).
 ///
 /// # Errors
 /// When weight or bias are not of the last axis' size.
 pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    if fusible(&[xs, weight, bias]) {
+    if fusible(xs, &[weight, bias]) {
         let op = LayerNorm { eps: eps as f32 };
         return xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op);
     }
@@ -21,7 +26,8 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(xs.dtype())?;
-    normed.broadcast_mul(weight)?.broadcast_add(bias)
+    let (weight, bias) = (weight.to_dtype(xs.dtype())?, bias.to_dtype(xs.dtype())?);
+    normed.broadcast_mul(&weight)?.broadcast_add(&bias)
 }
 
 /// Divides each row of `[.., dim]` by its length, so that it is of unit length. A zero row stays
@@ -151,6 +157,18 @@ impl CustomOp3 for LayerNorm {
         Ok((CpuStorage::F32(self.forward(xs, weight, bias)), xs_layout.shape().clone()))
     }
 
+    fn cuda_fwd(
+        &self,
+        xs: &CudaStorage,
+        xs_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        card::layer_norm((xs, xs_layout), (weight, weight_layout), (bias, bias_layout), self.eps)
+    }
+
     fn bwd(
         &self,
         xs: &Tensor,
@@ -160,6 +178,10 @@ impl CustomOp3 for LayerNorm {
         grads: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grads = grads.contiguous()?;
+        if xs.device().is_cuda() {
+            let [dxs, dw, db] = card::layer_norm_backward(xs, weight, &grads, self.eps)?;
+            return Ok((Some(dxs), hand_over(weight, dw)?, hand_over(bias, db)?));
+        }
         let [dxs, dw, db] = with_f32s(xs, |xs| {
             with_f32s(weight, |weight| {
                 with_f32s(&grads, |grads| Ok(self.backward(xs, weight, grads)))

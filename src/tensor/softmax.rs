@@ -1,7 +1,8 @@
-use candle_core::{CpuStorage, CustomOp1, D, Error, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, D, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::buffer::{ROWS_PER_TASK, f32s, fusible, with_f32s};
+use super::card;
 use super::simd::{exp, max, sum, vectorised};
 
 /// Softmax over the last axis of `[.., n]`. candle_nn's fused one has no backward (candle#2168).
@@ -9,7 +10,7 @@ use super::simd::{exp, max, sum, vectorised};
 /// # Errors
 /// When the last axis is empty.
 pub fn softmax(xs: &Tensor) -> Result<Tensor> {
-    if fusible(&[xs]) {
+    if fusible(xs, &[]) {
         return xs.contiguous()?.apply_op1(Softmax);
     }
     candle_nn::ops::softmax(xs, D::Minus1)
@@ -58,7 +59,14 @@ impl CustomOp1 for Softmax {
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
 
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        card::softmax((storage, layout))
+    }
+
     fn bwd(&self, xs: &Tensor, ys: &Tensor, grads: &Tensor) -> Result<Option<Tensor>> {
+        if xs.device().is_cuda() {
+            return card::softmax_backward(ys, &grads.contiguous()?).map(Some);
+        }
         let n = last(xs.shape())?;
         let mut dxs = with_f32s(&grads.contiguous()?, |grads| Ok(grads.to_vec()))?;
         with_f32s(ys, |ys| {

@@ -3,13 +3,13 @@ use std::cell::RefCell;
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, Error, InplaceOp1, Layout, Result, Tensor};
 
-use super::buffer::{fusible, with_f32s};
+use super::buffer::{on_cpu, with_f32s};
 use super::simd::vectorised;
 
 /// Whether a variable's values and its gradient can be worked on in place: both on the CPU in f32.
 #[must_use]
 pub fn in_place(variable: &Tensor, gradient: &Tensor) -> bool {
-    fusible(&[variable, gradient]) && variable.is_contiguous() && gradient.is_contiguous()
+    on_cpu(&[variable, gradient]) && variable.is_contiguous() && gradient.is_contiguous()
 }
 
 /// Runs `update` on the values of a variable and of its gradient where they lie, as [`in_place`] allows:

@@ -12,6 +12,8 @@ mod api;
 mod checkpoint;
 mod cli;
 mod crash;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod datasets;
 mod deployment;
 mod evaluate;

@@ -256,7 +256,8 @@ impl<'a> Run<'a> {
             let means = vars.iter().map(|(name, var)| {
                 state.take(checkpoint, &format!("{name}.average"), var.elem_count())
             });
-            self.average = Some(Average::from_means(means.collect::<Result<_, _>>()?));
+            let means = means.collect::<Result<_, _>>()?;
+            self.average = Some(Average::from_means(means, self.inputs.parameters)?);
         }
         if self.inputs.recipe.prompt_learning.is_some() {
             let shape = (self.hands as usize, self.inputs.model.projection_dim);
@@ -284,7 +285,7 @@ impl<'a> Run<'a> {
         if let Some(average) = &self.average {
             let names = self.inputs.parameters.vars().into_iter();
             let names = names.map(|(name, _)| format!("{name}.average"));
-            arrays.extend(names.zip(average.means().iter().cloned()));
+            arrays.extend(names.zip(average.means()?));
         }
         let state = RunState {
             step: self.taken,
