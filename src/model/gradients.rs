@@ -4,6 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::{Adapters, Clip, ClipConfig, ModelError, Parameters, normalise};
+use crate::tensor::{DeviceChoice, backward, open};
 
 fn config(activation: &str) -> ClipConfig {
     let json = format!(
@@ -18,19 +19,23 @@ fn config(activation: &str) -> ClipConfig {
 }
 
 fn batch() -> (Tensor, Tensor) {
+    batch_on(&Device::Cpu)
+}
+
+fn batch_on(device: &Device) -> (Tensor, Tensor) {
     let pixels: Vec<f32> = (0..3 * 3 * 12 * 12).map(|i| ((i * 37 % 101) as f32).sin()).collect();
-    let pixels = Tensor::from_vec(pixels, (3, 3, 12, 12), &Device::Cpu).unwrap();
+    let pixels = Tensor::from_vec(pixels, (3, 3, 12, 12), device).unwrap();
     let ids = [[18_u32, 3, 4, 19, 0, 0, 0], [18, 5, 6, 7, 8, 9, 19], [18, 10, 19, 11, 12, 19, 1]];
-    (pixels, Tensor::new(&ids, &Device::Cpu).unwrap())
+    (pixels, Tensor::new(&ids, device).unwrap())
 }
 
 fn loss(clip: &Clip) -> Tensor {
-    let (pixels, ids) = batch();
+    let (pixels, ids) = batch_on(clip.logit_scale().device());
     let images = normalise(&clip.image_features(&pixels).unwrap()).unwrap();
     let texts = normalise(&clip.text_features(&ids).unwrap()).unwrap();
     let scale = clip.logit_scale().exp().unwrap();
     let logits = images.matmul(&texts.t().unwrap()).unwrap().broadcast_mul(&scale).unwrap();
-    let labels = Tensor::new(&[0_u32, 1, 2], &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[0_u32, 1, 2], logits.device()).unwrap();
     let by_image = candle_nn::loss::cross_entropy(&logits, &labels).unwrap();
     let by_text = candle_nn::loss::cross_entropy(&logits.t().unwrap(), &labels).unwrap();
     (by_image + by_text).unwrap()
@@ -212,4 +217,49 @@ fn adapters_start_without_effect_and_learn_the_change_that_is_merged() {
     let merged = adapters.merged(&parameters).unwrap();
     let same = loss(&Clip::frozen(&config, &merged).unwrap()).to_scalar::<f32>().unwrap();
     assert!((same - learnt).abs() < 1e-5, "{same} and {learnt}");
+}
+
+/// Blocks are one operation there, with a way back of their own. Skipped where there is no card.
+#[test]
+fn a_card_gives_the_gradients_of_the_cpu() {
+    let (card @ Device::Cuda(_), _) = open(DeviceChoice::Auto) else { return };
+    for activation in ["quick_gelu", "gelu"] {
+        let config = config(activation);
+        let on_cpu = parameters(&config);
+        let on_card = Parameters::init(&config, 3, &card).unwrap();
+        for ((_, to), (_, from)) in on_card.vars().iter().zip(on_cpu.vars()) {
+            to.set(&from.as_tensor().to_device(&card).unwrap()).unwrap();
+        }
+        let all = |_: &str| true;
+        let half = |name: &str| name.contains("layers.1.") && !name.contains("mlp.fc1.bias");
+        for (learns, dtype, tolerance) in [
+            (&all as &dyn Fn(&str) -> bool, DType::F32, 2e-5),
+            (&half, DType::F32, 2e-5),
+            (&all, DType::BF16, 6e-2),
+        ] {
+            let run = |parameters: &Parameters, dtype: DType| {
+                let clip = Clip::learning(&config, parameters, learns, None).unwrap();
+                let loss = loss(&clip.compute_in(dtype));
+                let grads = backward(&loss).unwrap();
+                let of = |(name, var): (String, candle_core::Var)| {
+                    let grad = grads.get(&var)?.flatten_all().unwrap();
+                    Some((name, grad.to_vec1::<f32>().unwrap()))
+                };
+                parameters.vars().into_iter().filter_map(of).collect::<Grads>()
+            };
+            let (got, want) = (run(&on_card, dtype), run(&on_cpu, DType::F32));
+            assert!(got.keys().eq(want.keys()) && got.len() >= 2 * 15);
+            for (name, want) in want {
+                // Softmax does not see a shift of all keys: nothing but rounding is left.
+                if name.ends_with("k_proj.bias") {
+                    continue;
+                }
+                let largest = want.iter().fold(1e-2_f32, |most, v| most.max(v.abs()));
+                for (got, want) in got[&name].iter().zip(&want) {
+                    let error = (got - want).abs() / largest;
+                    assert!(error < tolerance, "{activation} {dtype:?} {name}: {got}, not {want}");
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,8 @@ use super::config::Activation;
 use super::stages::Stage;
 use super::{ModelError, Parameters};
 use crate::tensor::{
-    attention, attention_weights, gelu, layer_norm, linear, mix_heads, quick_gelu,
+    self, Affine, BlockParameters, attention, attention_weights, block, gelu, layer_norm, linear,
+    mix_heads, quick_gelu,
 };
 
 /// Where a tower takes its tensors from.
@@ -60,6 +61,12 @@ impl Linear {
     fn learns(&self) -> bool {
         let bias = self.bias.as_ref().is_some_and(Tensor::track_op);
         self.weight.track_op() || bias || self.adapter.is_some()
+    }
+
+    /// Weight and bias, where nothing is added to the weight.
+    fn plain(&self) -> Option<(Tensor, Tensor)> {
+        let bias = self.bias.clone().filter(|_| self.adapter.is_none())?;
+        Some((self.weight.clone(), bias))
     }
 
     pub(super) fn forward(&self, xs: &Tensor) -> CandleResult<Tensor> {
@@ -154,9 +161,38 @@ impl Block {
     /// xs: `[batch, tokens, dim]`. With `rows`, indices into `[batch * tokens]`, only those rows
     /// are finished: `[rows, dim]`.
     fn forward(&self, xs: &Tensor, rows: Option<&Tensor>) -> CandleResult<Tensor> {
+        if rows.is_none()
+            && xs.device().is_cuda()
+            && let Some(parameters) = self.as_one()
+            && let Some(ys) = block(xs, parameters)?
+        {
+            return Ok(ys);
+        }
         let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
         let mixed = attention(&qkv, self.shape.heads, self.shape.causal)?;
         self.finish(xs, mixed, rows)
+    }
+
+    /// Everything it computes with, where that is nothing but parameters.
+    fn as_one(&self) -> Option<BlockParameters> {
+        let qkv = match &self.qkv {
+            Qkv::Tracked(parts) => parts.iter().map(Linear::plain).collect::<Option<_>>()?,
+            Qkv::Fused(joined) => vec![joined.plain()?],
+        };
+        let [out, fc1, fc2] = [self.out.plain()?, self.fc1.plain()?, self.fc2.plain()?];
+        let [norm1, norm2] =
+            [&self.norm1, &self.norm2].map(|norm| (norm.weight.clone(), norm.bias.clone()));
+        let one = |part| Affine::new(vec![part]);
+        Some(BlockParameters {
+            affine: [one(norm1), Affine::new(qkv), one(out), one(norm2), one(fc1), one(fc2)],
+            heads: self.shape.heads,
+            causal: self.shape.causal,
+            activation: match self.shape.activation {
+                Activation::QuickGelu => tensor::Activation::QuickGelu,
+                Activation::Gelu => tensor::Activation::Gelu,
+            },
+            eps: self.shape.eps,
+        })
     }
 
     /// As [`Block::forward`], with its inside shown to `lens`.

@@ -31,13 +31,24 @@ pub fn gelu(xs: &Tensor) -> Result<Tensor> {
     xs.gelu_erf()
 }
 
-#[derive(Clone, Copy)]
-enum Activation {
+/// What stands between both products of a block's perceptron.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// [`quick_gelu`]
     QuickGelu,
+    /// [`gelu`]
     Gelu,
 }
 
 impl Activation {
+    /// As kernels are called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::QuickGelu => "quick_gelu",
+            Self::Gelu => "gelu",
+        }
+    }
+
     fn forward(self, xs: &[f32]) -> Vec<f32> {
         let mut ys = vec![0.0; xs.len()];
         ys.par_chunks_mut(PER_TASK).zip(xs.par_chunks(PER_TASK)).for_each(|(ys, xs)| {
@@ -105,10 +116,7 @@ fn normal_cdf(x: f32) -> f32 {
 
 impl CustomOp1 for Activation {
     fn name(&self) -> &'static str {
-        match self {
-            Self::QuickGelu => "quick_gelu",
-            Self::Gelu => "gelu",
-        }
+        Self::name(*self)
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -117,12 +125,12 @@ impl CustomOp1 for Activation {
     }
 
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        card::activation(self.name(), (storage, layout))
+        card::activation(*self, (storage, layout))
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grads: &Tensor) -> Result<Option<Tensor>> {
         if xs.device().is_cuda() {
-            return card::activation_backward(self.name(), xs, &grads.contiguous()?).map(Some);
+            return card::activation_backward(*self, xs, &grads.contiguous()?).map(Some);
         }
         let dxs = with_f32s(xs, |xs| {
             with_f32s(&grads.contiguous()?, |grads| Ok(self.backward(xs, grads)))

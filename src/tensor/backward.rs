@@ -49,6 +49,21 @@ pub(super) fn hand_over(argument: &Tensor, gradient: Tensor) -> Result<Option<Te
     })
 }
 
+/// For an operation that has more arguments than candle lets it have: the gradient of one it has not told of.
+///
+/// # Errors
+/// When nobody would find it: outside [`backward`], and for what is not a variable.
+#[cfg(feature = "cuda")]
+pub(super) fn take(argument: &Tensor, gradient: Tensor) -> Result<()> {
+    match hand_over(argument, gradient)? {
+        None => Ok(()),
+        Some(_) => {
+            Err(candle_core::Error::Msg("a gradient would be lost: use tensor::backward".into())
+                .bt())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Var};

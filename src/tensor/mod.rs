@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod backward;
+mod block;
 mod buffer;
 mod card;
 mod device;
@@ -20,9 +21,10 @@ mod simd;
 mod softmax;
 mod update;
 
-pub use activation::{gelu, quick_gelu};
+pub use activation::{Activation, gelu, quick_gelu};
 pub use attention::{attention, attention_weights, mix_heads};
 pub use backward::backward;
+pub use block::{Affine, BlockParameters, block};
 pub use card::{AdamStep, MomentumStep, adam_step, momentum_step, square_sum};
 pub use device::{DeviceChoice, DeviceError, open};
 pub use linear::linear;

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 const CARD: &str = "cuda:0";
 /// All losses but that of learned prompts.
-const RECIPE: &str = "seed = 3\nepochs = 3\nvalidation = 0.25\n[batch]\nhands = 8\nimages = 2\n\
+const RECIPE: &str = "seed = 3\nepochs = 3\nvalidation = 0.25\n[batch]\nhands = 8\nimages = 2\nkinds = 2\n\
     [optimizer]\nlearning_rate = 5e-5\nwarmup_epochs = 0\naverage = 0.9\n\
-    [losses.cross_entropy]\n[losses.triplet]\n[losses.sup_con]\n[losses.arc_face]\nweight = 1.0\n\
-    [losses.cos_face]\nweight = 1.0\n[losses.center]\nweight = 0.01\n[losses.info_nce]\nweight = 1.0\n";
+    [losses.cross_entropy]\n[losses.triplet]\n[losses.sup_con]\n[losses.arc_face]\nweight = 1.0\nmargin = 0.3\nscale = 16.0\n\
+    [losses.cos_face]\nweight = 1.0\nmargin = 0.2\nscale = 16.0\n[losses.center]\nweight = 0.01\n[losses.info_nce]\nweight = 1.0\n";
 
 /// The card's name for a device, or nothing where there is none.
 fn card() -> Option<&'static str> {

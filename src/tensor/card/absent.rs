@@ -2,15 +2,21 @@
 
 use candle_core::{CudaStorage, Error, Result, Shape, Tensor};
 
+use super::super::activation::Activation;
+use super::super::block::BlockParameters;
 use super::{AdamStep, Given, MomentumStep};
 
 const ABSENT: Error = Error::NotCompiledWithCudaSupport;
 
-pub(in super::super) fn activation(_: &str, _: Given<'_>) -> Result<(CudaStorage, Shape)> {
+pub(in super::super) fn activation(_: Activation, _: Given<'_>) -> Result<(CudaStorage, Shape)> {
     Err(ABSENT)
 }
 
-pub(in super::super) fn activation_backward(_: &str, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+pub(in super::super) fn activation_backward(
+    _: Activation,
+    _: &Tensor,
+    _: &Tensor,
+) -> Result<Tensor> {
     Err(ABSENT)
 }
 
@@ -24,6 +30,10 @@ pub(in super::super) fn attention_backward(
     _: usize,
     _: bool,
 ) -> Result<Tensor> {
+    Err(ABSENT)
+}
+
+pub(in super::super) fn block(_: &Tensor, _: BlockParameters) -> Result<Tensor> {
     Err(ABSENT)
 }
 

@@ -53,6 +53,9 @@ __device__ __forceinline__ void each(const T* a, const T* b, T* out, long n, Op 
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
+struct Add {
+    __device__ float operator()(float x, float y) const { return x + y; }
+};
 struct QuickGelu {
     __device__ float operator()(float x, float) const { return x * sigmoid(1.702f * x); }
 };
@@ -126,35 +129,100 @@ __device__ void layer_norm_backward(const T* xs, const float* w, const T* gs, T*
     }
 }
 
-// With `tokens`, row r is the token r % tokens and sees only those up to itself.
+// Row r is token r % stride of `stride`, of which those from `tokens` on are padding and become zeros, as do the
+// columns from `tokens` on. When `causal`, a token sees only those up to itself. `[rows, n]`, of `factor` times x.
+//
+// A row of up to `PACKS * 32` packs is read once and stays in registers; longer and unaligned ones are read anew.
 template <typename T>
-__device__ void softmax(const T* xs, T* ys, int rows, int n, int tokens, float factor) {
+__device__ void softmax(const T* xs, T* ys, int rows, int n, int stride, int tokens, int causal, float factor) {
     int row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (row >= rows) return;
-    int seen = tokens > 0 ? row % tokens + 1 : n;
+    int token = row % stride;
+    int seen = token >= tokens ? 0 : causal ? token + 1 : min(tokens, n);
     const T* x = xs + (long)row * n;
     T* y = ys + (long)row * n;
-    float top = __int_as_float(0xff800000);
+    const int N = Pack<T>::N, PACKS = 2;
+    float top = __int_as_float(0xff800000), sum = 0.0f;
+    if (n % N == 0 && n <= 32 * N * PACKS && (((unsigned long long)xs | (unsigned long long)ys) & 15) == 0) {
+        float held[PACKS][N];
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) {
+            int start = (p * 32 + lane) * N;
+            if (start < seen) {
+                Pack<T> pack = *(const Pack<T>*)(x + start);
+#pragma unroll
+                for (int j = 0; j < N; j++) {
+                    held[p][j] = wide(pack.at[j]) * factor;
+                    if (start + j < seen) top = fmaxf(top, held[p][j]);
+                }
+            }
+        }
+        top = warp_max(top);
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) {
+            int start = (p * 32 + lane) * N;
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                held[p][j] = start + j < seen ? __expf(held[p][j] - top) : 0.0f;
+                sum += held[p][j];
+            }
+        }
+        float scale = seen > 0 ? 1.0f / warp_sum(sum) : 0.0f;
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) {
+            int start = (p * 32 + lane) * N;
+            if (start < n) {
+                Pack<T> pack;
+#pragma unroll
+                for (int j = 0; j < N; j++) pack.at[j] = narrow<T>(held[p][j] * scale);
+                *(Pack<T>*)(y + start) = pack;
+            }
+        }
+        return;
+    }
     for (int i = lane; i < seen; i += 32) top = fmaxf(top, wide(x[i]));
     top = warp_max(top);
-    float sum = 0.0f;
     for (int i = lane; i < seen; i += 32) sum += __expf((wide(x[i]) - top) * factor);
     float scale = 1.0f / warp_sum(sum);
-    for (int i = lane; i < n; i += 32) {
-        // The row may be replaced by its softmax: each value is read before it is written.
-        float value = i < seen ? __expf((wide(x[i]) - top) * factor) * scale : 0.0f;
-        y[i] = narrow<T>(value);
-    }
+    for (int i = lane; i < n; i += 32)
+        y[i] = narrow<T>(i < seen ? __expf((wide(x[i]) - top) * factor) * scale : 0.0f);
 }
 
-// `dxs` may be `gs`.
 template <typename T>
 __device__ void softmax_backward(const T* ys, const T* gs, T* dxs, int rows, int n, float factor) {
     int row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (row >= rows) return;
     const T *y = ys + (long)row * n, *g = gs + (long)row * n;
     T* dx = dxs + (long)row * n;
+    const int N = Pack<T>::N, PACKS = 2;
+    bool aligned = (((unsigned long long)ys | (unsigned long long)gs | (unsigned long long)dxs) & 15) == 0;
     float along = 0.0f;
+    if (n % N == 0 && n <= 32 * N * PACKS && aligned) {
+        Pack<T> a[PACKS], b[PACKS];
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) {
+            int start = (p * 32 + lane) * N;
+            if (start < n) {
+                a[p] = *(const Pack<T>*)(y + start);
+                b[p] = *(const Pack<T>*)(g + start);
+#pragma unroll
+                for (int j = 0; j < N; j++) along += wide(a[p].at[j]) * wide(b[p].at[j]);
+            }
+        }
+        along = warp_sum(along);
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) {
+            int start = (p * 32 + lane) * N;
+            if (start < n) {
+                Pack<T> pack;
+#pragma unroll
+                for (int j = 0; j < N; j++)
+                    pack.at[j] = narrow<T>(factor * wide(a[p].at[j]) * (wide(b[p].at[j]) - along));
+                *(Pack<T>*)(dx + start) = pack;
+            }
+        }
+        return;
+    }
     for (int i = lane; i < n; i += 32) along += wide(y[i]) * wide(g[i]);
     along = warp_sum(along);
     for (int i = lane; i < n; i += 32) dx[i] = narrow<T>(factor * wide(y[i]) * (wide(g[i]) - along));
@@ -223,31 +291,44 @@ template <typename T> __device__ void add_bias(T* ys, const float* bias, long n,
     for (long i = packs * N + thread; i < n; i += threads) ys[i] = narrow<T>(wide(ys[i]) + bias[i % dim]);
 }
 
-// ---- Heads: between `[batch, tokens, parts, heads, head]` and `[parts, batch, heads, tokens, head]`.
+// ---- Heads: between `[batch, tokens, parts, heads, head]` and `[parts, batch, heads, stride, head]`, in which the
+// tokens from `tokens` on are zeros: products of rows that fill whole vectors are several times faster. Apart lie
+// `parts` parts from `first` on of the `all` that are joined.
 
 template <typename T, bool SPLIT>
-__device__ __forceinline__ void move_heads(const T* from, T* to, long n, int tokens, int parts, int heads, int head) {
-    long batch = n / ((long)tokens * parts * heads * head);
+__device__ __forceinline__ void move_heads(const T* from, T* to, long n, int tokens, int stride, int parts, int first,
+                                           int all, int heads, int head) {
+    long batch = n / ((long)stride * parts * heads * head);
     long thread = (long)blockIdx.x * blockDim.x + threadIdx.x, threads = (long)gridDim.x * blockDim.x;
     const int N = Pack<T>::N;
     int step = head % N == 0 && (((unsigned long long)from | (unsigned long long)to) & 15) == 0 ? N : 1;
-    // i counts through `[parts, batch, heads, tokens, head]`.
+    // i counts through `[parts, batch, heads, stride, head]`, n in all.
     for (long i = thread * step; i < n; i += threads * step) {
         long rest = i;
         int within = (int)(rest % head);
         rest /= head;
-        int token = (int)(rest % tokens);
-        rest /= tokens;
+        int token = (int)(rest % stride);
+        rest /= stride;
         int at_head = (int)(rest % heads);
         rest /= heads;
         long item = rest % batch;
         int part = (int)(rest / batch);
-        long joined = (((item * tokens + token) * parts + part) * heads + at_head) * head + within;
+        bool padding = token >= tokens;
+        if (padding && !SPLIT) continue;
+        long joined = (((item * tokens + token) * all + first + part) * heads + at_head) * head + within;
         long source = SPLIT ? joined : i, target = SPLIT ? i : joined;
-        if (step == N)
-            *(Pack<T>*)(to + target) = *(const Pack<T>*)(from + source);
-        else
-            to[target] = from[source];
+        if (step == N) {
+            Pack<T> x;
+            if (padding) {
+#pragma unroll
+                for (int j = 0; j < N; j++) x.at[j] = narrow<T>(0.0f);
+            } else {
+                x = *(const Pack<T>*)(from + source);
+            }
+            *(Pack<T>*)(to + target) = x;
+        } else {
+            to[target] = padding ? narrow<T>(0.0f) : from[source];
+        }
     }
 }
 
@@ -295,6 +376,7 @@ extern "C" __global__ void square_sums(const float* g, float* out, long n) {
 
 // Both types of everything.
 #define KERNELS(T, NAME)                                                                                              \
+    extern "C" __global__ void add_##NAME(const T* x, const T* y, T* z, long n) { each(x, y, z, n, Add()); }           \
     extern "C" __global__ void quick_gelu_##NAME(const T* x, T* y, long n) { each(x, x, y, n, QuickGelu()); }          \
     extern "C" __global__ void quick_gelu_backward_##NAME(const T* x, const T* g, T* dx, long n) {                     \
         each(x, g, dx, n, QuickGeluBackward());                                                                       \
@@ -321,19 +403,20 @@ extern "C" __global__ void square_sums(const float* g, float* out, long n) {
         stretch_sums<T, 1>(partial, rows, dim, stretch, of);                                                          \
     }                                                                                                                 \
     extern "C" __global__ void add_bias_##NAME(T* y, const float* bias, long n, int dim) { add_bias(y, bias, n, dim); } \
-    extern "C" __global__ void softmax_##NAME(const T* x, T* y, int rows, int n, int tokens, float factor) {           \
-        softmax(x, y, rows, n, tokens, factor);                                                                       \
+    extern "C" __global__ void softmax_##NAME(const T* x, T* y, int rows, int n, int stride, int tokens, int causal,   \
+                                              float factor) {                                                         \
+        softmax(x, y, rows, n, stride, tokens, causal, factor);                                                       \
     }                                                                                                                 \
     extern "C" __global__ void softmax_backward_##NAME(const T* y, const T* g, T* dx, int rows, int n, float factor) { \
         softmax_backward(y, g, dx, rows, n, factor);                                                                  \
     }                                                                                                                 \
-    extern "C" __global__ void split_heads_##NAME(const T* from, T* to, long n, int tokens, int parts, int heads,      \
-                                                  int head) {                                                         \
-        move_heads<T, true>(from, to, n, tokens, parts, heads, head);                                                 \
+    extern "C" __global__ void split_heads_##NAME(const T* from, T* to, long n, int tokens, int stride, int parts,     \
+                                                  int first, int all, int heads, int head) {                          \
+        move_heads<T, true>(from, to, n, tokens, stride, parts, first, all, heads, head);                             \
     }                                                                                                                 \
-    extern "C" __global__ void merge_heads_##NAME(const T* from, T* to, long n, int tokens, int parts, int heads,      \
-                                                  int head) {                                                         \
-        move_heads<T, false>(from, to, n, tokens, parts, heads, head);                                                \
+    extern "C" __global__ void merge_heads_##NAME(const T* from, T* to, long n, int tokens, int stride, int parts,     \
+                                                  int first, int all, int heads, int head) {                          \
+        move_heads<T, false>(from, to, n, tokens, stride, parts, first, all, heads, head);                            \
     }
 
 KERNELS(float, f32)

@@ -8,6 +8,8 @@ mod activation;
 #[cfg(feature = "cuda")]
 mod attention;
 #[cfg(feature = "cuda")]
+mod block;
+#[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 mod linear;
@@ -20,7 +22,7 @@ mod steps;
 
 #[cfg(not(feature = "cuda"))]
 pub(super) use absent::{
-    activation, activation_backward, attention, attention_backward, column_sums, layer_norm,
+    activation, activation_backward, attention, attention_backward, block, column_sums, layer_norm,
     layer_norm_backward, linear, softmax, softmax_backward,
 };
 #[cfg(not(feature = "cuda"))]
@@ -31,6 +33,7 @@ pub use steps::{adam_step, momentum_step, square_sum};
 pub(super) use {
     activation::{activation, activation_backward},
     attention::{attention, attention_backward},
+    block::block,
     launch::keep_memory,
     linear::{column_sums, linear},
     norm::{layer_norm, layer_norm_backward},

@@ -4,6 +4,18 @@ use candle_core::{CudaStorage, Error, Layout, Result, Shape, Tensor};
 use super::Given;
 use super::launch::{Grid, Place, int, launch, on_card, place, room, tensor, typed};
 
+/// Which values of a row count, and what they are multiplied by first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rows {
+    /// Row r is the token `r % stride`.
+    pub(super) stride: usize,
+    /// Rows and columns from here on are padding and become zeros.
+    pub(super) tokens: usize,
+    /// Whether a token sees only those up to itself.
+    pub(super) causal: bool,
+    pub(super) factor: f32,
+}
+
 /// Rows and their length.
 fn sizes(shape: &Shape) -> Result<(usize, usize)> {
     match shape.dims().last() {
@@ -13,17 +25,27 @@ fn sizes(shape: &Shape) -> Result<(usize, usize)> {
 }
 
 pub(in super::super) fn softmax(xs: Given<'_>) -> Result<(CudaStorage, Shape)> {
-    Ok((scaled(xs, 0, 1.0)?, xs.1.shape().clone()))
+    let (_, n) = sizes(xs.1.shape())?;
+    let all = Rows { stride: 1, tokens: n, causal: false, factor: 1.0 };
+    Ok((scaled(xs, all)?, xs.1.shape().clone()))
 }
 
-/// Softmax of `factor` times the rows of `[.., n]`. With `tokens`, row r is the token `r % tokens` and sees
-/// only those up to itself.
-pub(super) fn scaled(xs: Given<'_>, tokens: usize, factor: f32) -> Result<CudaStorage> {
+/// Softmax over the last axis, as [`Rows`] says.
+pub(super) fn scaled(xs: Given<'_>, of: Rows) -> Result<CudaStorage> {
     let (device, dtype, shape) = (xs.0.device(), xs.0.dtype(), xs.1.shape());
     let (rows, n) = sizes(shape)?;
     let ys = room(device, shape, dtype)?;
     let (x, y) = (Place::of(xs.0, xs.1)?, Place::of(&ys, &Layout::contiguous(shape.clone()))?);
-    let arguments = [x.into(), y.into(), int(rows)?, int(n)?, int(tokens)?, factor.into()];
+    let arguments = [
+        x.into(),
+        y.into(),
+        int(rows)?,
+        int(n)?,
+        int(of.stride)?,
+        int(of.tokens)?,
+        int(usize::from(of.causal))?,
+        of.factor.into(),
+    ];
     launch(device, &typed("softmax", dtype), Grid::rows(rows)?, &arguments)?;
     Ok(ys)
 }
