@@ -1,6 +1,7 @@
 //! Settings: flags and `HANDCLIP_*`. The only reader of the environment.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -204,6 +205,9 @@ pub struct HttpArgs {
     /// Requests being answered at a time; one more is answered 503
     #[arg(long, env = "HANDCLIP_MAX_REQUESTS", default_value_t = 256, value_name = "N")]
     pub max_requests: usize,
+    /// Requests that a key may ask for in a second; one more is answered 429 [default: any number]
+    #[arg(long, env = "HANDCLIP_RATE_LIMIT", value_name = "N")]
+    pub rate_limit: Option<NonZeroU32>,
     /// How long a client may take to send a request, in seconds
     #[arg(long, env = "HANDCLIP_REQUEST_TIMEOUT_S", default_value_t = 10, value_name = "S")]
     pub request_timeout_s: u64,

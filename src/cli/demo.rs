@@ -66,6 +66,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         workers: 2,
         max_upload_bytes: 32 * 1024 * 1024,
         max_requests: 256,
+        rate_limit: None,
         request_timeout_s: 10,
         shutdown_s: 5,
     };

@@ -1,13 +1,17 @@
 //! Who may ask for what: one line an operation. What stands on no line is for admins only.
 
+use std::time::Instant;
+
+use actix_web::HttpMessage as _;
 use actix_web::dev::{ResourceDef, ServiceRequest};
-use actix_web::http::Method;
 use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::{Method, StatusCode};
 
 use crate::domain::Scope;
 use crate::service::{Caller, Refusal, Service, ServiceError};
 
 use super::error::ApiError;
+use super::rate::Rates;
 
 /// Who may ask for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +137,7 @@ impl Operation {
 pub(super) fn authorize(
     service: &Service,
     request: &ServiceRequest,
+    rates: Option<&Rates>,
     operations: &[&Operation],
 ) -> Result<Caller, ApiError> {
     let needed = || operations.iter().map(|operation| operation.access);
@@ -140,6 +145,16 @@ pub(super) fn authorize(
         return Ok(Caller::local());
     }
     let caller = service.caller(token(request)?)?;
+    if let (Some(rates), Some(key)) = (rates, caller.key()) {
+        // Before anything else, so that what is refused for its scope counts as well.
+        let allowance = rates.take(key, Instant::now());
+        request.extensions_mut().insert(allowance);
+        if allowance.refused {
+            let detail = "this key has asked as often as it may; come back after `Retry-After`";
+            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail)
+                .retry_after(allowance.retry_after()));
+        }
+    }
     for operation in operations {
         let Key(scopes) = operation.access else { continue };
         if !caller.has_any(scopes) {

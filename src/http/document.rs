@@ -156,10 +156,16 @@ fn refusals(
             "Too busy, stopping or not ready: `busy`, `stopping`, `not_ready`; come back after `Retry-After`",
         ),
     ];
-    const KEYED: &[(&str, &str)] = &[(
-        "401",
-        "No key that lets in: `key_missing`, `key_malformed`, `key_unknown`, `key_revoked`, `key_expired`",
-    )];
+    const KEYED: &[(&str, &str)] = &[
+        (
+            "401",
+            "No key that lets in: `key_missing`, `key_malformed`, `key_unknown`, `key_revoked`, `key_expired`",
+        ),
+        (
+            "429",
+            "The key has asked as often as it may: `rate_limited`; come back after `Retry-After`",
+        ),
+    ];
     const ASKED: &[(&str, &str)] = &[(
         "400",
         "Wrong request: `invalid_request`, `invalid_id`, `invalid_attributes`, `malformed_json`, `malformed_multipart`, `body_incomplete`",

@@ -20,6 +20,7 @@ use crate::telemetry::Metrics;
 
 use super::auth::{Operation, authorize};
 use super::error::{ApiError, from_status};
+use super::rate::{Allowance, Rates};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -35,6 +36,7 @@ struct Inner {
     metrics: Metrics,
     in_flight: AtomicUsize,
     max_requests: usize,
+    rates: Option<Rates>,
     /// The whole API. A request that matches none of it goes no further, so that nothing is reached that this table does not know.
     operations: Vec<Operation>,
 }
@@ -43,6 +45,7 @@ impl Frame {
     pub(super) fn new(
         metrics: Metrics,
         max_requests: usize,
+        rates: Option<Rates>,
         paths: Vec<(String, Vec<Method>)>,
     ) -> Self {
         let operations = paths
@@ -51,7 +54,8 @@ impl Frame {
                 methods.iter().map(|method| Operation::new(method.clone(), path))
             })
             .collect();
-        Self(Arc::new(Inner { metrics, in_flight: AtomicUsize::new(0), max_requests, operations }))
+        let in_flight = AtomicUsize::new(0);
+        Self(Arc::new(Inner { metrics, in_flight, max_requests, rates, operations }))
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -106,8 +110,12 @@ pub(super) async fn around<B: MessageBody + 'static>(
         }
     };
     let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+    let allowance = response.request().extensions().get::<Allowance>().copied();
     let mut response = written(response, &id);
     let headers = response.headers_mut();
+    if let Some(allowance) = allowance {
+        allowance.write(headers);
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
@@ -159,7 +167,7 @@ impl Inner {
         if asked.is_empty() {
             return Ok(Admitted::Nothing(unmatched(&at)));
         }
-        authorize(service, request, &asked).map(Admitted::As)
+        authorize(service, request, self.rates.as_ref(), &asked).map(Admitted::As)
     }
 }
 

@@ -18,6 +18,7 @@ mod jobs;
 mod keys;
 mod models;
 mod multipart;
+mod rate;
 mod recognition;
 mod samples;
 mod server;

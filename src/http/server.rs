@@ -19,6 +19,7 @@ use super::extract::BodyLimits;
 use super::frame::{Frame, around};
 use super::health::Started;
 use super::jobs::Streams;
+use super::rate::Rates;
 use super::routes;
 
 /// Why the server could not start or stopped.
@@ -77,8 +78,9 @@ impl Server {
         let address = listener.local_addr().map_err(bind_error)?;
         let timeout = Duration::from_secs(args.request_timeout_s);
         let limits = web::Data::new(BodyLimits::new(args.max_upload_bytes, timeout));
-        let frame =
-            web::Data::new(Frame::new(Metrics::default(), args.max_requests, paths(&document())));
+        let (metrics, rates) = (Metrics::default(), args.rate_limit.map(Rates::new));
+        let frame = Frame::new(metrics, args.max_requests, rates, paths(&document()));
+        let frame = web::Data::new(frame);
         let (service, started) = (web::Data::new(service), web::Data::new(Started(Instant::now())));
         let closing = Arc::new(watch::Sender::new(false));
         let streams = web::Data::new(Streams::new(closing.subscribe()));

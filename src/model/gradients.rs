@@ -219,47 +219,64 @@ fn adapters_start_without_effect_and_learn_the_change_that_is_merged() {
     assert!((same - learnt).abs() < 1e-5, "{same} and {learnt}");
 }
 
+/// Gradients of [`loss`] in a type of arithmetic.
+fn gradients_in(dtype: DType, parameters: &Parameters, learns: &dyn Fn(&str) -> bool) -> Grads {
+    let config = config("gelu");
+    let clip = Clip::learning(&config, parameters, learns, None).unwrap().compute_in(dtype);
+    let grads = backward(&loss(&clip)).unwrap();
+    let of = |(name, var): (String, candle_core::Var)| {
+        let grad = grads.get(&var)?.flatten_all().unwrap();
+        Some((name, grad.to_vec1::<f32>().unwrap()))
+    };
+    parameters.vars().into_iter().filter_map(of).collect()
+}
+
+/// How far `got` lies from `want`, as a share of the latter's length.
+fn apart(got: &[f32], want: &[f32]) -> f32 {
+    let length = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+    length(&mut got.iter().zip(want).map(|(a, b)| a - b)) / length(&mut want.iter().copied())
+}
+
 /// Blocks are one operation there, with a way back of their own. Skipped where there is no card.
 #[test]
 fn a_card_gives_the_gradients_of_the_cpu() {
     let (card @ Device::Cuda(_), _) = open(DeviceChoice::Auto) else { return };
-    for activation in ["quick_gelu", "gelu"] {
-        let config = config(activation);
-        let on_cpu = parameters(&config);
-        let on_card = Parameters::init(&config, 3, &card).unwrap();
-        for ((_, to), (_, from)) in on_card.vars().iter().zip(on_cpu.vars()) {
-            to.set(&from.as_tensor().to_device(&card).unwrap()).unwrap();
-        }
-        let all = |_: &str| true;
-        let half = |name: &str| name.contains("layers.1.") && !name.contains("mlp.fc1.bias");
-        for (learns, dtype, tolerance) in [
-            (&all as &dyn Fn(&str) -> bool, DType::F32, 2e-5),
-            (&half, DType::F32, 2e-5),
-            (&all, DType::BF16, 6e-2),
-        ] {
-            let run = |parameters: &Parameters, dtype: DType| {
-                let clip = Clip::learning(&config, parameters, learns, None).unwrap();
-                let loss = loss(&clip.compute_in(dtype));
-                let grads = backward(&loss).unwrap();
-                let of = |(name, var): (String, candle_core::Var)| {
-                    let grad = grads.get(&var)?.flatten_all().unwrap();
-                    Some((name, grad.to_vec1::<f32>().unwrap()))
-                };
-                parameters.vars().into_iter().filter_map(of).collect::<Grads>()
-            };
-            let (got, want) = (run(&on_card, dtype), run(&on_cpu, DType::F32));
-            assert!(got.keys().eq(want.keys()) && got.len() >= 2 * 15);
-            for (name, want) in want {
-                // Softmax does not see a shift of all keys: nothing but rounding is left.
-                if name.ends_with("k_proj.bias") {
-                    continue;
-                }
-                let largest = want.iter().fold(1e-2_f32, |most, v| most.max(v.abs()));
-                for (got, want) in got[&name].iter().zip(&want) {
-                    let error = (got - want).abs() / largest;
-                    assert!(error < tolerance, "{activation} {dtype:?} {name}: {got}, not {want}");
-                }
+    let config = config("gelu");
+    let on_cpu = parameters(&config);
+    let on_card = Parameters::init(&config, 3, &card).unwrap();
+    for ((_, to), (_, from)) in on_card.vars().iter().zip(on_cpu.vars()) {
+        to.set(&from.as_tensor().to_device(&card).unwrap()).unwrap();
+    }
+    let half = |name: &str| name.contains("layers.1.") && !name.contains("mlp.fc1.bias");
+    for learns in [&(|_: &str| true) as &dyn Fn(&str) -> bool, &half] {
+        let want = gradients_in(DType::F32, &on_cpu, learns);
+        let rough = gradients_in(DType::BF16, &on_cpu, learns);
+        let got = gradients_in(DType::F32, &on_card, learns);
+        let got_rough = gradients_in(DType::BF16, &on_card, learns);
+        assert!(got.keys().eq(want.keys()) && got_rough.keys().eq(want.keys()));
+        assert!(got.len() >= 2 * 15);
+        for (name, want) in want {
+            // Softmax does not see a shift of all keys: nothing but rounding is left.
+            if name.ends_with("k_proj.bias") {
+                continue;
             }
+            let error = apart(&got[&name], &want);
+            assert!(error < 1e-4, "{name} is off by {error}");
+            // Fused passes round less often than those that the CPU composes in bf16.
+            let (error, usual) = (apart(&got_rough[&name], &want), apart(&rough[&name], &want));
+            assert!(error < 1.5 * usual + 0.02, "{name} in bf16 is off by {error}, usual {usual}");
         }
+    }
+}
+
+#[test]
+fn gradients_in_bf16_are_near_those_in_f32() {
+    let parameters = parameters(&config("gelu"));
+    let all = |_: &str| true;
+    let want = gradients_in(DType::F32, &parameters, &all);
+    let rough = gradients_in(DType::BF16, &parameters, &all);
+    for (name, want) in want.into_iter().filter(|(name, _)| !name.ends_with("k_proj.bias")) {
+        let error = apart(&rough[&name], &want);
+        assert!(error > 0.0 && error < 0.15, "{name} is off by {error}");
     }
 }

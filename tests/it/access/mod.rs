@@ -299,3 +299,35 @@ fn keys_outlive_a_restart_and_passing_over_the_gate_takes_an_admin() {
     let unwanted = json!({"name": "x", "scopes": ["root"]});
     app.ask("POST", "/v1/keys", Some(&admin), Some(&unwanted)).refused(400, "invalid_request");
 }
+
+#[test]
+fn a_key_that_asks_too_often_is_told_when_to_come_back() {
+    let app = TestApp::spawn_with(|_, http| http.rate_limit = std::num::NonZeroU32::new(5));
+    let admin = first(&app);
+    let reader = json!({"name": "reader", "scopes": ["read"]});
+    let (_, reader) = make(&app, Some(&admin), reader);
+    let ask = |key: &str, path: &str| app.ask("GET", path, Some(key), None);
+    let answers: Vec<Answer> = (0..40).map(|_| ask(&reader, "/v1/galleries")).collect();
+    let first_refused = answers.iter().position(|answer| answer.status == 429);
+    // Five at once; a slow machine may take a second for them, in which there are five more.
+    assert!(first_refused.is_some_and(|at| at >= 5), "{first_refused:?}");
+    for answer in &answers {
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"key\";q=5;w=1"));
+        let left = answer.header("ratelimit").unwrap();
+        match answer.status {
+            200 => assert!(left.starts_with("\"key\";r="), "{left}"),
+            _ => {
+                assert!(left.starts_with("\"key\";r=0;t="), "{left}");
+                assert_eq!(answer.header("retry-after"), Some("1"));
+                assert_eq!(answer.json()["code"], "rate_limited");
+            }
+        }
+    }
+    // What a key may not do counts as well; another key and those without one are not touched.
+    let refused = (0..40).map(|_| ask(&reader, "/v1/keys").status);
+    assert!(refused.collect::<Vec<_>>().contains(&429));
+    assert_eq!(ask(&admin, "/v1/galleries").status, 200);
+    assert_eq!(app.get("/livez").header("ratelimit"), None);
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    assert_eq!(ask(&reader, "/v1/galleries").status, 200);
+}

@@ -72,6 +72,7 @@ pub(crate) fn http_args() -> HttpArgs {
         workers: 2,
         max_upload_bytes: 4 * 1024 * 1024,
         max_requests: 64,
+        rate_limit: None,
         request_timeout_s: 5,
         shutdown_s: 10,
     }
