@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::domain::{Fingerprint, GalleryId, SampleId, SubjectId};
 use crate::model::ExplainMethod;
 
-use super::Timings;
+use super::{Timings, rounded};
 
 /// What an image is compared with.
 #[derive(Debug, Clone)]
@@ -99,7 +99,8 @@ pub struct ExplainAnswer {
     pub method: ExplainMethod,
     /// What it was compared with.
     pub target: TargetView,
-    /// Cosine similarity to it, -1 to 1.
+    /// Cosine similarity to it, -1 to 1, rounded down to four digits.
+    #[serde(serialize_with = "rounded")]
     pub similarity: f32,
     /// Patches from top to bottom of what the model sees.
     pub rows: usize,

@@ -8,7 +8,7 @@ use crate::domain::{
 };
 use crate::gallery::{Aggregate, SampleHit};
 
-use super::AttributesSchema;
+use super::{AttributesSchema, rounded};
 
 /// Where the time of an answer went, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
@@ -133,7 +133,8 @@ pub struct CandidateView {
     /// The subject.
     #[schema(value_type = String)]
     pub subject: SubjectId,
-    /// Cosine similarity, -1 to 1.
+    /// Cosine similarity, -1 to 1, rounded down to four digits.
+    #[serde(serialize_with = "rounded")]
     pub similarity: f32,
     /// Their most similar image.
     pub best_sample: HitView,
@@ -148,7 +149,8 @@ pub struct HitView {
     /// Its name.
     #[schema(value_type = String)]
     pub sample: SampleId,
-    /// Cosine similarity, -1 to 1.
+    /// Cosine similarity, -1 to 1, rounded down to four digits.
+    #[serde(serialize_with = "rounded")]
     pub similarity: f32,
     /// What is known of it.
     #[schema(value_type = AttributesSchema)]
@@ -201,7 +203,8 @@ pub struct VerifyAnswer {
     /// Who it was claimed to be.
     #[schema(value_type = String)]
     pub subject: SubjectId,
-    /// Similarity to the subject's most similar sample.
+    /// Similarity to the subject's most similar sample, rounded down to four digits.
+    #[serde(serialize_with = "rounded")]
     pub similarity: f32,
     /// `null` without a threshold.
     pub decision: Option<Decision>,
@@ -248,7 +251,8 @@ pub struct SearchAnswer {
 /// How similar two images are.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct CompareAnswer {
-    /// Cosine similarity, -1 to 1.
+    /// Cosine similarity, -1 to 1, rounded down to four digits.
+    #[serde(serialize_with = "rounded")]
     pub similarity: f32,
     /// `null` without a threshold.
     pub decision: Option<Decision>,
