@@ -5,6 +5,7 @@ mod augment;
 mod average;
 mod batch;
 mod bpe;
+mod clipping;
 mod config;
 mod dataset;
 mod error;

@@ -2,12 +2,10 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
 
+use super::clipping::Clipping;
 use super::error::TrainingError;
 use super::muon::Muon;
-use crate::tensor::{
-    AdamStep, MomentumStep, adam_step, in_place, momentum_step, square_sum, update, widest,
-    with_values,
-};
+use crate::tensor::{AdamStep, MomentumStep, adam_step, in_place, momentum_step, update, widest};
 
 /// Values that a thread takes at a time.
 const CHUNK: usize = 1 << 15;
@@ -338,51 +336,6 @@ fn card_step(
             momentum_step([values[0], values[1]], gradient, scale, step)
         }
     }
-}
-
-/// How long all gradients are together, and what they are multiplied by so that they are no longer than allowed.
-enum Clipping {
-    /// Known here: norm and factor.
-    Host(f64, f64),
-    /// Both on a card, which need not be waited for.
-    Card(Tensor, Tensor),
-}
-
-impl Clipping {
-    fn of(gradients: &[&Tensor], longest: f64) -> candle_core::Result<Self> {
-        if gradients.first().is_some_and(|gradient| gradient.device().is_cuda()) {
-            let norm = square_sum(gradients)?.sqrt()?;
-            let scale = (norm.maximum(longest)?.recip()? * longest)?;
-            return Ok(Self::Card(norm, scale));
-        }
-        let squares = gradients.iter().map(|gradient| host_square_sum(gradient));
-        let norm = squares.sum::<candle_core::Result<f64>>()?.sqrt();
-        Ok(Self::Host(norm, if norm > longest { longest / norm } else { 1.0 }))
-    }
-
-    /// Waits for a card.
-    fn norm(&self) -> candle_core::Result<f64> {
-        match self {
-            Self::Host(norm, _) => Ok(*norm),
-            Self::Card(norm, _) => norm.to_scalar::<f32>().map(f64::from),
-        }
-    }
-
-    /// Waits for a card.
-    fn scale(&self) -> candle_core::Result<f64> {
-        match self {
-            Self::Host(_, scale) => Ok(*scale),
-            Self::Card(_, scale) => scale.to_scalar::<f32>().map(f64::from),
-        }
-    }
-}
-
-fn host_square_sum(gradient: &Tensor) -> candle_core::Result<f64> {
-    let of = |values: &[f32]| values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
-    // In an order that does not depend on the threads.
-    with_values(gradient, |values| {
-        values.par_chunks(CHUNK).map(of).collect::<Vec<f64>>().iter().sum()
-    })
 }
 
 fn flat(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
