@@ -220,9 +220,12 @@ fn adapters_start_without_effect_and_learn_the_change_that_is_merged() {
 }
 
 /// Gradients of [`loss`] in a type of arithmetic.
-fn gradients_in(dtype: DType, parameters: &Parameters, learns: &dyn Fn(&str) -> bool) -> Grads {
-    let config = config("gelu");
-    let clip = Clip::learning(&config, parameters, learns, None).unwrap().compute_in(dtype);
+fn gradients_in(
+    (config, dtype): (&ClipConfig, DType),
+    parameters: &Parameters,
+    learns: &dyn Fn(&str) -> bool,
+) -> Grads {
+    let clip = Clip::learning(config, parameters, learns, None).unwrap().compute_in(dtype);
     let grads = backward(&loss(&clip)).unwrap();
     let of = |(name, var): (String, candle_core::Var)| {
         let grad = grads.get(&var)?.flatten_all().unwrap();
@@ -241,18 +244,22 @@ fn apart(got: &[f32], want: &[f32]) -> f32 {
 #[test]
 fn a_card_gives_the_gradients_of_the_cpu() {
     let (card @ Device::Cuda(_), _) = open(DeviceChoice::Auto) else { return };
-    let config = config("gelu");
-    let on_cpu = parameters(&config);
-    let on_card = Parameters::init(&config, 3, &card).unwrap();
-    for ((_, to), (_, from)) in on_card.vars().iter().zip(on_cpu.vars()) {
-        to.set(&from.as_tensor().to_device(&card).unwrap()).unwrap();
-    }
     let half = |name: &str| name.contains("layers.1.") && !name.contains("mlp.fc1.bias");
-    for learns in [&(|_: &str| true) as &dyn Fn(&str) -> bool, &half] {
-        let want = gradients_in(DType::F32, &on_cpu, learns);
-        let rough = gradients_in(DType::BF16, &on_cpu, learns);
-        let got = gradients_in(DType::F32, &on_card, learns);
-        let got_rough = gradients_in(DType::BF16, &on_card, learns);
+    for (activation, learns) in [
+        ("quick_gelu", &(|_: &str| true) as &dyn Fn(&str) -> bool),
+        ("gelu", &|_: &str| true),
+        ("gelu", &half),
+    ] {
+        let config = &config(activation);
+        let on_cpu = parameters(config);
+        let on_card = Parameters::init(config, 3, &card).unwrap();
+        for ((_, to), (_, from)) in on_card.vars().iter().zip(on_cpu.vars()) {
+            to.set(&from.as_tensor().to_device(&card).unwrap()).unwrap();
+        }
+        let want = gradients_in((config, DType::F32), &on_cpu, learns);
+        let rough = gradients_in((config, DType::BF16), &on_cpu, learns);
+        let got = gradients_in((config, DType::F32), &on_card, learns);
+        let got_rough = gradients_in((config, DType::BF16), &on_card, learns);
         assert!(got.keys().eq(want.keys()) && got_rough.keys().eq(want.keys()));
         assert!(got.len() >= 2 * 15);
         for (name, want) in want {
@@ -271,10 +278,11 @@ fn a_card_gives_the_gradients_of_the_cpu() {
 
 #[test]
 fn gradients_in_bf16_are_near_those_in_f32() {
-    let parameters = parameters(&config("gelu"));
+    let config = &config("gelu");
+    let parameters = parameters(config);
     let all = |_: &str| true;
-    let want = gradients_in(DType::F32, &parameters, &all);
-    let rough = gradients_in(DType::BF16, &parameters, &all);
+    let want = gradients_in((config, DType::F32), &parameters, &all);
+    let rough = gradients_in((config, DType::BF16), &parameters, &all);
     for (name, want) in want.into_iter().filter(|(name, _)| !name.ends_with("k_proj.bias")) {
         let error = apart(&rough[&name], &want);
         assert!(error > 0.0 && error < 0.15, "{name} is off by {error}");

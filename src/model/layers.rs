@@ -162,7 +162,6 @@ impl Block {
     /// are finished: `[rows, dim]`.
     fn forward(&self, xs: &Tensor, rows: Option<&Tensor>) -> CandleResult<Tensor> {
         if rows.is_none()
-            && xs.device().is_cuda()
             && let Some(parameters) = self.as_one()
             && let Some(ys) = block(xs, parameters)?
         {

@@ -35,11 +35,13 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
         None if fusible(xs, &[weight]) => {
             rows.contiguous()?.apply_op2(&weight.contiguous()?, Linear)?
         }
-        Some(bias) => {
-            let bias = bias.to_dtype(xs.dtype())?;
-            rows.matmul(&weight.to_dtype(xs.dtype())?.t()?)?.broadcast_add(&bias)?
+        Some(_) | None => {
+            let ys = rows.matmul(&weight.to_dtype(xs.dtype())?.t()?)?;
+            match bias {
+                Some(bias) => ys.broadcast_add(&bias.to_dtype(xs.dtype())?)?,
+                None => ys,
+            }
         }
-        None => rows.matmul(&weight.to_dtype(xs.dtype())?.t()?)?,
     };
     ys.reshape(shape)
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use crate::tensor::{square_sum, with_values};
 
 /// Values that a thread takes at a time.
-const CHUNK: usize = 1 << 15;
+pub(super) const CHUNK: usize = 1 << 15;
 
 /// How long all gradients are together, and what they are multiplied by so that they are no longer than allowed.
 pub(super) enum Clipping {

@@ -2,13 +2,10 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
 
-use super::clipping::Clipping;
+use super::clipping::{CHUNK, Clipping};
 use super::error::TrainingError;
 use super::muon::Muon;
 use crate::tensor::{AdamStep, MomentumStep, adam_step, in_place, momentum_step, update, widest};
-
-/// Values that a thread takes at a time.
-const CHUNK: usize = 1 << 15;
 
 /// How a step follows from a gradient.
 #[derive(Debug, Clone, Copy, PartialEq)]

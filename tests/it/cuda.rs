@@ -1,13 +1,15 @@
-//! What a CUDA device computes is what the CPU computes. Only in builds with the feature `cuda`; where no card
-//! works, each test says so and is skipped.
+//! What a CUDA device computes is what the CPU computes. Where no card works, or the build has no feature `cuda`, each
+//! test says so and is skipped.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use handclip::service::ModelChoice;
-use handclip::service::fine_tune::{FineTuneRequest, TrainingData, fine_tune_model};
-use handclip::service::tools::{Drawing, OfflineModel, draw_hands};
+use handclip::service::fine_tune::{FineTuneRequest, fine_tune_model};
+use handclip::service::tools::OfflineModel;
 use serde_json::Value;
+
+use crate::fine_tune::{hands, request};
 
 const CARD: &str = "cuda:0";
 /// All losses but that of learned prompts.
@@ -24,13 +26,6 @@ fn card() -> Option<&'static str> {
         return None;
     }
     Some(CARD)
-}
-
-fn hands(dir: &Path) -> PathBuf {
-    let out = dir.join("hands");
-    let drawing = Drawing { subjects: 12, images: 3, seed: 5, size: 96 };
-    draw_hands(drawing, &out, &|_, _| {}).unwrap();
-    out
 }
 
 fn pictures(dir: &Path) -> Vec<PathBuf> {
@@ -70,18 +65,8 @@ fn embeddings_are_those_of_the_cpu() {
 
 /// Losses by name of each epoch.
 fn losses(data: &Path, out: PathBuf, device: &str, recipe: &str) -> Vec<Vec<(String, f64)>> {
-    let request = FineTuneRequest {
-        model: ModelChoice::Nano,
-        data: TrainingData::Directory(data.to_path_buf()),
-        recipe: recipe.to_owned(),
-        hold_out: 0.34,
-        split_seed: 1,
-        device: device.to_owned(),
-        cache_bytes: 64 << 20,
-        skip_unreadable: false,
-        out: out.clone(),
-        resume: false,
-    };
+    let device = device.to_owned();
+    let request = FineTuneRequest { device, ..request(data, out.clone(), recipe) };
     fine_tune_model(&request, &|_| {}, &AtomicBool::new(false)).unwrap();
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let epoch = |line: &str| {

@@ -19,14 +19,14 @@ const RECIPE: &str = "seed = 3\nepochs = 2\nvalidation = 0.25\n\
     [optimizer]\nlearning_rate = 5e-5\nwarmup_epochs = 0\n\
     [losses.cross_entropy]\n[losses.triplet]\n[losses.info_nce]\nweight = 0.5\n";
 
-fn hands(dir: &Path) -> PathBuf {
+pub(crate) fn hands(dir: &Path) -> PathBuf {
     let out = dir.join("hands");
     let drawing = Drawing { subjects: 12, images: 3, seed: 5, size: 96 };
     draw_hands(drawing, &out, &|_, _| {}).unwrap();
     out
 }
 
-fn request(data: &Path, out: PathBuf, recipe: &str) -> FineTuneRequest {
+pub(crate) fn request(data: &Path, out: PathBuf, recipe: &str) -> FineTuneRequest {
     FineTuneRequest {
         model: ModelChoice::Nano,
         data: TrainingData::Directory(data.to_path_buf()),

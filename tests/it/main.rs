@@ -12,7 +12,6 @@ mod api;
 mod checkpoint;
 mod cli;
 mod crash;
-#[cfg(feature = "cuda")]
 mod cuda;
 mod datasets;
 mod deployment;
