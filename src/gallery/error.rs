@@ -138,7 +138,7 @@ pub enum GalleryError {
     Storage(#[from] StorageError),
     /// A record that opened but makes no sense, or records that do not belong together.
     #[error(
-        "gallery record {key} is inconsistent: {detail}; put back a copy of the data directory"
+        "gallery record {key} is inconsistent: {detail}; put back a backup with `handclip gallery restore`"
     )]
     Inconsistent {
         /// The record's key, in hexadecimal.

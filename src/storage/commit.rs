@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use super::StorageError;
 use super::ballast::Ballast;
 use super::codec::{Codec, Seal};
+use super::journal::{HEAD_KEY, JournalHead, note_key};
 use super::manifest::{MANIFEST_KEY, Manifest, Mark, counts};
 use super::slots::Slots;
 
@@ -17,9 +18,19 @@ pub(super) type Operation = (Vec<u8>, Option<Vec<u8>>);
 /// One caller's batch, and where to answer.
 pub(super) struct Request {
     pub(super) operations: Vec<Operation>,
+    /// What is to be written into the journal with it.
+    pub(super) notes: Vec<Vec<u8>>,
     /// Part of an erasure, which a full disk must not hinder.
     pub(super) erases: bool,
-    pub(super) reply: SyncSender<Result<(), StorageError>>,
+    /// The number of its first note.
+    pub(super) reply: SyncSender<Result<u64, StorageError>>,
+}
+
+/// What is asked of the committer.
+pub(super) enum Message {
+    Commit(Request),
+    /// Done between two commits, while nothing is written.
+    Between(Box<dyn FnOnce(&mut Committer) + Send>),
 }
 
 /// Most batches and bytes that share one sync.
@@ -35,23 +46,45 @@ pub(super) struct Committer {
     pub(super) codec: Arc<Codec>,
     pub(super) slots: Arc<Slots>,
     pub(super) manifest: Manifest,
+    pub(super) head: JournalHead,
     pub(super) mark: Mark,
     pub(super) ballast: Arc<Ballast>,
+    /// Keys that were written since a backup last asked, while there is one.
+    pub(super) changed: Option<HashSet<Vec<u8>>>,
+    /// Why nothing is written any more.
+    pub(super) failed: Option<String>,
 }
 
 impl Committer {
     /// Serves until every sender is gone, then makes the mark durable.
-    pub(super) fn run(mut self, requests: &Receiver<Request>) {
-        let mut failed: Option<String> = None;
-        while let Ok(first) = requests.recv() {
+    pub(super) fn run(mut self, requests: &Receiver<Message>) {
+        let mut held = None;
+        while let Some(message) = held.take().or_else(|| requests.recv().ok()) {
+            let first = match message {
+                Message::Commit(first) => first,
+                Message::Between(work) => {
+                    // Whoever asked notices that no answer comes.
+                    let _ = catch_unwind(AssertUnwindSafe(|| work(&mut self)));
+                    continue;
+                }
+            };
             let mut bytes = size(&first);
             let mut group = vec![first];
             while group.len() < GROUP_BATCHES && bytes < GROUP_BYTES {
-                let Ok(next) = requests.try_recv() else { break };
-                bytes += size(&next);
-                group.push(next);
+                match requests.try_recv() {
+                    Ok(Message::Commit(next)) => {
+                        bytes += size(&next);
+                        group.push(next);
+                    }
+                    Ok(between) => {
+                        held = Some(between);
+                        break;
+                    }
+                    Err(_) => break,
+                }
             }
-            let result = match &failed {
+            let mut next = self.head.length + 1;
+            let result = match &self.failed {
                 Some(reason) => Err(StorageError::Stopped { reason: reason.clone() }),
                 None => self.commit_guarded(&group, bytes as u64),
             };
@@ -59,14 +92,15 @@ impl Committer {
             // refusal for lack of space came before the write and may pass.
             if let Err(error) = &result
                 && !matches!(error, StorageError::Full { .. })
-                && failed.is_none()
+                && self.failed.is_none()
             {
                 tracing::error!(%error, "a commit failed: the store takes no more writes");
-                failed = Some(format!("an earlier commit failed: {error}"));
+                self.failed = Some(format!("an earlier commit failed: {error}"));
             }
             for request in group {
                 // A caller that left meanwhile needs no answer.
-                let _ = request.reply.send(result.clone());
+                let _ = request.reply.send(result.clone().map(|()| next));
+                next += request.notes.len() as u64;
             }
         }
         if let Err(error) = self.mark.sync() {
@@ -76,7 +110,8 @@ impl Committer {
 
     fn commit_guarded(&mut self, group: &[Request], bytes: u64) -> Result<(), StorageError> {
         let removes = |request: &Request| {
-            request.erases || request.operations.iter().all(|(_, value)| value.is_none())
+            let writes = request.operations.iter().any(|(_, value)| value.is_some());
+            request.erases || !(writes || !request.notes.is_empty())
         };
         let removes_only = group.iter().all(removes);
         self.ballast.admit(bytes, removes_only)?;
@@ -106,6 +141,28 @@ impl Committer {
                 None => batch.remove(key),
             }
         }
+        let mut changed: Vec<Vec<u8>> = Vec::new();
+        if self.changed.is_some() {
+            changed.extend(group.iter().flat_map(|r| &r.operations).map(|(key, _)| key.clone()));
+        }
+        let mut head = self.head;
+        for content in group.iter().flat_map(|request| &request.notes) {
+            head = head.after(content);
+            let key = note_key(head.length);
+            let value = [&head.hash[..], content].concat();
+            batch.insert(key.as_slice(), self.codec.seal(&self.slots, &key, &value, Seal::Store)?);
+            changed.push(key);
+        }
+        if head != self.head {
+            let before = self.db.get(HEAD_KEY).map_err(|error| self.sled_error(error))?;
+            if let Some(before) = before {
+                manifest.remove(HEAD_KEY, &before);
+            }
+            let sealed = self.codec.seal(&self.slots, HEAD_KEY, &head.to_bytes(), Seal::Store)?;
+            manifest.add(HEAD_KEY, &sealed);
+            batch.insert(HEAD_KEY, sealed);
+            changed.push(HEAD_KEY.to_vec());
+        }
         manifest.sequence += 1;
         let sealed =
             self.codec.seal(&self.slots, MANIFEST_KEY, &manifest.to_bytes(), Seal::Store)?;
@@ -117,6 +174,10 @@ impl Committer {
         self.log.sync_data().map_err(StorageError::io("sync", &self.dir.join("sled/db")))?;
         self.mark.write(&manifest)?;
         self.manifest = manifest;
+        self.head = head;
+        if let Some(tracked) = &mut self.changed {
+            tracked.extend(changed);
+        }
         Ok(())
     }
 
@@ -140,7 +201,11 @@ impl Committer {
 
 fn size(request: &Request) -> usize {
     let operations = request.operations.iter();
-    operations.map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
+    let notes: usize = request.notes.iter().map(Vec::len).sum();
+    notes
+        + operations
+            .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len))
+            .sum::<usize>()
 }
 
 /// Whether sled met a full disk.

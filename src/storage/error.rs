@@ -24,7 +24,7 @@ pub enum StorageError {
     },
     /// What is on disk is not what was acknowledged.
     #[error(
-        "the store at `{}` is damaged: {detail}; nothing was changed, put back a copy of the data directory",
+        "the store at `{}` is damaged: {detail}; nothing was changed, put back a backup with `handclip gallery restore`",
         dir.display()
     )]
     Damaged {
@@ -35,7 +35,7 @@ pub enum StorageError {
     },
     /// Opening took too long, as sled does on some damaged files.
     #[error(
-        "the store at `{}` did not open within {seconds} s and may be damaged: allow more time, or put back a copy of the data directory",
+        "the store at `{}` did not open within {seconds} s and may be damaged: allow more time, or put back a backup with `handclip gallery restore`",
         dir.display()
     )]
     OpenTimeout {
@@ -77,6 +77,12 @@ pub enum StorageError {
         /// Where it came from; never the key itself.
         origin: String,
     },
+    /// The program that was to give the key did not.
+    #[error("the command that is to print the master key failed: {detail}")]
+    MasterKeyCommand {
+        /// What happened; never what it printed.
+        detail: String,
+    },
     /// The key file may be read by others.
     #[error("the master key file `{}` can be read by others (mode {mode:o}): chmod 600 it", path.display())]
     MasterKeyMode {
@@ -88,6 +94,12 @@ pub enum StorageError {
     /// The record's data key was destroyed by an erasure.
     #[error("the data key of this record was destroyed")]
     KeyDestroyed,
+    /// A backup that is not whole, or not one.
+    #[error("the backup cannot be used: {detail}")]
+    Backup {
+        /// What is wrong with it.
+        detail: String,
+    },
     /// A value over the limit.
     #[error("a record of {got} bytes was given, at most {max} are taken")]
     TooLarge {
@@ -113,6 +125,10 @@ impl StorageError {
         path: &'a Path,
     ) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| Self::Io { action, path: path.to_owned(), source: Arc::new(source) }
+    }
+
+    pub(super) fn backup(detail: impl Into<String>) -> Self {
+        Self::Backup { detail: detail.into() }
     }
 
     pub(super) fn damaged(dir: &Path, detail: impl Into<String>) -> Self {

@@ -38,9 +38,14 @@ pub(super) struct Manifest {
 
 impl Manifest {
     pub(super) fn add(&mut self, key: &[u8], sealed: &[u8]) {
-        self.records = self.records.wrapping_add(1);
+        self.join(&Self { sequence: 0, records: 1, sum: element(key, sealed) });
+    }
+
+    /// Accounts for all records of another as well.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.records = self.records.wrapping_add(other.records);
         let mut carry = false;
-        for (limb, other) in self.sum.iter_mut().zip(element(key, sealed)) {
+        for (limb, other) in self.sum.iter_mut().zip(other.sum) {
             let (partial, first) = limb.overflowing_add(other);
             let (total, second) = partial.overflowing_add(u64::from(carry));
             *limb = total;

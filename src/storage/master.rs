@@ -1,4 +1,7 @@
+use std::io::Read as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -31,20 +34,19 @@ impl MasterKey {
                 Ok((key, false))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let mut bytes = Zeroizing::new([0_u8; 32]);
-                getrandom::fill(bytes.as_mut()).map_err(|_| StorageError::Random)?;
+                let key = Self::random()?;
                 if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
                     file::create_private_dir(dir)?;
                 }
                 let mut text = Zeroizing::new(String::with_capacity(65));
-                for byte in bytes.iter() {
+                for byte in key.0.iter() {
                     for nibble in [byte >> 4, byte & 15] {
                         text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
                     }
                 }
                 text.push('\n');
                 file::write_private(path, text.as_bytes())?;
-                Ok((Self(bytes), true))
+                Ok((key, true))
             }
             Err(error) => Err(StorageError::io("read", path)(error)),
         }
@@ -73,6 +75,62 @@ impl MasterKey {
                 }
             });
         if good { Ok(Self(key)) } else { Err(StorageError::MasterKeyFormat { origin }) }
+    }
+
+    pub(super) fn random() -> Result<Self, StorageError> {
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        getrandom::fill(bytes.as_mut()).map_err(|_| StorageError::Random)?;
+        Ok(Self(bytes))
+    }
+
+    /// `None` for anything but 32 bytes.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(|bytes| Self(Zeroizing::new(bytes)))
+    }
+
+    pub(super) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Asks a program for the key: what it prints, 64 hexadecimal digits. For a key that a key management service or a hardware
+    /// module keeps. The command is run by `sh`.
+    ///
+    /// # Errors
+    /// [`StorageError::MasterKeyCommand`] when it fails or takes longer than a minute, [`StorageError::MasterKeyFormat`].
+    pub fn from_command(command: &str) -> Result<Self, StorageError> {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let failed = |detail: String| StorageError::MasterKeyCommand { detail };
+        let mut child = Command::new("sh")
+            .args(["-c", command])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(error.to_string()))?;
+        let mut text = Zeroizing::new(Vec::new());
+        let printed = child.stdout.take();
+        let reader = std::thread::spawn(move || {
+            // More than a key is none.
+            let read = printed.map(|printed| printed.take(4096).read_to_end(&mut text));
+            (read, text)
+        });
+        let begun = Instant::now();
+        let status = loop {
+            match child.try_wait().map_err(|error| failed(error.to_string()))? {
+                Some(status) => break status,
+                None if begun.elapsed() > PATIENCE => {
+                    // Its end is not waited for: it may not heed even this.
+                    let _ = child.kill();
+                    return Err(failed(format!("it gave none within {} s", PATIENCE.as_secs())));
+                }
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        if !status.success() {
+            return Err(failed(format!("it ended with {status}")));
+        }
+        let (_, text) = reader.join().map_err(|_| failed("its output was lost".to_owned()))?;
+        let text = Zeroizing::new(String::from_utf8_lossy(&text).into_owned());
+        Self::parse(&text, "that the command printed".to_owned())
     }
 
     /// A key for one purpose; purposes never share one.
@@ -124,6 +182,18 @@ mod tests {
                 Err(StorageError::MasterKeyMode { mode: 0o644, .. })
             ));
         }
+    }
+
+    #[test]
+    fn a_program_may_give_the_key() {
+        let digits = "5a".repeat(32);
+        let key = MasterKey::from_command(&format!("echo {digits}")).unwrap();
+        assert_eq!(key.bytes(), &[0x5a; 32]);
+        let error = |command: &str| MasterKey::from_command(command).unwrap_err().to_string();
+        assert!(error("exit 3").contains('3'));
+        assert!(error("no-such-program-of-a-kms").contains("127"));
+        let shown = error("echo not-the-secret");
+        assert!(shown.contains("64 hexadecimal") && !shown.contains("not-the-secret"), "{shown}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! file  header 128 bytes: `handclip-slots1` | zeros, then slots of 128 bytes
 //! slot  state u8 (0 free, 1 used) | zeros 7 | serial u64 LE | nonce 24 | wrapped key 32 | tag 16 | zeros
 //! ```
-//! The wrapped key is sealed under a key derived from the master key, bound to slot and serial.
+//! The wrapped key is sealed under a key derived from the root key, bound to slot and serial.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::codec::{decrypt, encrypt};
 use super::{StorageError, file};
 
-const SLOT: usize = 128;
+pub(super) const SLOT: usize = 128;
 const MAGIC: &[u8; 15] = b"handclip-slots1";
 const FREE: u8 = 0;
 const USED: u8 = 1;
@@ -166,6 +166,25 @@ impl Slots {
         };
         self.destroy(&orphans)?;
         Ok(orphans.len())
+    }
+
+    /// Every slot with a key, as it lies in the file.
+    pub(super) fn used(&self) -> Vec<(u32, Vec<u8>)> {
+        let state = self.state.lock();
+        let slots = (0_u32..).zip(&state.slots).filter(|(_, slot)| slot[0] == USED);
+        slots.map(|(at, slot)| (at, slot.to_vec())).collect()
+    }
+
+    /// Writes a file of these slots, which [`Slots::used`] gave.
+    pub(super) fn write_file(path: &Path, used: &[(u32, Vec<u8>)]) -> Result<(), StorageError> {
+        let last = used.iter().map(|(at, _)| *at as usize + 1).max().unwrap_or(0);
+        let mut bytes = vec![0_u8; (last + 1) * SLOT];
+        bytes[..MAGIC.len()].copy_from_slice(MAGIC);
+        for (at, slot) in used {
+            let from = (*at as usize + 1) * SLOT;
+            bytes[from..from + SLOT].copy_from_slice(&slot[..SLOT]);
+        }
+        file::write_private(path, &bytes)
     }
 
     /// Makes every key that was made before durable.

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use zeroize::Zeroizing;
 
 use super::ballast::Ballast;
 use super::codec::{Codec, OVERHEAD, Seal};
-use super::commit::{Committer, Operation, Request, from_sled, is_full};
+use super::commit::{Committer, Message, Operation, Request, from_sled, is_full};
+use super::journal::{HEAD_KEY, JournalHead};
 use super::guard::guarded;
 use super::manifest::{MANIFEST_KEY, Manifest, Mark, counts};
 use super::slots::{DataKey, Slots};
-use super::{MasterKey, StorageError, file, meta};
+use super::{MasterKey, StorageError, file, meta, restore};
 
 /// Largest value of a record, in bytes. sled keeps up to 17 records on a page and moves a page over a
 /// quarter of a segment to a blob file, which it never syncs; this keeps pages below that.
@@ -61,6 +62,7 @@ type Unsealed = (Vec<u8>, Option<(Vec<u8>, Seal)>);
 #[derive(Debug, Default)]
 pub struct Batch {
     operations: Vec<Unsealed>,
+    notes: Vec<Vec<u8>>,
     erases: bool,
 }
 
@@ -69,11 +71,11 @@ impl Batch {
     /// the ballast gives back.
     #[must_use]
     pub fn of_erasure() -> Self {
-        Self { operations: Vec::new(), erases: true }
+        Self { erases: true, ..Self::default() }
     }
 
-    /// Writes `value` under `key`, sealed under `seal`. Keys start with a byte of 1 or above; from
-    /// 0x80 on they are bulk, which is authenticated when read and not checked at open.
+    /// Writes `value` under `key`, sealed under `seal`. Keys start with a byte of 0x01 to 0x6f, or of 0x80 to 0xef for bulk, which is
+    /// authenticated when read and not checked at open.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>, seal: Seal) {
         self.operations.push((key, Some((value, seal))));
     }
@@ -83,25 +85,35 @@ impl Batch {
         self.operations.push((key, None));
     }
 
+    /// Adds a note to the journal.
+    pub fn note(&mut self, content: Vec<u8>) {
+        self.notes.push(content);
+    }
+
     /// Adds another batch's changes after this one's.
     pub fn append(&mut self, mut other: Self) {
         self.operations.append(&mut other.operations);
+        self.notes.append(&mut other.notes);
     }
 
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.operations.is_empty()
+        self.operations.is_empty() && self.notes.is_empty()
     }
 }
 
-struct Inner {
-    dir: PathBuf,
-    db: sled::Db,
-    codec: Arc<Codec>,
-    slots: Arc<Slots>,
-    master_key: MasterKey,
-    committer: Mutex<Option<(SyncSender<Request>, JoinHandle<()>)>>,
+pub(super) struct Inner {
+    pub(super) dir: PathBuf,
+    pub(super) id: String,
+    pub(super) db: sled::Db,
+    pub(super) codec: Arc<Codec>,
+    pub(super) slots: Arc<Slots>,
+    /// What every other key is derived from.
+    pub(super) root_key: MasterKey,
+    committer: Mutex<Option<(SyncSender<Message>, JoinHandle<()>)>>,
+    /// Held over a backup.
+    pub(super) backing_up: Mutex<()>,
     // Held, not read: the lock goes with the handle.
     _lock: File,
 }
@@ -112,7 +124,7 @@ impl Drop for Inner {
     }
 }
 
-fn stop(committer: &mut Option<(SyncSender<Request>, JoinHandle<()>)>) {
+fn stop(committer: &mut Option<(SyncSender<Message>, JoinHandle<()>)>) {
     if let Some((requests, thread)) = committer.take() {
         drop(requests);
         if thread.join().is_err() {
@@ -123,7 +135,7 @@ fn stop(committer: &mut Option<(SyncSender<Request>, JoinHandle<()>)>) {
 
 /// A data directory, open. Clones share it.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(pub(super) Arc<Inner>);
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -136,6 +148,7 @@ struct Opened {
     db: sled::Db,
     slots: Slots,
     manifest: Manifest,
+    head: JournalHead,
     mark: Mark,
 }
 
@@ -150,13 +163,14 @@ impl Store {
         let StoreOptions { dir, master_key, open_timeout, ballast_bytes, min_free_bytes } = options;
         file::create_private_dir(&dir)?;
         let lock = take_lock(&dir)?;
+        restore::finish(&dir)?;
         let ballast = Arc::new(Ballast::new(&dir, ballast_bytes, min_free_bytes));
-        let new = meta::open(&dir, &master_key)?;
-        let codec = Arc::new(Codec::new(master_key.derive("records")));
+        let meta::Opened { id, root_key, new } = meta::open(&dir, &master_key)?;
+        let codec = Arc::new(Codec::new(root_key.derive("records")));
         let opened = {
             let (dir, codec, ballast) = (dir.clone(), Arc::clone(&codec), Arc::clone(&ballast));
-            let slots_key = master_key.derive("key slots");
-            let mark_key = master_key.derive("commit mark");
+            let slots_key = root_key.derive("key slots");
+            let mark_key = root_key.derive("commit mark");
             let at = dir.clone();
             guarded(&at, open_timeout, move || {
                 open_and_check(&dir, &codec, &ballast, slots_key, mark_key)
@@ -177,8 +191,11 @@ impl Store {
             codec: Arc::clone(&codec),
             slots: Arc::clone(&slots),
             manifest: opened.manifest,
+            head: opened.head,
             mark: opened.mark,
             ballast,
+            changed: None,
+            failed: None,
         };
         let (requests, queue) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
@@ -187,11 +204,13 @@ impl Store {
             .map_err(StorageError::io("start a thread for", &dir))?;
         Ok(Self(Arc::new(Inner {
             dir,
+            id,
             db: opened.db,
             codec,
             slots,
-            master_key,
+            root_key,
             committer: Mutex::new(Some((requests, thread))),
+            backing_up: Mutex::default(),
             _lock: lock,
         })))
     }
@@ -214,22 +233,61 @@ impl Store {
     /// [`StorageError::Full`] with nothing written, [`StorageError::TooLarge`],
     /// [`StorageError::KeyDestroyed`] for a seal that is gone, [`StorageError::Stopped`] after a close or failure.
     pub fn commit(&self, batch: Batch) -> Result<(), StorageError> {
-        let erases = batch.erases;
-        let operations = self.seal(batch)?;
-        if operations.is_empty() {
+        if batch.is_empty() {
             return Ok(());
         }
-        let requests = self.0.committer.lock().as_ref().map(|(requests, _)| requests.clone());
-        let stopped = || StorageError::Stopped { reason: "it is closed".to_owned() };
-        let (reply, outcome) = sync_channel(1);
-        requests
-            .ok_or_else(stopped)?
-            .send(Request { operations, erases, reply })
-            .map_err(|_| stopped())?;
-        outcome.recv().map_err(|_| stopped())?
+        self.committed(batch).map(drop)
     }
 
-    fn seal(&self, batch: Batch) -> Result<Vec<Operation>, StorageError> {
+    /// As [`Store::commit`]; gives the number of the batch's first note.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn committed(&self, batch: Batch) -> Result<u64, StorageError> {
+        self.send(batch)?.recv().map_err(|_| closed())?
+    }
+
+    /// As [`Store::commit`], without waiting until it is durable: for what a crash may take, such as how something went
+    /// that is known to have begun.
+    ///
+    /// # Errors
+    /// Those that show before anything is written.
+    pub fn commit_later(&self, batch: Batch) -> Result<(), StorageError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.send(batch).map(drop)
+    }
+
+    fn send(&self, batch: Batch) -> Result<Receiver<Result<u64, StorageError>>, StorageError> {
+        let Batch { operations, notes, erases } = batch;
+        if let Some(note) = notes.iter().find(|note| note.len() > Self::max_note()) {
+            return Err(StorageError::TooLarge { got: note.len(), max: Self::max_note() });
+        }
+        let operations = self.seal(operations)?;
+        let (reply, outcome) = sync_channel(1);
+        self.ask(Message::Commit(Request { operations, notes, erases, reply }))?;
+        Ok(outcome)
+    }
+
+    fn ask(&self, message: Message) -> Result<(), StorageError> {
+        let requests = self.0.committer.lock().as_ref().map(|(requests, _)| requests.clone());
+        requests.ok_or_else(closed)?.send(message).map_err(|_| closed())
+    }
+
+    /// Does something between two commits, while nothing is written.
+    pub(super) fn between<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Committer) -> T + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let (reply, outcome) = sync_channel(1);
+        // The answer has room for it, so that the committer never waits.
+        let work = move |committer: &mut Committer| drop(reply.send(work(committer)));
+        self.ask(Message::Between(Box::new(work)))?;
+        outcome.recv().map_err(|_| closed())
+    }
+
+    fn seal(&self, operations: Vec<Unsealed>) -> Result<Vec<Operation>, StorageError> {
         let seal_one = |(key, value): (Vec<u8>, Option<(Vec<u8>, Seal)>)| {
             let Some((value, seal)) = value else { return Ok((key, None)) };
             if value.len() + OVERHEAD > MAX_VALUE {
@@ -238,13 +296,25 @@ impl Store {
             let sealed = self.0.codec.seal(&self.0.slots, &key, &value, seal)?;
             Ok((key, Some(sealed)))
         };
-        batch.operations.into_iter().map(seal_one).collect()
+        operations.into_iter().map(seal_one).collect()
     }
 
     /// Longest plain value that [`Batch::put`] takes, in bytes.
     #[must_use]
     pub fn max_value() -> usize {
         MAX_VALUE - OVERHEAD
+    }
+
+    /// Longest content of a note, in bytes.
+    #[must_use]
+    pub fn max_note() -> usize {
+        Self::max_value() - 32
+    }
+
+    /// The store's own name, which its backups have too.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.0.id
     }
 
     /// Reads a record.
@@ -302,10 +372,10 @@ impl Store {
         self.0.slots.retain(live)
     }
 
-    /// A key for one purpose of the caller's, derived from the master key.
+    /// A key for one purpose of the caller's, derived from the store's root key.
     #[must_use]
     pub fn derive_key(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
-        self.0.master_key.derive(&format!("caller/{purpose}"))
+        self.0.root_key.derive(&format!("caller/{purpose}"))
     }
 
     /// Waits for the batches under way and takes no more. Reading goes on.
@@ -340,7 +410,11 @@ impl Iterator for Records {
     }
 }
 
-fn take_lock(dir: &Path) -> Result<File, StorageError> {
+fn closed() -> StorageError {
+    StorageError::Stopped { reason: "it is closed".to_owned() }
+}
+
+pub(super) fn take_lock(dir: &Path) -> Result<File, StorageError> {
     let path = dir.join("lock");
     let lock = OpenOptions::new()
         .create(true)
@@ -365,12 +439,7 @@ fn open_and_check(
     let mut mark = Mark::open(&dir.join("commit.mark"), mark_key)?;
     let marked = mark.read()?;
     let slots = Slots::open(&dir.join("keys.slots"), slots_key)?;
-    let config = sled::Config::new()
-        .path(dir.join("sled"))
-        .segment_size(SEGMENT_BYTES)
-        .cache_capacity(CACHE_BYTES)
-        // The committer flushes; a timer would only add half-written states.
-        .flush_every_ms(None);
+    let config = log_config(dir);
     let db = match open_log(&config) {
         Err(error) if is_full(&error) => {
             ballast.release();
@@ -380,12 +449,37 @@ fn open_and_check(
     }
     .map_err(|error| from_sled(dir, error))?;
     let manifest = check(dir, &db, codec, &slots, marked)?;
-    Ok(Opened { db, slots, manifest, mark })
+    let head = head(dir, &db, codec, &slots)?;
+    Ok(Opened { db, slots, manifest, head, mark })
+}
+
+/// How sled is to keep the log of a data directory.
+pub(super) fn log_config(dir: &Path) -> sled::Config {
+    sled::Config::new()
+        .path(dir.join("sled"))
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(CACHE_BYTES)
+        // The committer flushes; a timer would only add half-written states.
+        .flush_every_ms(None)
+}
+
+fn head(
+    dir: &Path,
+    db: &sled::Db,
+    codec: &Codec,
+    slots: &Slots,
+) -> Result<JournalHead, StorageError> {
+    let stored = db.get(HEAD_KEY).map_err(|error| from_sled(dir, error))?;
+    let Some(sealed) = stored else { return Ok(JournalHead::default()) };
+    let plain = codec.open(slots, HEAD_KEY, &sealed)?;
+    plain
+        .and_then(|plain| JournalHead::from_bytes(&plain))
+        .ok_or_else(|| StorageError::damaged(dir, "the journal's head does not open"))
 }
 
 /// Opens sled's file. Its threads may hold sled's own lock a little longer than the store that was
 /// closed in this process; no other process can, because it would need `lock` first.
-fn open_log(config: &sled::Config) -> Result<sled::Db, sled::Error> {
+pub(super) fn open_log(config: &sled::Config) -> Result<sled::Db, sled::Error> {
     const WAIT: Duration = Duration::from_millis(20);
     const TRIES: usize = 250;
     let held = |error: &sled::Error| match error {

@@ -171,7 +171,7 @@ impl Record {
         let Some(text) = galleries.deployment_record()? else { return Ok(None) };
         let damaged = |detail: String| {
             ServiceError::Damaged(format!(
-                "the record of the deployment is inconsistent: {detail}; put back a copy of the data directory"
+                "the record of the deployment is inconsistent: {detail}; put back a backup with `handclip gallery restore`"
             ))
         };
         let record: Self =
