@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use handclip::domain::{
-    AttributeFilter, Embedding, Fingerprint, GalleryId, Generation, HandAttributes, SampleId,
+    AttributeFilter, Embedding, Fingerprint, GalleryId, GalleryPolicy, Generation, HandAttributes, SampleId,
     SubjectId,
 };
 use handclip::gallery::{
@@ -46,6 +46,7 @@ fn open(dir: &Path, options: GalleryOptions) -> (Galleries, Arc<Gallery>) {
         retain_images: false,
         allow_training: false,
         description: String::new(),
+        policy: GalleryPolicy::default(),
     };
     let gallery = galleries.get(&id).or_else(|_| galleries.create(spec(id))).unwrap();
     (galleries, gallery)
@@ -168,6 +169,8 @@ fn sample(number: usize, mates: usize, embedding: Embedding) -> NewSample {
         }],
         content_hash,
         image: None,
+        consent: None,
+        flags: Vec::new(),
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod attributes;
 mod calibration;
+mod consent;
 mod embedding;
 mod generation;
 mod ids;
+mod policy;
 mod scope;
 mod score;
 mod time;
@@ -16,9 +18,11 @@ pub use attributes::{
 pub use calibration::{
     CalibratedThreshold, Calibration, CalibrationError, Parts as CalibrationParts,
 };
+pub use consent::{Consent, ConsentError, MAX_PURPOSE};
 pub use embedding::{Embedding, EmbeddingError};
 pub use generation::{Fingerprint, FingerprintError, Generation};
 pub use ids::{GalleryId, IdError, ModelName, SampleId, SubjectId};
+pub use policy::{GalleryPolicy, OnMatch, SampleFlag};
 pub use scope::{Scope, ScopeError};
 pub use score::Similarity;
 pub use time::now_ms;

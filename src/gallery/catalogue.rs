@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use rayon::prelude::*;
 
-use crate::domain::{SampleId, SubjectId};
+use crate::domain::{Consent, GalleryPolicy, SampleId, SubjectId};
 use crate::storage::{DataKey, Store};
 
 use super::index::{Index, RowInfo};
@@ -27,6 +28,10 @@ pub(super) struct SubjectEntry {
     pub(super) by_content: HashMap<[u8; 32], SampleId>,
     /// An erasure began and has not finished.
     pub(super) erasing: bool,
+    pub(super) consent: Option<Consent>,
+    /// The last enrolment, verification or identification, in milliseconds since 1970, and what the store knows of it.
+    pub(super) last_ms: u64,
+    pub(super) saved_ms: u64,
 }
 
 impl SubjectEntry {
@@ -37,6 +42,9 @@ impl SubjectEntry {
             samples: BTreeMap::new(),
             by_content: HashMap::new(),
             erasing: false,
+            consent: None,
+            last_ms: 0,
+            saved_ms: 0,
         }
     }
 }
@@ -47,6 +55,7 @@ pub(super) enum Busy {
     Subject(SubjectId),
     Sample(SampleId),
     Calibration,
+    Policy,
 }
 
 #[derive(Default)]
@@ -73,6 +82,7 @@ pub struct Gallery {
     /// Generations whose templates are to go.
     pub(super) purging: Mutex<Vec<u64>>,
     pub(super) maintenance: super::maintain::Maintenance,
+    pub(super) policy: ArcSwap<GalleryPolicy>,
     state: Mutex<State>,
     freed: Condvar,
 }
@@ -106,6 +116,7 @@ impl Gallery {
             shift: RwLock::new(()),
             purging,
             maintenance,
+            policy: ArcSwap::default(),
             state: Mutex::default(),
             freed: Condvar::new(),
         }
@@ -148,6 +159,7 @@ impl Gallery {
                 GalleryError::inconsistent(&at, "its subject is missing")
             })?;
             state.next_sample = state.next_sample.max(number + 1);
+            state.interacted(name, doc.created_at_ms);
             state.insert(name, doc.id.clone(), number, doc.content_hash.0);
             rows.push(RowInfo {
                 number,
@@ -158,6 +170,7 @@ impl Gallery {
             });
         }
         drop(state);
+        self.load_retention(&names)?;
         self.load_calibrations()?;
         rows.sort_unstable_by_key(|row| row.number);
         self.load_indexes(rows.into_iter().map(Arc::new).collect())
@@ -206,6 +219,13 @@ impl State {
             entry.by_content.insert(content_hash, sample.clone());
             entry.samples.insert(sample.clone(), SampleEntry { number, content_hash });
             self.samples.insert(sample, subject.clone());
+        }
+    }
+
+    /// Somebody was seen; later times win.
+    pub(super) fn interacted(&mut self, subject: &SubjectId, at_ms: u64) {
+        if let Some(entry) = self.subjects.get_mut(subject) {
+            entry.last_ms = entry.last_ms.max(at_ms);
         }
     }
 

@@ -32,6 +32,7 @@ struct Planned {
 #[derive(Default)]
 struct Overlay {
     subjects: HashMap<SubjectId, (u64, DataKey)>,
+    consents: HashSet<SubjectId>,
     names: HashMap<SampleId, (SubjectId, [u8; 32])>,
     contents: HashMap<(SubjectId, [u8; 32]), SampleId>,
     count: usize,
@@ -126,6 +127,9 @@ impl Gallery {
 
     fn check(&self, sample: &NewSample) -> Result<(), GalleryError> {
         sample.attributes.validate()?;
+        if let Some(consent) = &sample.consent {
+            consent.validate(now_ms())?;
+        }
         // What is left of the record holds ids and numbers of bounded length.
         let (got, max) =
             (to_json("attributes", &sample.attributes)?.len(), Store::max_value() - 1024);
@@ -191,6 +195,19 @@ impl Gallery {
         if state.samples.len() + overlay.count >= max {
             return Err(GalleryError::Full { max });
         }
+        let created_at_ms = now_ms();
+        let agreed = sample.consent.is_some()
+            || overlay.consents.contains(&sample.subject)
+            || state.subjects.get(&sample.subject).is_some_and(|entry| {
+                entry.consent.as_ref().is_some_and(|consent| consent.holds_at(created_at_ms))
+            });
+        if self.policy.load().require_consent && !agreed {
+            let (gallery, subject) = (self.doc.id.clone(), sample.subject.clone());
+            return Err(GalleryError::ConsentRequired { gallery, subject });
+        }
+        if sample.consent.is_some() {
+            overlay.consents.insert(sample.subject.clone());
+        }
         let known = state.subjects.get(&sample.subject).map(|entry| (entry.number, entry.data_key));
         let known = known.or_else(|| overlay.subjects.get(&sample.subject).copied());
         let (subject_number, data_key, first) = match known {
@@ -209,7 +226,6 @@ impl Gallery {
         let content = (sample.subject.clone(), sample.content_hash);
         overlay.contents.insert(content.clone(), name.clone());
         overlay.names.insert(name.clone(), content);
-        let created_at_ms = now_ms();
         Ok(Planned { at, sample, name, subject_number, number, data_key, created_at_ms, first })
     }
 
@@ -279,6 +295,10 @@ impl Gallery {
             };
             batch.put(Key::Subject { gallery, subject }.encode(), to_json("subject", &doc)?, seal);
         }
+        if let Some(consent) = &sample.consent {
+            let key = Key::Consent { gallery, subject };
+            batch.put(key.encode(), to_json("consent", consent)?, seal);
+        }
         let image = sample.image.as_deref().filter(|_| self.doc.retain_images);
         let doc = SampleDoc {
             id: plan.name.clone(),
@@ -287,6 +307,7 @@ impl Gallery {
             content_hash: Fingerprint(sample.content_hash),
             created_at_ms: *created_at_ms,
             image_bytes: image.map(<[u8]>::len),
+            flags: sample.flags.clone(),
         };
         let doc = to_json("attributes", &doc)?;
         let mut size = doc.len() + image.map_or(0, <[u8]>::len);
@@ -317,6 +338,12 @@ impl Gallery {
             }
             let NewSample { subject, content_hash, .. } = &plan.sample;
             state.insert(subject, plan.name.clone(), plan.number, *content_hash);
+            state.interacted(subject, plan.created_at_ms);
+            if let Some(consent) = &plan.sample.consent
+                && let Some(entry) = state.subjects.get_mut(subject)
+            {
+                entry.consent = Some(consent.clone());
+            }
             names.entry(plan.subject_number).or_insert_with(|| Arc::new(subject.clone()));
         }
         // Under the state's lock, so that nobody who sees the subject misses its rows.

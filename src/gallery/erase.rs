@@ -19,7 +19,7 @@ use crate::storage::{Batch, DataKey, Seal, Store, hmac_sha256, macs_equal};
 use super::catalogue::Busy;
 use super::key::{self, Key};
 use super::record::uuid_text::Uuid;
-use super::record::{ErasureDoc, from_json, to_json};
+use super::record::{DeletionDoc, ErasureDoc, from_json, to_json};
 use super::{Gallery, GalleryError};
 
 /// Proof that a subject was erased, for whoever asked for it.
@@ -40,7 +40,7 @@ pub struct ErasureReceipt {
 }
 
 /// Keys for signing receipts and for hashing names; drawn from the store's master key.
-struct Keys<'a>(&'a Store);
+pub(super) struct Keys<'a>(pub(super) &'a Store);
 
 impl Keys<'_> {
     fn signature(&self, receipt: &ErasureReceipt) -> [u8; 32] {
@@ -62,7 +62,7 @@ impl Keys<'_> {
         )
     }
 
-    fn name(&self, gallery: u32, subject: &SubjectId) -> [u8; 16] {
+    pub(super) fn name(&self, gallery: u32, subject: &SubjectId) -> [u8; 16] {
         let key = self.0.derive_key("erased name");
         let hash = hmac_sha256(&key, &[&gallery.to_be_bytes(), subject.as_str().as_bytes()]);
         let mut name = [0; 16];
@@ -95,7 +95,7 @@ impl Gallery {
                     name: Keys(&self.store).name(self.number, subject),
                     samples,
                     erased_at_ms: now_ms(),
-                    data_key,
+                    data_key: Some(data_key),
                 };
                 let mut batch = Batch::of_erasure();
                 batch.put(note_key, to_json("note", &doc)?, Seal::Store);
@@ -155,8 +155,13 @@ impl Gallery {
 }
 
 /// Steps 3 and 4. May be repeated.
-fn finish(store: &Store, gallery: u32, subject: u64, doc: &ErasureDoc) -> Result<(), GalleryError> {
-    store.destroy_data_keys(&[doc.data_key])?;
+pub(super) fn finish(
+    store: &Store,
+    gallery: u32,
+    subject: u64,
+    doc: &ErasureDoc,
+) -> Result<(), GalleryError> {
+    store.destroy_data_keys(doc.data_key.as_slice())?;
     let mut batch = Batch::of_erasure();
     for kind in key::OF_SUBJECT {
         let prefix = key::of_subject(kind, gallery, subject);
@@ -185,8 +190,7 @@ pub(super) fn resume(store: &Store, gallery: u32) -> Result<usize, GalleryError>
     Ok(finished)
 }
 
-/// Destroys every record and key of a gallery, its tombstones too: nothing is left that they
-/// could protect.
+/// Destroys every record and key of a gallery, its tombstones too: one for the whole gallery takes their place.
 pub(super) fn delete_gallery(
     store: &Store,
     gallery: u32,
@@ -206,6 +210,8 @@ pub(super) fn delete_gallery(
     let mut batch = Batch::of_erasure();
     batch.remove(Key::Gallery { gallery }.encode());
     batch.remove(Key::DeletionBegun { gallery }.encode());
+    let doc = DeletionDoc { deleted_at_ms: now_ms() };
+    batch.put(Key::Deletion { gallery }.encode(), to_json("deletion", &doc)?, Seal::Store);
     store.commit(batch)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-use crate::domain::{AttributeError, Fingerprint, GalleryId, Generation, SampleId, SubjectId};
+use crate::domain::{AttributeError, ConsentError, Fingerprint, GalleryId, Generation, SampleId, SubjectId};
 use crate::storage::StorageError;
 
 use super::types::{MAX_BATCH, MAX_DIM, MAX_LIMIT};
@@ -62,6 +62,17 @@ pub enum GalleryError {
     /// Attributes out of bounds.
     #[error(transparent)]
     Attributes(#[from] AttributeError),
+    /// A consent that is none or has ended.
+    #[error(transparent)]
+    Consent(#[from] ConsentError),
+    /// Nobody is enrolled here without a consent.
+    #[error("gallery `{gallery}` takes nobody without a consent, and `{subject}` has none that holds")]
+    ConsentRequired {
+        /// The gallery.
+        gallery: GalleryId,
+        /// Who was to be enrolled.
+        subject: SubjectId,
+    },
     /// A quality outside [0, 1].
     #[error("the quality {got} is not between 0 and 1")]
     Quality {

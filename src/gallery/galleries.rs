@@ -49,6 +49,12 @@ impl Galleries {
         let maintainer = Maintainer::start(options.background)?;
         let mut galleries = BTreeMap::new();
         let mut next = 0;
+        for at in store.keys(&[key::DELETION])? {
+            if let Some(Key::Deletion { gallery }) = Key::decode(&at) {
+                // Its number is not given again: an older backup may hold what was in it.
+                next = next.max(gallery + 1);
+            }
+        }
         for record in store.scan(&[key::GALLERY]) {
             let (at, text) = record?;
             let Some(Key::Gallery { gallery: number }) = Key::decode(&at) else {
@@ -109,6 +115,7 @@ impl Galleries {
             retain_images,
             allow_training,
             description,
+            policy,
         } = spec();
         if !(1..=MAX_DIM).contains(&dim) {
             return Err(GalleryError::GalleryDimensions { got: dim });
@@ -145,10 +152,16 @@ impl Galleries {
             to_json("gallery", &doc)?,
             Seal::Store,
         );
+        batch.put(
+            Key::Policy { gallery: number }.encode(),
+            to_json("policy", &policy)?,
+            Seal::Store,
+        );
         store.commit(batch)?;
         *next += 1;
         let handle = maintainer.handle();
         let gallery = Gallery::empty(number, doc, store.clone(), options.clone(), handle);
+        gallery.policy.store(Arc::new(policy));
         let gallery = Arc::new(gallery);
         maintainer.register(&gallery);
         galleries.write().insert(id, Arc::clone(&gallery));

@@ -11,6 +11,10 @@
 //! deletion begun  07 | gallery u32
 //! calibration     08 | gallery u32 | generation u64
 //! deployment      09
+//! consent         0a | gallery u32 | subject u64
+//! interaction     0b | gallery u32 | subject u64
+//! policy          0c | gallery u32
+//! deletion        0d | gallery u32
 //! image chunk     81 | gallery u32 | subject u64 | sample u64 | chunk u32
 //! segment chunk   82 | gallery u32 | chunk u32
 //! ```
@@ -28,6 +32,10 @@ pub(super) enum Key {
     DeletionBegun { gallery: u32 },
     Calibration { gallery: u32, generation: u64 },
     Deployment,
+    Consent { gallery: u32, subject: u64 },
+    Interaction { gallery: u32, subject: u64 },
+    Policy { gallery: u32 },
+    Deletion { gallery: u32 },
     ImageChunk { gallery: u32, subject: u64, sample: u64, chunk: u32 },
     SegmentChunk { gallery: u32, chunk: u32 },
 }
@@ -41,14 +49,30 @@ pub(super) const ERASURE_BEGUN: u8 = 0x06;
 pub(super) const DELETION_BEGUN: u8 = 0x07;
 pub(super) const CALIBRATION: u8 = 0x08;
 pub(super) const DEPLOYMENT: u8 = 0x09;
+pub(super) const CONSENT: u8 = 0x0a;
+pub(super) const INTERACTION: u8 = 0x0b;
+pub(super) const POLICY: u8 = 0x0c;
+pub(super) const DELETION: u8 = 0x0d;
 pub(super) const IMAGE_CHUNK: u8 = 0x81;
 pub(super) const SEGMENT_CHUNK: u8 = 0x82;
 
 /// Kinds of which a subject has records.
-pub(super) const OF_SUBJECT: [u8; 4] = [SUBJECT, SAMPLE, TEMPLATE, IMAGE_CHUNK];
-/// Kinds of which a gallery has records, itself and its begun deletion left out.
-pub(super) const OF_GALLERY: [u8; 8] =
-    [SUBJECT, SAMPLE, TEMPLATE, TOMBSTONE, ERASURE_BEGUN, CALIBRATION, IMAGE_CHUNK, SEGMENT_CHUNK];
+pub(super) const OF_SUBJECT: [u8; 6] =
+    [SUBJECT, SAMPLE, TEMPLATE, CONSENT, INTERACTION, IMAGE_CHUNK];
+/// Kinds of which a gallery has records, itself and its deletion left out.
+pub(super) const OF_GALLERY: [u8; 11] = [
+    SUBJECT,
+    SAMPLE,
+    TEMPLATE,
+    TOMBSTONE,
+    ERASURE_BEGUN,
+    CALIBRATION,
+    CONSENT,
+    INTERACTION,
+    POLICY,
+    IMAGE_CHUNK,
+    SEGMENT_CHUNK,
+];
 
 /// The start of every key of a kind in a gallery.
 pub(super) fn in_gallery(kind: u8, gallery: u32) -> Vec<u8> {
@@ -98,6 +122,10 @@ impl Key {
                 key
             }
             Self::Deployment => vec![DEPLOYMENT],
+            Self::Consent { gallery, subject } => of_subject(CONSENT, gallery, subject),
+            Self::Interaction { gallery, subject } => of_subject(INTERACTION, gallery, subject),
+            Self::Policy { gallery } => in_gallery(POLICY, gallery),
+            Self::Deletion { gallery } => in_gallery(DELETION, gallery),
             Self::ImageChunk { gallery, subject, sample, chunk } => {
                 let mut key = of_sample(IMAGE_CHUNK, gallery, subject, sample);
                 key.extend_from_slice(&chunk.to_be_bytes());
@@ -132,6 +160,10 @@ impl Key {
             TOMBSTONE => Self::Tombstone { gallery, name: reader.take()?, receipt: reader.take()? },
             ERASURE_BEGUN => Self::ErasureBegun { gallery, subject: reader.number()? },
             DELETION_BEGUN => Self::DeletionBegun { gallery },
+            CONSENT => Self::Consent { gallery, subject: reader.number()? },
+            INTERACTION => Self::Interaction { gallery, subject: reader.number()? },
+            POLICY => Self::Policy { gallery },
+            DELETION => Self::Deletion { gallery },
             CALIBRATION => Self::Calibration { gallery, generation: reader.number()? },
             IMAGE_CHUNK => Self::ImageChunk {
                 gallery,
@@ -169,7 +201,7 @@ mod tests {
 
     fn any_key() -> impl Strategy<Value = Key> {
         let numbers = (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
-        (0..11_u8, numbers, any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(
+        (0..15_u8, numbers, any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(
             |(kind, (gallery, subject, sample, generation, chunk), name, receipt)| match kind {
                 0 => Key::Gallery { gallery },
                 1 => Key::Subject { gallery, subject },
@@ -181,6 +213,10 @@ mod tests {
                 7 => Key::Calibration { gallery, generation },
                 8 => Key::ImageChunk { gallery, subject, sample, chunk },
                 9 => Key::Deployment,
+                10 => Key::Consent { gallery, subject },
+                11 => Key::Interaction { gallery, subject },
+                12 => Key::Policy { gallery },
+                13 => Key::Deletion { gallery },
                 _ => Key::SegmentChunk { gallery, chunk },
             },
         )

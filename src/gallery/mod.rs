@@ -11,6 +11,7 @@ mod calibrate;
 mod catalogue;
 mod enrol;
 mod erase;
+mod erasures;
 mod error;
 mod galleries;
 mod index;
@@ -18,6 +19,7 @@ mod key;
 mod maintain;
 mod read;
 mod record;
+mod retention;
 mod space;
 mod spaces;
 mod types;
@@ -25,8 +27,10 @@ mod view;
 
 pub use catalogue::Gallery;
 pub use erase::ErasureReceipt;
+pub use erasures::{Erasure, apply_erasures, erasures};
 pub use error::GalleryError;
 pub use galleries::Galleries;
+pub use retention::Overdue;
 pub use space::{Role, Template, TemplateSpace};
 pub use spaces::Gap;
 pub use types::{

@@ -38,6 +38,7 @@ impl Gallery {
             retain_images: self.doc.retain_images,
             allow_training: self.doc.allow_training,
             description: self.doc.description.clone(),
+            policy: **self.policy.load(),
             subjects,
             samples,
             created_at_ms: self.doc.created_at_ms,
@@ -82,8 +83,14 @@ impl Gallery {
             })
             .collect::<Result<_, GalleryError>>();
         // An erasure may have overtaken the scan.
-        self.state().present(subject)?;
-        Ok(SubjectRecord { subject: subject.clone(), samples: samples? })
+        let state = self.state();
+        let entry = state.present(subject)?;
+        Ok(SubjectRecord {
+            subject: subject.clone(),
+            samples: samples?,
+            consent: entry.consent.clone(),
+            last_interaction_ms: entry.last_ms,
+        })
     }
 
     /// One sample.
@@ -186,5 +193,6 @@ fn sample_record(subject: &SubjectId, doc: SampleDoc) -> SampleRecord {
         content_hash: doc.content_hash.0,
         created_at_ms: doc.created_at_ms,
         has_image: doc.image_bytes.is_some(),
+        flags: doc.flags,
     }
 }

@@ -4,7 +4,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Embedding, Fingerprint, GalleryId, Generation, HandAttributes, SampleId, SubjectId,
+    Embedding, Fingerprint, GalleryId, Generation, HandAttributes, SampleFlag, SampleId,
+    SubjectId,
 };
 use crate::storage::{DataKey, Store};
 
@@ -59,6 +60,9 @@ pub(super) struct SampleDoc {
     /// Size of the retained image, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) image_bytes: Option<usize>,
+    /// Why somebody has to look at it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) flags: Vec<SampleFlag>,
 }
 
 /// An erasure, before its first step (`erasure begun`) and after its last (`tombstone`). Sealed under the
@@ -70,7 +74,15 @@ pub(super) struct ErasureDoc {
     pub(super) name: [u8; 16],
     pub(super) samples: usize,
     pub(super) erased_at_ms: u64,
-    pub(super) data_key: DataKey,
+    /// The key that is to be destroyed; none where the erasure is known from another store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) data_key: Option<DataKey>,
+}
+
+/// A deletion of a gallery, so that no backup brings it back.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct DeletionDoc {
+    pub(super) deleted_at_ms: u64,
 }
 
 /// Reads and writes a UUID as text, without the uuid crate's serde feature.

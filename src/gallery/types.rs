@@ -1,6 +1,6 @@
 use crate::domain::{
-    AttributeFilter, Fingerprint, GalleryId, Generation, HandAttributes, SampleId, Similarity,
-    SubjectId,
+    AttributeFilter, Consent, Fingerprint, GalleryId, GalleryPolicy, Generation, HandAttributes,
+    SampleFlag, SampleId, Similarity, SubjectId,
 };
 
 use super::space::{Role, Template, TemplateSpace};
@@ -75,6 +75,8 @@ pub struct GallerySpec {
     pub allow_training: bool,
     /// For people to read.
     pub description: String,
+    /// Who may be in it, and for how long.
+    pub policy: GalleryPolicy,
 }
 
 /// What a gallery is and holds.
@@ -94,6 +96,8 @@ pub struct GalleryInfo {
     pub allow_training: bool,
     /// For people to read.
     pub description: String,
+    /// Who may be in it, and for how long.
+    pub policy: GalleryPolicy,
     /// Subjects enrolled.
     pub subjects: usize,
     /// Samples enrolled.
@@ -150,6 +154,10 @@ pub struct NewSample {
     pub content_hash: [u8; 32],
     /// The image, kept when the gallery retains images.
     pub image: Option<Vec<u8>>,
+    /// What the subject agreed to; takes the place of what they agreed to before.
+    pub consent: Option<Consent>,
+    /// Why somebody has to look at it.
+    pub flags: Vec<SampleFlag>,
 }
 
 /// What enrolling did.
@@ -180,6 +188,8 @@ pub struct SampleRecord {
     pub created_at_ms: u64,
     /// Whether the image was kept.
     pub has_image: bool,
+    /// Why somebody has to look at it.
+    pub flags: Vec<SampleFlag>,
 }
 
 /// A subject with everything enrolled.
@@ -189,6 +199,10 @@ pub struct SubjectRecord {
     pub subject: SubjectId,
     /// The samples, in order of their enrolment.
     pub samples: Vec<SampleRecord>,
+    /// What they agreed to.
+    pub consent: Option<Consent>,
+    /// When they were last enrolled, verified or identified, in milliseconds since 1970.
+    pub last_interaction_ms: u64,
 }
 
 /// A line of a listing.

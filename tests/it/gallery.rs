@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use handclip::domain::{
-    Aspect, AttributeFilter, Embedding, Fingerprint, GalleryId, Generation, HandAttributes,
+    Aspect, AttributeFilter, Embedding, Fingerprint, GalleryId, GalleryPolicy, Generation, HandAttributes,
     SampleId, Side, SubjectId,
 };
 use handclip::gallery::{
@@ -47,6 +47,7 @@ pub(crate) fn spec(id: &str, dim: usize) -> GallerySpec {
         retain_images: true,
         allow_training: false,
         description: "test".into(),
+        policy: GalleryPolicy::default(),
     }
 }
 
@@ -83,6 +84,8 @@ pub(crate) fn new_sample(number: usize, of: usize, embedding: Embedding) -> NewS
         templates: vec![template(1, embedding)],
         content_hash,
         image: None,
+        consent: None,
+        flags: Vec::new(),
     }
 }
 
