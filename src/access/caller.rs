@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 
 use crate::domain::{GalleryId, Scope};
@@ -10,7 +11,22 @@ use super::record::KeyRecord;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caller(Option<Arc<KeyRecord>>);
 
+tokio::task_local! {
+    static CURRENT: Caller;
+}
+
 impl Caller {
+    /// Whoever asked for what the task at hand does; [`Caller::local`] where nobody was named.
+    #[must_use]
+    pub fn current() -> Self {
+        CURRENT.try_with(Self::clone).unwrap_or_else(|_| Self::local())
+    }
+
+    /// Does something in the name of this caller. Threads that it starts know nothing of that.
+    pub fn acting<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, work)
+    }
+
     /// Somebody who may do everything: whoever has the data directory itself, or asks a server that has no keys.
     #[must_use]
     pub fn local() -> Self {

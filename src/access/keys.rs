@@ -121,6 +121,30 @@ impl ApiKeys {
         Ok(Self(Arc::new(Inner { store, mac_key, table, writing })))
     }
 
+    /// The records of a store's keys, to be put into another of the same root key.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn records(store: &Store) -> Result<Vec<(Vec<u8>, Vec<u8>)>, AccessError> {
+        Ok(store.scan(&[KEY]).collect::<Result<_, _>>()?)
+    }
+
+    /// Puts records of keys in the place of all that a store has. No keys must be open.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn replace_records(
+        store: &Store,
+        records: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<(), AccessError> {
+        let mut batch = Batch::of_erasure();
+        store.keys(&[KEY])?.into_iter().for_each(|key| batch.remove(key));
+        for (key, text) in records {
+            batch.put(key.clone(), text.clone(), Seal::Store);
+        }
+        Ok(store.commit(batch)?)
+    }
+
     /// Whether the store has never had a key: then everybody who reaches the server may do everything.
     #[must_use]
     pub fn is_open(&self) -> bool {

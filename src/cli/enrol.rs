@@ -1,9 +1,12 @@
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::config::{ModelArgs, StoreArgs};
-use crate::domain::{Aspect, GalleryId, HandAttributes, SampleId, Side, SubjectId};
+use crate::domain::{
+    Aspect, Consent, GalleryId, GalleryPolicy, HandAttributes, SampleId, Side, SubjectId, now_ms,
+};
 use crate::service::{Enrolment, LabelledImage, NewGallery, Service, ServiceError, read_dataset};
 
 use super::offline::{self, Absent};
@@ -45,9 +48,32 @@ pub(super) struct Args {
     /// Whether accessories are worn in a single image
     #[arg(long, requires = "subject")]
     accessories: Option<bool>,
+    /// What those who are enrolled agreed to, in words, now
+    #[arg(long, value_name = "WORDS", requires = "consent_days")]
+    consent_purpose: Option<String>,
+    /// For how many days they agreed; they are erased then
+    #[arg(long, value_name = "DAYS", requires = "consent_purpose")]
+    consent_days: Option<NonZeroU32>,
+    /// Enrol images even if they match another subject
+    #[arg(long)]
+    allow_match: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// How all of the images are enrolled.
+struct How {
+    consent: Option<Consent>,
+    allow_match: bool,
+}
+
+impl Args {
+    fn how(&self) -> How {
+        let given = self.consent_purpose.as_deref().zip(self.consent_days);
+        let consent = given.map(|(purpose, days)| Consent::from_now(purpose, days, now_ms()));
+        How { consent, allow_match: self.allow_match }
+    }
 }
 
 /// What became of the files.
@@ -84,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         if args.create {
             create(&service, args).await?;
         }
-        enrol_all(&service, &args.gallery, images, sample).await
+        enrol_all(&service, &args.gallery, images, sample, &args.how()).await
     })?;
     // Shown or not, what failed decides the exit code.
     let shown = if args.json {
@@ -115,6 +141,7 @@ async fn create(service: &Service, args: &Args) -> Result<(), Failure> {
         retain_images: args.retain_images,
         allow_training: false,
         description: String::new(),
+        policy: GalleryPolicy::default(),
     };
     match service.create_gallery(new).await {
         Ok(_) | Err(ServiceError::GalleryExists(_)) => Ok(()),
@@ -128,6 +155,7 @@ async fn enrol_all(
     gallery: &GalleryId,
     images: Vec<LabelledImage>,
     mut sample: Option<SampleId>,
+    how: &How,
 ) -> Result<Summary, Failure> {
     // Before anything is read: a wrong gallery is one error, not one a file.
     service.gallery(gallery)?;
@@ -140,7 +168,14 @@ async fn enrol_all(
             match offline::read_image(path) {
                 Ok(image) => {
                     let (subject, attributes) = (subject.clone(), attributes.clone());
-                    batch.push(Enrolment { subject, sample: sample.take(), attributes, image });
+                    batch.push(Enrolment {
+                        subject,
+                        sample: sample.take(),
+                        attributes,
+                        image,
+                        consent: how.consent.clone(),
+                        allow_match: how.allow_match,
+                    });
                     paths.push(path);
                 }
                 Err(error) => summary.fail(path, &*error),

@@ -1,11 +1,14 @@
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::config::{ServerArgs, StoreArgs};
 use crate::domain::{GalleryId, Scope, now_ms};
-use crate::service::{KeyId, KeyView, NewKey, NewKeyView, OfflineKeys};
+use crate::service::{
+    KeyId, KeySource, KeyView, NewKey, NewKeyView, OfflineKeys, change_master_key,
+};
 
 use super::remote::Remote;
 use super::{Failure, offline, output};
@@ -48,6 +51,17 @@ enum Action {
         key: KeyId,
         #[command(flatten)]
         at: At,
+    },
+    /// Have another master key open the store; the one before opens it no more. The server must be stopped
+    RotateMaster {
+        /// File with the new key; made if it is not there
+        #[arg(long, value_name = "FILE", required_unless_present = "new_master_key_command")]
+        new_master_key_file: Option<PathBuf>,
+        /// Command that prints the new key
+        #[arg(long, value_name = "COMMAND", conflicts_with = "new_master_key_file")]
+        new_master_key_command: Option<String>,
+        #[command(flatten)]
+        store: StoreArgs,
     },
     /// Give a key another secret and print it
     Rotate {
@@ -148,6 +162,23 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 None => at.offline()?.revoke(*key)?,
             };
             if at.json { output::json(&revoked) } else { say!("{key} is {}", revoked.state) }
+        }
+        Action::RotateMaster { new_master_key_file, new_master_key_command, store } => {
+            let new = match (new_master_key_file, new_master_key_command) {
+                (Some(file), _) => KeySource::File(file.clone()),
+                (None, Some(command)) => KeySource::Command(command.clone()),
+                (None, None) => return Err("name the new master key".into()),
+            };
+            let old = offline::master_key(store);
+            if old == new {
+                return Err("the new master key must lie elsewhere than the one before".into());
+            }
+            let notices = change_master_key(&store.data_dir, &old, &new)?;
+            notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+            eprintln!(
+                "from now on start with the new key, and keep the one before for backups that were made under it"
+            );
+            say!("the master key of {} was changed", store.data_dir.display())
         }
         Action::Rotate { key, overlap_s, at } => at.print(&match at.remote()? {
             Some(remote) => {

@@ -8,6 +8,7 @@ macro_rules! say {
 
 mod calibrate;
 mod compare;
+mod custody;
 mod dataset;
 mod demo;
 mod deploy;
@@ -74,7 +75,7 @@ enum Command {
     Search(search::Args),
     /// Why is it as similar as it is? A heat map over an image
     Explain(explain::Args),
-    /// Make, list, show, check and delete galleries; erase subjects
+    /// Make, list, check and delete galleries; erase subjects; back up, put back, and audit
     Gallery(gallery::Args),
     /// Embed images or prompts
     Embed(embed::Args),

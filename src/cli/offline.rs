@@ -27,10 +27,12 @@ pub(super) fn options(
 
 /// Where the master key comes from.
 pub(super) fn master_key(store: &StoreArgs) -> KeySource {
-    match (store.master_key_from_env(), &store.master_key_file) {
-        (Some(hex), _) => KeySource::Hex(hex),
-        (None, Some(file)) => KeySource::File(file.clone()),
-        (None, None) => ServiceOptions::new(&store.data_dir).master_key,
+    let StoreArgs { data_dir, master_key_file, master_key_command, .. } = store;
+    match (store.master_key_from_env(), master_key_command, master_key_file) {
+        (Some(hex), _, _) => KeySource::Hex(hex),
+        (None, Some(command), _) => KeySource::Command(command.clone()),
+        (None, None, Some(file)) => KeySource::File(file.clone()),
+        (None, None, None) => ServiceOptions::new(data_dir).master_key,
     }
 }
 

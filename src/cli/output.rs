@@ -22,6 +22,26 @@ pub(super) fn bar(total: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
+/// Bytes as they come, where nobody knows how many there will be; hidden where standard error is not a terminal.
+pub(super) fn bytes(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(what);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {spinner} {bytes} {bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// That something goes on; hidden where standard error is not a terminal.
+pub(super) fn spinner(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(what);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {spinner} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
 /// Whoever read standard output closed it.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]

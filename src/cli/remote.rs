@@ -47,6 +47,15 @@ impl Remote {
         answer(self.signed(self.agent.get(self.url(path))).call())
     }
 
+    /// A body of any length, if the server gives it.
+    pub(super) fn download(&self, path: &str) -> Result<ureq::Body, Failure> {
+        let sent = self.signed(self.agent.get(self.url(path))).call();
+        match sent {
+            Ok(response) if response.status().is_success() => Ok(response.into_body()),
+            other => Err(answer(other).err().unwrap_or_else(|| "the server gave nothing".into())),
+        }
+    }
+
     pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
         answer(self.signed(self.agent.delete(self.url(path))).call())
     }

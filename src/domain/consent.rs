@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
 /// Longest purpose of a consent, in bytes.
@@ -33,6 +35,13 @@ pub struct Consent {
 }
 
 impl Consent {
+    /// One that is given at this moment and holds for some days.
+    #[must_use]
+    pub fn from_now(purpose: &str, days: NonZeroU32, now_ms: u64) -> Self {
+        let expires_at_ms = now_ms + u64::from(days.get()) * 24 * 3600 * 1000;
+        Self { purpose: purpose.to_owned(), given_at_ms: now_ms, expires_at_ms }
+    }
+
     /// Refuses what is none, and what has ended.
     ///
     /// # Errors

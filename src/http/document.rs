@@ -30,6 +30,7 @@ use super::routes;
         (name = "models", description = "Models by name, and which of them serves"),
         (name = "training", description = "Fine-tuning, and images to train on"),
         (name = "evaluations", description = "How good models are, and whether one may take another's place"),
+        (name = "audit", description = "Who did what, what was erased, and backups"),
         (name = "keys", description = "Who may ask for what"),
         (name = "health", description = "For orchestrators and monitoring")
     )
@@ -55,6 +56,8 @@ pub(super) struct ImageFields {
     accessories: Option<bool>,
     /// A name for the sample.
     sample: Option<String>,
+    /// Enrols it even if it matches another subject; needs the scope `admin`.
+    allow_match: Option<bool>,
 }
 
 /// Fields beside a raw body.

@@ -158,6 +158,11 @@ impl From<ServiceError> for ApiError {
             ServiceError::NothingToRollBack => (StatusCode::CONFLICT, "nothing_to_roll_back"),
             ServiceError::NoDeployment => (StatusCode::CONFLICT, "no_deployment"),
             ServiceError::ModelChanged(_) => (StatusCode::CONFLICT, "model_changed"),
+            ServiceError::MatchesAnother(_) => (StatusCode::CONFLICT, "matches_another_subject"),
+            ServiceError::ConsentRequired(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "consent_required")
+            }
+            ServiceError::Backup(_) => (StatusCode::CONFLICT, "backup_refused"),
             ServiceError::WithoutImages { .. } => (StatusCode::CONFLICT, "samples_without_image"),
             ServiceError::Uncalibrated(_) => (StatusCode::CONFLICT, "uncalibrated"),
             ServiceError::GateFailed(table) => {

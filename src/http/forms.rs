@@ -8,7 +8,7 @@ use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use serde_json::{Map, Value};
 
-use crate::domain::{Aspect, AttributeFilter, HandAttributes, Side};
+use crate::domain::{Aspect, AttributeFilter, Consent, HandAttributes, Side};
 use crate::service::Combine;
 
 use super::error::ApiError;
@@ -111,7 +111,7 @@ impl Form {
         }
         let text =
             String::from_utf8(content).map_err(|_| ApiError::field(&name, "is not UTF-8"))?;
-        let nested = matches!(name.as_str(), "attributes" | "filter");
+        let nested = matches!(name.as_str(), "attributes" | "filter" | "consent");
         let value = if nested { parse(text.as_bytes())? } else { Value::String(text) };
         self.fields.insert(name, value);
         Ok(())
@@ -156,7 +156,7 @@ impl Form {
         }
     }
 
-    fn flag(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub(super) fn flag(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.fields.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(flag)),
@@ -191,6 +191,12 @@ impl Form {
         attributes.side = flat.side.or(attributes.side);
         attributes.accessories = flat.accessories.or(attributes.accessories);
         Ok(attributes)
+    }
+
+    pub(super) fn consent(&mut self) -> Result<Option<Consent>, ApiError> {
+        let given = self.fields.remove("consent").filter(|value| !value.is_null());
+        let consent = given.map(serde_json::from_value).transpose();
+        consent.map_err(|error| ApiError::field("consent", format!("cannot be read: {error}")))
     }
 
     /// `filter`, with `aspect`, `side` and `accessories` taken at the top level too.

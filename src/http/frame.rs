@@ -102,8 +102,8 @@ pub(super) async fn around<B: MessageBody + 'static>(
         Err(error) => request.into_response(error.error_response()).map_into_right_body(),
         Ok(Admitted::Nothing(response)) => request.into_response(response).map_into_right_body(),
         Ok(Admitted::As(caller)) => {
-            request.extensions_mut().insert(caller);
-            match next.call(request).await {
+            request.extensions_mut().insert(caller.clone());
+            match caller.acting(next.call(request)).await {
                 Ok(response) => response.map_into_left_body(),
                 Err(error) => return Err(error),
             }

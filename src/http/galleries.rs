@@ -1,10 +1,10 @@
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpResponse, delete, get, post, web};
+use actix_web::{HttpResponse, delete, get, post, put, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::GalleryId;
-use crate::service::{Caller, GalleryView, NewGallery, Service};
+use crate::domain::{GalleryId, GalleryPolicy};
+use crate::service::{Caller, GalleryPolicySchema, GalleryView, NewGallery, Service};
 
 use super::error::ApiError;
 use super::extract::Incoming;
@@ -25,6 +25,10 @@ pub(super) struct NewGalleryRequest {
     /// Words for people, at most 2048 bytes.
     #[serde(default)]
     description: String,
+    /// Who may be in it, and for how long.
+    #[serde(default)]
+    #[schema(value_type = Option<GalleryPolicySchema>)]
+    policy: GalleryPolicy,
 }
 
 /// All galleries.
@@ -44,9 +48,10 @@ pub(super) async fn create(
     service: web::Data<Service>,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let NewGalleryRequest { id, retain_images, allow_training, description } =
+    let NewGalleryRequest { id, retain_images, allow_training, description, policy } =
         incoming.json(0).await?;
-    let new = NewGallery { id: GalleryId::new(id)?, retain_images, allow_training, description };
+    let id = GalleryId::new(id)?;
+    let new = NewGallery { id, retain_images, allow_training, description, policy };
     let view = service.create_gallery(new).await?;
     let location = format!("/v1/galleries/{}", view.id);
     Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(view))
@@ -87,4 +92,21 @@ pub(super) async fn delete(
 ) -> Result<HttpResponse, ApiError> {
     service.delete_gallery(&GalleryId::new(path.into_inner())?).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// Change who may be in a gallery.
+///
+/// Takes the place of the whole policy. Durable when it answers; who is over time by it is erased within a minute.
+#[utoipa::path(tag = "galleries", params(("gallery" = String, Path, description = "The gallery")),
+    request_body = GalleryPolicySchema,
+    responses((status = 200, description = "The gallery", body = GalleryView)))]
+#[put("/v1/galleries/{gallery}/policy")]
+pub(super) async fn set_policy(
+    service: web::Data<Service>,
+    path: web::Path<String>,
+    incoming: Incoming,
+) -> Result<HttpResponse, ApiError> {
+    let gallery = GalleryId::new(path.into_inner())?;
+    let policy: GalleryPolicy = incoming.json(0).await?;
+    Ok(HttpResponse::Ok().json(service.set_policy(&gallery, policy).await?))
 }

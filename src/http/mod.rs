@@ -2,6 +2,7 @@
 //!
 //! `routes` is the whole API on one page; `error` the one table from errors to the wire.
 
+mod audit;
 mod auth;
 mod calibration;
 mod deployment;
@@ -48,6 +49,7 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(galleries::list)
         .service(galleries::read)
         .service(galleries::delete)
+        .service(galleries::set_policy)
         .service(calibration::read)
         .service(calibration::replace)
         .service(calibration::remove)
@@ -55,6 +57,12 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(subjects::list)
         .service(subjects::read)
         .service(subjects::erase)
+        .service(subjects::set_consent)
+        .service(subjects::erasures)
+        .service(subjects::verify_erasure)
+        .service(audit::read)
+        .service(audit::verify)
+        .service(audit::backup)
         .service(samples::enrol)
         .service(samples::read)
         .service(samples::remove)

@@ -5,7 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::domain::{GalleryId, SampleId, SubjectId};
-use crate::service::{AttributesSchema, EnrolledView, Enrolment, SampleView, Service};
+use crate::service::{AttributesSchema, ConsentSchema, EnrolledView, Enrolment, SampleView, Service};
 
 use super::document::{ImageFields, ImageFile};
 use super::error::{ApiError, Problem};
@@ -26,6 +26,10 @@ pub(super) struct EnrolRequest {
     sample: Option<String>,
     /// What is known of it.
     attributes: Option<AttributesSchema>,
+    /// What the subject agreed to.
+    consent: Option<ConsentSchema>,
+    /// Enrols it even if it matches another subject; needs the scope `admin`.
+    allow_match: Option<bool>,
 }
 
 /// Images to be enrolled.
@@ -48,6 +52,10 @@ pub(super) struct BatchItem {
     sample: Option<String>,
     /// What is known of it.
     attributes: Option<AttributesSchema>,
+    /// What the subject agreed to.
+    consent: Option<ConsentSchema>,
+    /// Enrols it even if it matches another subject; needs the scope `admin`.
+    allow_match: Option<bool>,
 }
 
 /// What became of the images of a batch, in their order.
@@ -82,7 +90,9 @@ struct Batch {
 ///
 /// Durable, and found by the next search, when it answers. The same file for the same subject is
 /// enrolled once: sending it again answers 200 with the sample it became, which makes every retry safe
-/// with or without an `Idempotency-Key`. As a raw body, fields come in the query.
+/// with or without an `Idempotency-Key`. As a raw body, fields come in the query. An image that an identification by the gallery's
+/// thresholds would take for somebody else is refused with 409 `matches_another_subject`, or marked, as the gallery's policy says; one
+/// that is unlike its subject's others of the same hand and aspect is marked.
 #[utoipa::path(tag = "samples",
     params(("gallery" = String, Path, description = "The gallery"), ("subject" = String, Path, description = "Whose hand it shows"), ImageFields),
     request_body(content((EnrolRequest = "application/json"), (EnrolRequest = "multipart/form-data"), (ImageFile = "image/jpeg"), (ImageFile = "image/png"), (ImageFile = "image/webp"))),
@@ -111,9 +121,11 @@ pub(super) async fn enrol(
 fn enrolment(form: &mut Form, subject: SubjectId) -> Result<Enrolment, ApiError> {
     let sample = form.text("sample")?.map(SampleId::new).transpose()?;
     let attributes = form.attributes()?;
+    let consent = form.consent()?;
+    let allow_match = form.flag("allow_match")?.unwrap_or(false);
     let image = form.image("image")?;
     form.finish()?;
-    Ok(Enrolment { subject, sample, attributes, image })
+    Ok(Enrolment { subject, sample, attributes, image, consent, allow_match })
 }
 
 /// Enrol many images.

@@ -1,11 +1,14 @@
-use actix_web::{HttpRequest, HttpResponse, delete, get, web};
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use utoipa::IntoParams;
 
-use crate::domain::{GalleryId, SubjectId};
-use crate::service::{ErasureView, Service, SubjectPage, SubjectView};
+use crate::domain::{Consent, GalleryId, SubjectId};
+use crate::service::{
+    Caller, ConsentSchema, ErasureCheckView, ErasureList, ErasureView, Service, ServiceError,
+    SubjectPage, SubjectView,
+};
 
 use super::error::ApiError;
-use super::extract::{nothing_else, page, query};
+use super::extract::{Incoming, nothing_else, page, query};
 
 /// Which page.
 #[derive(Debug, IntoParams)]
@@ -63,4 +66,52 @@ pub(super) async fn erase(
     let (gallery, subject) = path.into_inner();
     let (gallery, subject) = (GalleryId::new(gallery)?, SubjectId::new(subject)?);
     Ok(HttpResponse::Ok().json(service.erase_subject(&gallery, &subject).await?))
+}
+
+/// Write down a consent.
+///
+/// What the subject agreed to, in the place of what they agreed to before. They are erased when it ends.
+#[utoipa::path(tag = "subjects",
+    params(("gallery" = String, Path, description = "The gallery"), ("subject" = String, Path, description = "The subject")),
+    request_body = ConsentSchema,
+    responses((status = 200, description = "The subject", body = SubjectView)))]
+#[put("/v1/galleries/{gallery}/subjects/{subject}/consent")]
+pub(super) async fn set_consent(
+    service: web::Data<Service>,
+    path: web::Path<(String, String)>,
+    incoming: Incoming,
+) -> Result<HttpResponse, ApiError> {
+    let (gallery, subject) = path.into_inner();
+    let (gallery, subject) = (GalleryId::new(gallery)?, SubjectId::new(subject)?);
+    let consent: Consent = incoming.json(0).await?;
+    Ok(HttpResponse::Ok().json(service.set_consent(&gallery, &subject, consent).await?))
+}
+
+/// List erasures.
+///
+/// Everything that was ever erased, naming nobody. Kept apart from the data it lets whoever puts back a backup after a loss do so
+/// without those who are in it and were erased since: `handclip gallery restore --erasures`.
+#[utoipa::path(tag = "audit", operation_id = "list_erasures",
+    responses((status = 200, description = "The list", body = ErasureList)))]
+#[get("/v1/erasures")]
+pub(super) async fn erasures(service: web::Data<Service>) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(service.erasures().await?))
+}
+
+/// Check a receipt of an erasure.
+///
+/// Whether this store issued it, unaltered, and whether somebody of that name is enrolled now.
+#[utoipa::path(tag = "audit", operation_id = "verify_erasure", request_body = ErasureView,
+    responses((status = 200, description = "What it is worth", body = ErasureCheckView)))]
+#[post("/v1/erasures:verify")]
+pub(super) async fn verify_erasure(
+    service: web::Data<Service>,
+    caller: web::ReqData<Caller>,
+    incoming: Incoming,
+) -> Result<HttpResponse, ApiError> {
+    let receipt: ErasureView = incoming.json(0).await?;
+    if !caller.may_reach(receipt.gallery.as_str()) {
+        return Err(ServiceError::GalleryForbidden(receipt.gallery.to_string()).into());
+    }
+    Ok(HttpResponse::Ok().json(service.verify_erasure(receipt)?))
 }

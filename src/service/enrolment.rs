@@ -4,12 +4,16 @@ use std::time::Instant;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::GalleryId;
+use crate::access::Caller;
+use crate::domain::{GalleryId, Scope};
 use crate::gallery::{MAX_BATCH, NewSample, Template, TemplateSpace};
 
+use super::audit::Deed;
 use super::deployment::Seat;
+use super::doubt::Doubt;
 use super::error::ServiceError;
 use super::eyes::micros;
+use super::keys::require;
 use super::views::{EnrolledView, Enrolment, Timings};
 use super::{Service, blocking};
 
@@ -44,10 +48,13 @@ impl Service {
             Prepared::New(new) => vec![*new],
             Prepared::Known(view) => return Ok(view),
         };
-        let mut answers = store(&seat, new).await?;
-        answers
-            .pop()
-            .unwrap_or_else(|| Err(ServiceError::Internal("nothing was enrolled".to_owned())))
+        let deed = deed(id, &new);
+        self.audited(deed, async {
+            let mut answers = store(&seat, new).await?;
+            let lost = || Err(ServiceError::Internal("nothing was enrolled".to_owned()));
+            answers.pop().unwrap_or_else(lost)
+        })
+        .await
     }
 
     /// Enrols many images, each by itself: one that fails does not keep the others out. Writes of one
@@ -80,7 +87,11 @@ impl Service {
             }
         }
         drop(prepared);
-        let mut stored = store(&seat, ready).await?.into_iter();
+        let mut stored = if ready.is_empty() {
+            Vec::new().into_iter()
+        } else {
+            self.audited(deed(id, &ready), store(&seat, ready)).await?.into_iter()
+        };
         Ok(answers
             .into_iter()
             .map(|answer| {
@@ -95,6 +106,9 @@ impl Service {
         let (live, gallery) = (&seat.serving, seat.gallery());
         let started = Instant::now();
         new.attributes.validate()?;
+        if new.allow_match {
+            require(&Caller::current(), &[Scope::Admin])?;
+        }
         let mut timings = Timings::default();
         let file = new.image;
         let (file, content_hash) = blocking(move || {
@@ -112,6 +126,7 @@ impl Service {
                 sample: record.sample,
                 created: false,
                 quality: record.quality,
+                flags: record.flags,
                 generation: live.generation,
                 fingerprint: live.fingerprint(),
                 timings,
@@ -123,6 +138,8 @@ impl Service {
             serving: live.fingerprint().to_string(),
         })?;
         let seen = self.0.eyes.see_with(&models, file, &mut timings).await?;
+        let home = models.iter().position(|model| model.space() == live.space());
+        let probe = home.and_then(|at| seen.embeddings.get(at)?.as_ref().ok()).cloned();
         let mut templates = Vec::with_capacity(models.len());
         for (model, embedding) in models.iter().zip(seen.embeddings) {
             let TemplateSpace { generation, fingerprint, .. } = model.space();
@@ -135,6 +152,19 @@ impl Service {
                 Err(error) => return Err(error),
             }
         }
+        let flags = match probe {
+            Some(probe) => {
+                let asked = Doubt {
+                    subject: new.subject.clone(),
+                    attributes: new.attributes.clone(),
+                    allow_match: new.allow_match,
+                    may_read: Caller::current().has_any(&[Scope::Identify, Scope::Read]),
+                };
+                let view = seat.view.clone();
+                blocking(move || asked.flags(&view, &probe)).await?
+            }
+            None => Vec::new(),
+        };
         let sample = NewSample {
             subject: new.subject,
             sample: new.sample,
@@ -143,9 +173,16 @@ impl Service {
             templates,
             content_hash,
             image: gallery.info().retain_images.then_some(seen.file),
+            consent: new.consent,
+            flags,
         };
         Ok(Prepared::New(Box::new(New { sample, timings, started })))
     }
+}
+
+fn deed(id: &GalleryId, new: &[New]) -> Deed {
+    let deed = Deed::new("enrol").gallery(id).about(format!("{} images", new.len()));
+    new.iter().fold(deed, |deed, new| deed.subject(&new.sample.subject))
 }
 
 async fn store(
@@ -161,11 +198,11 @@ async fn store(
     let mut about = Vec::with_capacity(new.len());
     let mut samples = Vec::with_capacity(new.len());
     for item in new {
-        about.push((item.sample.quality, item.timings, item.started));
+        about.push((item.sample.quality, item.sample.flags.clone(), item.timings, item.started));
         samples.push(item.sample);
     }
     let results = blocking(move || Ok(gallery.enrol_batch(samples))).await?;
-    let answer = results.into_iter().zip(about).map(|(result, (quality, mut timings, started))| {
+    let answer = results.into_iter().zip(about).map(|(result, (quality, flags, mut timings, started))| {
         let enrolled = result?;
         timings.search_us = micros(writing);
         timings.total_us = micros(started);
@@ -175,6 +212,7 @@ async fn store(
             sample: enrolled.sample,
             created: enrolled.created,
             quality,
+            flags,
             generation: live.generation,
             fingerprint: live.fingerprint(),
             timings,

@@ -160,6 +160,18 @@ pub enum ServiceError {
         "model {0} is not the one that was deployed: its files have changed or are another model's; put them back"
     )]
     ModelChanged(String),
+    /// An enrolment that an identification would take for somebody else; whom, for those who may know.
+    #[error(
+        "the image matches {}: an admin enrols it all the same with `allow_match`, and a gallery whose policy says `on_match: flag` takes it and marks it",
+        .0.as_ref().map_or_else(|| "another subject".to_owned(), |subject| format!("subject `{subject}`"))
+    )]
+    MatchesAnother(Option<SubjectId>),
+    /// Nobody is enrolled here without a consent.
+    #[error("{0}; send `consent` with the image, or put it to the subject")]
+    ConsentRequired(String),
+    /// A backup that cannot be made or used.
+    #[error("{0}")]
+    Backup(String),
     /// Samples of which no image was kept.
     #[error(
         "{samples} samples have no image to make a template of the new model from: say with `without_images` whether they are to be dropped or to stay with their model"
@@ -358,7 +370,9 @@ impl From<StorageError> for ServiceError {
             | StorageError::Format { .. }
             | StorageError::WrongMasterKey { .. }
             | StorageError::MasterKeyFormat { .. }
+            | StorageError::MasterKeyCommand { .. }
             | StorageError::MasterKeyMode { .. } => Self::Damaged(message),
+            StorageError::Backup { .. } => Self::Backup(message),
             StorageError::Stopped { .. } => Self::StorageFull(message),
             StorageError::Io { .. }
             | StorageError::KeyDestroyed
@@ -385,6 +399,8 @@ impl From<GalleryError> for ServiceError {
                 Self::ModelMismatch { gallery: expected.to_string(), serving: got.to_string() }
             }
             GalleryError::Attributes(error) => Self::Attributes(error),
+            GalleryError::Consent(_) => invalid("consent"),
+            GalleryError::ConsentRequired { .. } => Self::ConsentRequired(message),
             GalleryError::Limit { .. } => invalid("limit"),
             GalleryError::MeanOf { .. } => invalid("mean_of"),
             GalleryError::BatchTooLarge { .. } => invalid("samples"),

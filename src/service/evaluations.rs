@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::domain::Calibration;
 use crate::jobs::{JobContext, JobError, JobFailure, JobFilter, JobId, Jobs, Stage};
 
+use super::audit::Deed;
 use super::error::{ServiceError, chain};
 use super::evaluate::{
     Cancel, CompareRequest, Comparison, EvaluateError, EvaluateEvent, EvaluateOptions,
@@ -113,7 +114,8 @@ impl Service {
     pub async fn start_evaluation(&self, ask: EvaluationAsk) -> Result<JobView, ServiceError> {
         ask.check()?;
         let service = self.clone();
-        blocking(move || {
+        let deed = Deed::new("evaluation.start").about(ask.models.join(","));
+        self.change(deed, move || {
             let workshop = &service.0.workshop;
             let mut ask = ask;
             // What a name means now is what is evaluated, whatever is deployed until then.

@@ -3,15 +3,16 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::{Calibration, GalleryId, SampleId, SubjectId};
+use crate::domain::{Calibration, Consent, GalleryId, GalleryPolicy, SampleId, SubjectId};
 use crate::gallery::GallerySpec;
 
+use super::audit::Deed;
 use super::error::ServiceError;
 use super::recognition::check_limit;
 use super::views::{
-    ErasureView, GalleryView, NewGallery, SampleView, SubjectPage, SubjectSummaryView, SubjectView,
+    ErasureCheckView, ErasureView, GalleryView, NewGallery, SampleView, SubjectPage, SubjectSummaryView, SubjectView,
 };
-use super::{Service, blocking};
+use super::Service;
 
 /// Which page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +43,8 @@ impl Service {
     /// [`ServiceError::GalleryExists`].
     pub async fn create_gallery(&self, new: NewGallery) -> Result<GalleryView, ServiceError> {
         let service = self.clone();
-        blocking(move || {
+        let deed = Deed::new("gallery.create").gallery(&new.id);
+        self.change(deed, move || {
             let created = service.0.galleries.create_with(|| {
                 let (home, beside) = service.deployment_now().spaces();
                 GallerySpec {
@@ -54,6 +56,7 @@ impl Service {
                     retain_images: new.retain_images,
                     allow_training: new.allow_training,
                     description: new.description,
+                    policy: new.policy,
                 }
             });
             Ok(created?.info().into())
@@ -94,7 +97,8 @@ impl Service {
         calibration: Option<Calibration>,
     ) -> Result<(), ServiceError> {
         let gallery = self.0.galleries.get(id)?;
-        blocking(move || Ok(gallery.set_calibration(calibration)?)).await
+        let deed = Deed::new("gallery.calibrate").gallery(id);
+        self.change(deed, move || Ok(gallery.set_calibration(calibration)?)).await
     }
 
     /// Deletes a gallery with everyone in it.
@@ -103,7 +107,9 @@ impl Service {
     /// [`ServiceError::GalleryNotFound`].
     pub async fn delete_gallery(&self, id: &GalleryId) -> Result<(), ServiceError> {
         let (galleries, id) = (self.0.galleries.clone(), id.clone());
-        blocking(move || Ok(galleries.delete(&id)?)).await
+        galleries.get(&id)?;
+        let deed = Deed::erasing("gallery.delete").gallery(&id);
+        self.change(deed, move || Ok(galleries.delete(&id)?)).await
     }
 
     /// A page of a gallery's subjects, by id.
@@ -141,7 +147,13 @@ impl Service {
     ) -> Result<SubjectView, ServiceError> {
         let record = self.0.galleries.get(id)?.subject(subject)?;
         let samples = record.samples.into_iter().map(SampleView::from).collect();
-        Ok(SubjectView { gallery: id.clone(), subject: record.subject, samples })
+        Ok(SubjectView {
+            gallery: id.clone(),
+            subject: record.subject,
+            samples,
+            consent: record.consent,
+            last_interaction_ms: record.last_interaction_ms,
+        })
     }
 
     /// One sample.
@@ -168,8 +180,9 @@ impl Service {
         sample: &SampleId,
     ) -> Result<(), ServiceError> {
         let gallery = self.0.galleries.get(id)?;
+        let deed = Deed::erasing("sample.remove").gallery(id).subject(subject);
         let (subject, sample) = (subject.clone(), sample.clone());
-        blocking(move || Ok(gallery.remove_sample(&subject, &sample)?)).await
+        self.change(deed, move || Ok(gallery.remove_sample(&subject, &sample)?)).await
     }
 
     /// Erases a subject: their data key is destroyed, then everything under it. Durable when it returns.
@@ -182,18 +195,50 @@ impl Service {
         subject: &SubjectId,
     ) -> Result<ErasureView, ServiceError> {
         let gallery = self.0.galleries.get(id)?;
+        let deed = Deed::erasing("subject.erase").gallery(id).subject(subject);
         let subject = subject.clone();
-        blocking(move || {
-            let receipt = gallery.erase_subject(&subject)?;
-            Ok(ErasureView {
-                receipt: receipt.receipt,
-                gallery: receipt.gallery,
-                subject: receipt.subject,
-                samples: receipt.samples,
-                erased_at_ms: receipt.erased_at_ms,
-                signature: receipt.signature,
-            })
-        })
-        .await
+        self.change(deed, move || Ok(gallery.erase_subject(&subject)?.into())).await
+    }
+
+    /// Whether a receipt of an erasure was issued by this store, unaltered, and the subject is not enrolled again.
+    ///
+    /// # Errors
+    /// [`ServiceError::GalleryNotFound`].
+    pub fn verify_erasure(&self, receipt: ErasureView) -> Result<ErasureCheckView, ServiceError> {
+        let gallery = self.0.galleries.get(&receipt.gallery)?;
+        let enrolled = gallery.subject(&receipt.subject).is_ok();
+        Ok(ErasureCheckView { genuine: gallery.is_genuine(&receipt.into()), enrolled })
+    }
+
+    /// Writes down what a subject agreed to. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ServiceError::SubjectNotFound`], [`ServiceError::Invalid`] for a consent that is none or has ended.
+    pub async fn set_consent(
+        &self,
+        id: &GalleryId,
+        subject: &SubjectId,
+        consent: Consent,
+    ) -> Result<SubjectView, ServiceError> {
+        let gallery = self.0.galleries.get(id)?;
+        let deed = Deed::new("subject.consent").gallery(id).subject(subject);
+        let of = subject.clone();
+        self.change(deed, move || Ok(gallery.set_consent(&of, consent)?)).await?;
+        self.subject(id, subject)
+    }
+
+    /// Changes who may be in a gallery, and for how long. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ServiceError::GalleryNotFound`].
+    pub async fn set_policy(
+        &self,
+        id: &GalleryId,
+        policy: GalleryPolicy,
+    ) -> Result<GalleryView, ServiceError> {
+        let gallery = self.0.galleries.get(id)?;
+        let deed = Deed::new("gallery.policy").gallery(id);
+        self.change(deed, move || Ok(gallery.set_policy(policy)?)).await?;
+        self.gallery(id)
     }
 }

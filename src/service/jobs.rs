@@ -11,6 +11,7 @@ use crate::domain::{GalleryId, Scope};
 use crate::gallery::{Gallery, GalleryError};
 use crate::jobs::{Handlers, JobContext, JobFailure, JobFilter, JobId, Stage, Subscription};
 
+use super::audit::Deed;
 use super::error::ServiceError;
 use super::galleries::PageRequest;
 use super::keys::require;
@@ -139,7 +140,7 @@ impl Service {
     /// As [`Self::cancel_job`], for those who know that the caller may.
     pub(super) async fn cancel_any_job(&self, id: JobId) -> Result<JobView, ServiceError> {
         let jobs = self.0.jobs.clone();
-        blocking(move || Ok(jobs.cancel(id)?.into())).await
+        self.change(Deed::new("job.cancel").about(id), move || Ok(jobs.cancel(id)?.into())).await
     }
 
     /// Refuses a caller who could not have asked for such a job.
@@ -163,7 +164,7 @@ impl Service {
     pub async fn retry_job(&self, id: JobId, caller: &Caller) -> Result<JobView, ServiceError> {
         self.may_change(id, caller)?;
         let jobs = self.0.jobs.clone();
-        blocking(move || Ok(jobs.retry(id)?.into())).await
+        self.change(Deed::new("job.retry").about(id), move || Ok(jobs.retry(id)?.into())).await
     }
 }
 
@@ -199,7 +200,7 @@ fn failure(error: GalleryError) -> JobFailure {
 }
 
 /// Starts over when it is resumed: what it says is of one moment. Gives numbers only, because the missed samples' ids
-/// may name people; `handclip gallery audit` prints them.
+/// may name people; `handclip gallery check` prints them.
 fn audit(gallery: &Gallery, context: &JobContext<'_>) -> Result<Value, JobFailure> {
     let audited = gallery.audit_while(|asked, of| {
         context.progress(asked as u64, of as u64);

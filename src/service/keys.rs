@@ -5,10 +5,12 @@ use std::time::Duration;
 use crate::access::{ApiKeys, Caller, KeyId, NewKey};
 use crate::domain::{Scope, now_ms};
 
+use super::audit::Deed;
+use super::backup::OfflineStore;
 use super::error::ServiceError;
 use super::options::KeySource;
 use super::views::{KeyListView, KeyView, NewKeyView};
-use super::{Service, blocking, open_store};
+use super::Service;
 
 /// Refuses whoever holds none of these scopes.
 pub(super) fn require(caller: &Caller, scopes: &'static [Scope]) -> Result<(), ServiceError> {
@@ -36,7 +38,8 @@ impl Service {
     /// [`ServiceError::Invalid`], [`ServiceError::FirstKey`], [`ServiceError::Full`].
     pub async fn create_key(&self, new: NewKey) -> Result<NewKeyView, ServiceError> {
         let keys = self.0.keys.clone();
-        blocking(move || Ok(keys.create(new, now_ms())?.into())).await
+        let deed = Deed::new("key.create").about(&new.name);
+        self.change(deed, move || Ok(keys.create(new, now_ms())?.into())).await
     }
 
     /// Gives a key another secret; the one before is taken for `overlap_s` seconds more.
@@ -46,7 +49,8 @@ impl Service {
     pub async fn rotate_key(&self, id: KeyId, overlap_s: u64) -> Result<NewKeyView, ServiceError> {
         let keys = self.0.keys.clone();
         let overlap = Duration::from_secs(overlap_s);
-        blocking(move || Ok(keys.rotate(id, overlap, now_ms())?.into())).await
+        let deed = Deed::new("key.rotate").about(id);
+        self.change(deed, move || Ok(keys.rotate(id, overlap, now_ms())?.into())).await
     }
 
     /// Has a key let nobody in any more.
@@ -55,7 +59,8 @@ impl Service {
     /// [`ServiceError::KeyNotFound`], [`ServiceError::LastAdminKey`].
     pub async fn revoke_key(&self, id: KeyId) -> Result<KeyView, ServiceError> {
         let keys = self.0.keys.clone();
-        blocking(move || Ok(keys.revoke(id, now_ms())?.into())).await
+        let deed = Deed::erasing("key.revoke").about(id);
+        self.change(deed, move || Ok(keys.revoke(id, now_ms())?.into())).await
     }
 
     /// A key.
@@ -75,7 +80,10 @@ impl Service {
 
 /// The keys of a data directory that no server has open.
 #[derive(Debug)]
-pub struct OfflineKeys(ApiKeys);
+pub struct OfflineKeys {
+    keys: ApiKeys,
+    store: OfflineStore,
+}
 
 impl OfflineKeys {
     /// Opens a store, or makes one: a server that is to be reached from elsewhere needs a key before its first start. Gives
@@ -87,9 +95,8 @@ impl OfflineKeys {
         data_dir: &std::path::Path,
         master_key: &KeySource,
     ) -> Result<(Self, Vec<String>), ServiceError> {
-        let mut notices = Vec::new();
-        let store = open_store(data_dir, master_key, &mut notices)?;
-        Ok((Self(ApiKeys::open(store)?), notices))
+        let (store, notices) = OfflineStore::open(data_dir, master_key)?;
+        Ok((Self { keys: ApiKeys::open(store.store().clone())?, store }, notices))
     }
 
     /// As [`Service::create_key`].
@@ -97,7 +104,8 @@ impl OfflineKeys {
     /// # Errors
     /// As there.
     pub fn create(&self, new: NewKey) -> Result<NewKeyView, ServiceError> {
-        Ok(self.0.create(new, now_ms())?.into())
+        let deed = Deed::new("key.create").about(&new.name);
+        self.store.audited(&deed, || Ok(self.keys.create(new, now_ms())?.into()))
     }
 
     /// As [`Service::rotate_key`].
@@ -105,7 +113,8 @@ impl OfflineKeys {
     /// # Errors
     /// As there.
     pub fn rotate(&self, id: KeyId, overlap_s: u64) -> Result<NewKeyView, ServiceError> {
-        Ok(self.0.rotate(id, Duration::from_secs(overlap_s), now_ms())?.into())
+        let (deed, overlap) = (Deed::new("key.rotate").about(id), Duration::from_secs(overlap_s));
+        self.store.audited(&deed, || Ok(self.keys.rotate(id, overlap, now_ms())?.into()))
     }
 
     /// As [`Service::revoke_key`].
@@ -113,12 +122,13 @@ impl OfflineKeys {
     /// # Errors
     /// As there.
     pub fn revoke(&self, id: KeyId) -> Result<KeyView, ServiceError> {
-        Ok(self.0.revoke(id, now_ms())?.into())
+        let deed = Deed::erasing("key.revoke").about(id);
+        self.store.audited(&deed, || Ok(self.keys.revoke(id, now_ms())?.into()))
     }
 
     /// As [`Service::keys`].
     #[must_use]
     pub fn list(&self) -> Vec<KeyView> {
-        self.0.list(now_ms()).into_iter().map(Into::into).collect()
+        self.keys.list(now_ms()).into_iter().map(Into::into).collect()
     }
 }

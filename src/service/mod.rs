@@ -3,8 +3,10 @@
 
 mod archive;
 mod audit;
+mod backup;
 pub mod datasets;
 mod deployment;
+mod doubt;
 mod enrolment;
 mod error;
 pub mod evaluate;
@@ -25,12 +27,14 @@ mod options;
 pub mod pretrain;
 mod recognition;
 mod registry;
+mod retention;
 pub mod robustness;
 mod room;
 mod sources;
 mod thresholds;
 pub mod tools;
 mod training_runs;
+mod upkeep;
 mod uploads;
 mod views;
 mod workshop;
@@ -46,6 +50,7 @@ use crate::model::Embedder;
 use crate::storage::{MasterKey, Store, StoreOptions};
 use crate::tensor::DeviceChoice;
 
+use audit::AuditLog;
 use deployment::{Deployments, Keeper};
 use eyes::Eyes;
 use gate::Gate;
@@ -55,6 +60,14 @@ use workshop::Workshop;
 pub use crate::access::{Caller, KeyId, KeyIdError, NewKey, Refusal};
 pub use crate::dataset::{DatasetError, LabelledImage, read as read_dataset};
 pub use crate::jobs::{Event as JobEvent, JobId, JobIdError, Subscription as JobEvents};
+pub use audit::{
+    AuditCheckView, AuditEntry, AuditHead, AuditLine, AuditPage, AuditProblemView, AuditQuery,
+    check_exported,
+};
+pub use backup::{
+    BackupView, ErasureList, OfflineStore, Restore, RestoredView, change_master_key, check_backup,
+    write_new,
+};
 pub use deployment::{
     ChallengerView, DeployRequest, DeploymentView, HistoryView, PreviousView, WithoutImages,
 };
@@ -93,6 +106,8 @@ struct Inner {
     runner: Option<Runner>,
     jobs: Jobs,
     keys: ApiKeys,
+    store: Store,
+    audit: AuditLog,
     keeper: Keeper,
     workshop: Arc<Workshop>,
     galleries: Galleries,
@@ -115,7 +130,8 @@ impl Service {
         let store = open_store(&options.data_dir, &options.master_key, &mut notices)?;
         let keys = ApiKeys::open(store.clone())?;
         let galleries = Galleries::open(store.clone(), GalleryOptions::default())?;
-        let jobs = Jobs::open(store, JobsOptions::default())?;
+        let jobs = Jobs::open(store.clone(), JobsOptions::default())?;
+        let audit = AuditLog::new(store.clone());
         let registry = Registry::open(&options.data_dir)?;
         let deployments =
             Deployments::open(options, galleries.clone(), registry.clone(), &mut notices)?;
@@ -129,12 +145,14 @@ impl Service {
                 Some(Runner::start(jobs.clone(), jobs::handlers(&workshop), &slots, threads)?)
             }
         };
-        let keeping = runner.as_ref().map(|_| (Arc::clone(&workshop), jobs.clone()));
+        let keeping = runner.as_ref().map(|_| (Arc::clone(&workshop), jobs.clone(), audit.clone()));
         Ok(Self(Arc::new(Inner {
             runner,
             keeper: Keeper::start(keeping)?,
             jobs,
             keys,
+            store,
+            audit,
             workshop,
             galleries,
             eyes: Eyes::new(options),
@@ -170,6 +188,9 @@ impl Service {
             if let Some(runner) = runner {
                 runner.stop(STOP_JOBS_WITHIN);
             }
+            for gallery in galleries.list() {
+                gallery.save_interactions()?;
+            }
             Ok(galleries.close()?)
         })
         .await
@@ -189,8 +210,15 @@ fn open_store(
     master_key: &KeySource,
     notices: &mut Vec<String>,
 ) -> Result<Store, ServiceError> {
-    let master_key = match master_key {
+    let master_key = self::master_key(master_key, notices)?;
+    Ok(Store::open(StoreOptions::new(data_dir, master_key))?)
+}
+
+/// A master key; one of a file that is not there is made.
+fn master_key(source: &KeySource, notices: &mut Vec<String>) -> Result<MasterKey, ServiceError> {
+    Ok(match source {
         KeySource::Hex(text) => MasterKey::from_hex(text)?,
+        KeySource::Command(command) => MasterKey::from_command(command)?,
         KeySource::File(path) => {
             let (key, created) = MasterKey::load_or_create(path)?;
             if created {
@@ -201,8 +229,7 @@ fn open_store(
             }
             key
         }
-    };
-    Ok(Store::open(StoreOptions::new(data_dir, master_key))?)
+    })
 }
 
 /// Loads a model.

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::domain::ModelName;
 use crate::model::in_precision;
 
+use super::audit::Deed;
 use super::error::ServiceError;
 use super::registry::RegisteredModel;
 use super::sources::{is_inside, resolve};
@@ -71,9 +72,23 @@ impl Read for Upload {
 pub type Archive = mpsc::Receiver<Result<Vec<u8>, ServiceError>>;
 
 /// Writes parts for somebody who sends them on; fails when they have left.
-struct Parts {
+pub(super) struct Parts {
     sender: mpsc::Sender<Result<Vec<u8>, ServiceError>>,
     part: Vec<u8>,
+}
+
+impl Parts {
+    /// Where parts go, in order, and who takes them.
+    pub(super) fn channel() -> (Self, Archive) {
+        let (sender, parts) = mpsc::channel(WAITING);
+        (Self { sender, part: Vec::new() }, parts)
+    }
+
+    /// Has whoever takes the parts know that there will not be all of them.
+    pub(super) fn fail(self, error: ServiceError) {
+        // Where they left nobody hears it.
+        let _ = self.sender.blocking_send(Err(error));
+    }
 }
 
 impl std::io::Write for Parts {
@@ -161,7 +176,8 @@ impl Service {
         let name = ModelName::new(name)?;
         let permit = self.0.importing.enter().await?;
         let service = self.clone();
-        blocking(move || {
+        let deed = Deed::new("model.import").about(&name);
+        self.change(deed, move || {
             let _permit = permit;
             let workshop = &service.0.workshop;
             Ok(workshop.registry.import_archive(&name, upload, workshop.max_model_bytes)?)
@@ -181,7 +197,8 @@ impl Service {
         let name = ModelName::new(name)?;
         let permit = self.0.importing.enter().await?;
         let (service, directory) = (self.clone(), directory.to_owned());
-        blocking(move || {
+        let deed = Deed::new("model.import").about(&name);
+        self.change(deed, move || {
             let _permit = permit;
             let workshop = &service.0.workshop;
             let from = resolve(&workshop.data_roots, "directory", &directory)?;
@@ -211,15 +228,13 @@ impl Service {
         let registry = self.0.workshop.registry.clone();
         let named = name.to_string();
         let export = blocking(move || Ok(registry.export(&named)?)).await?;
-        let (sender, parts) = mpsc::channel(WAITING);
+        let (mut writer, parts) = Parts::channel();
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let mut writer = Parts { sender: sender.clone(), part: Vec::new() };
             if let Err(error) = export.write(&mut writer) {
-                // Whoever asked must not take what came for all of it. Where they left nobody hears this.
+                // Whoever asked must not take what came for all of it.
                 tracing::warn!(%error, "a model was not exported to its end");
-                let about = "the model was not exported to its end".to_owned();
-                let _ = sender.blocking_send(Err(ServiceError::Internal(about)));
+                writer.fail(ServiceError::Internal("the model was not exported to its end".into()));
             }
         });
         Ok((name.to_string(), parts))
@@ -247,7 +262,8 @@ impl Service {
     /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelNotRegistered`], [`ServiceError::ModelDeployed`].
     pub async fn delete_model(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
-        blocking(move || {
+        let deed = Deed::erasing("model.delete").about(&name);
+        self.change(deed, move || {
             if name == service.0.nano.name {
                 return Err(ServiceError::ModelNotRegistered(name));
             }

@@ -65,6 +65,8 @@ pub enum KeySource {
     File(PathBuf),
     /// 64 hexadecimal digits.
     Hex(String),
+    /// A command that prints them, as a key management service's client does.
+    Command(String),
 }
 
 /// Everything that [`Service::open`](super::Service::open) needs to know.

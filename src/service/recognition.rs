@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::domain::{Embedding, GalleryId};
+use crate::domain::{Embedding, GalleryId, now_ms};
 use crate::gallery::{Aggregate, SearchParams};
 use crate::image::Picture;
 
@@ -9,7 +9,7 @@ use super::deployment::Seat;
 use super::error::ServiceError;
 use super::eyes::micros;
 use super::views::{
-    CandidateView, Combine, CompareAnswer, EmbeddingView, Identify, IdentifyAnswer, Readiness,
+    CandidateView, Combine, CompareAnswer, Decision, EmbeddingView, Identify, IdentifyAnswer, Readiness,
     Search, SearchAnswer, ThresholdView, Timings, Verify, VerifyAnswer,
 };
 use super::{Service, blocking, thresholds};
@@ -40,6 +40,7 @@ impl Service {
             check_count("mean_of", k)?;
         }
         let Seat { serving: live, view: gallery, .. } = self.seat(id)?;
+        let enrolled = Arc::clone(gallery.gallery());
         let threshold = given.or_else(|| thresholds::identification(&gallery));
         let mut timings = Timings::default();
         let seen = self.0.eyes.see(&live, ask.image, &mut timings).await?;
@@ -66,6 +67,9 @@ impl Service {
             .collect();
         let best = candidates.first().map(|candidate| candidate.similarity);
         let decision = threshold.map(|threshold| thresholds::identified(best, threshold));
+        if let (Some(Decision::Match), Some(first)) = (decision, candidates.first()) {
+            enrolled.interacted(&first.subject, now_ms());
+        }
         Ok(IdentifyAnswer {
             candidates,
             decision,
@@ -87,6 +91,7 @@ impl Service {
         // Before the image is decoded: an unknown subject costs nothing.
         let samples = gallery.gallery().subject(&ask.subject)?.samples.len();
         let threshold = given.or_else(|| thresholds::verification(&gallery, samples));
+        let enrolled = Arc::clone(gallery.gallery());
         let mut timings = Timings::default();
         let seen = self.0.eyes.see(&live, ask.image, &mut timings).await?;
         let searching = Instant::now();
@@ -98,10 +103,14 @@ impl Service {
             return Err(ServiceError::SubjectNotFound(ask.subject));
         };
         let similarity = best.similarity.get();
+        let decision = threshold.map(|threshold| thresholds::verified(similarity, threshold));
+        if decision == Some(Decision::Match) {
+            enrolled.interacted(&ask.subject, now_ms());
+        }
         Ok(VerifyAnswer {
             subject: ask.subject,
             similarity,
-            decision: threshold.map(|threshold| thresholds::verified(similarity, threshold)),
+            decision,
             threshold,
             samples: samples.into_iter().map(Into::into).collect(),
             quality: seen.quality,

@@ -9,6 +9,7 @@ use crate::domain::{GalleryId, ModelName};
 use crate::jobs::{JobContext, JobFailure, JobId, Stage};
 use crate::training::fine_tune::Recipe;
 
+use super::audit::Deed;
 use super::error::{ServiceError, chain};
 use super::evaluations::{ReportFile, hold, report_file};
 use super::fine_tune::{
@@ -70,7 +71,8 @@ impl Service {
     /// [`ServiceError::NoConsent`], [`ServiceError::GalleryNotFound`], [`ServiceError::QueueFull`].
     pub async fn start_training(&self, ask: TrainingAsk) -> Result<JobView, ServiceError> {
         let service = self.clone();
-        blocking(move || {
+        let deed = Deed::new("training.start").about(&ask.name);
+        self.change(deed, move || {
             let workshop = &service.0.workshop;
             let mut ask = ask;
             if ask.recipe.len() > MOST_RECIPE {

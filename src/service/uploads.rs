@@ -9,11 +9,12 @@ use crate::dataset;
 use crate::domain::{ModelName, now_ms};
 use crate::storage::file::{create_private_dir, write_atomic};
 
+use super::audit::Deed;
 use super::archive::{ArchiveError, ArchiveLimits, unpack};
 use super::error::{ServiceError, chain};
 use super::models::Upload;
 use super::workshop::Workshop;
-use super::{Service, blocking};
+use super::Service;
 
 /// Folder of the uploads, in the data directory.
 const FOLDER: &str = "datasets";
@@ -74,7 +75,8 @@ impl Service {
         let name = ModelName::new(name)?;
         let permit = self.0.importing.enter().await?;
         let service = self.clone();
-        blocking(move || {
+        let deed = Deed::new("dataset.upload").about(&name);
+        self.change(deed, move || {
             let _permit = permit;
             let workshop = &service.0.workshop;
             let root = workshop.datasets();
@@ -126,7 +128,8 @@ impl Service {
     /// [`ServiceError::DatasetNotFound`], [`ServiceError::DatasetInUse`].
     pub async fn delete_dataset(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
-        blocking(move || {
+        let deed = Deed::erasing("dataset.delete").about(&name);
+        self.change(deed, move || {
             let files = service.0.workshop.dataset(&name)?;
             let named = |input: &serde_json::Value| input["data"]["dataset"] == name.as_str();
             if service.0.jobs.any_under_way(named) {

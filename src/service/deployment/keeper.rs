@@ -1,8 +1,8 @@
-//! Ends soaks in time, gives up what ended jobs left, and removes templates that nobody needs.
+//! Ends soaks in time, gives up what ended jobs left, removes templates that nobody needs, and erases people whose time is over.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -10,10 +10,14 @@ use crate::domain::now_ms;
 use crate::jobs::Jobs;
 
 use crate::service::ServiceError;
+use crate::service::audit::AuditLog;
+use crate::service::retention::sweep;
 use crate::service::workshop::Workshop;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often it looks whose time is over; their day ends to the minute.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct Desk {
@@ -36,14 +40,14 @@ pub(in crate::service) struct Keeper {
 impl Keeper {
     /// Starts the thread; `None` gives a keeper that does nothing.
     pub(in crate::service) fn start(
-        work: Option<(Arc<Workshop>, Jobs)>,
+        work: Option<(Arc<Workshop>, Jobs, AuditLog)>,
     ) -> Result<Self, ServiceError> {
         let shared = Arc::new(Shared::default());
         let seen = Arc::clone(&shared);
-        let thread = work.map(|(workshop, jobs)| {
+        let thread = work.map(|(workshop, jobs, audit)| {
             std::thread::Builder::new()
                 .name("deployment".to_owned())
-                .spawn(move || keep(&seen, &workshop, &jobs))
+                .spawn(move || keep(&seen, &workshop, &jobs, &audit))
                 .map_err(|error| ServiceError::Internal(error.to_string()))
         });
         Ok(Self { shared, thread: Mutex::new(thread.transpose()?) })
@@ -73,10 +77,17 @@ impl Drop for Keeper {
     }
 }
 
-fn keep(shared: &Shared, workshop: &Workshop, jobs: &Jobs) {
+fn keep(shared: &Shared, workshop: &Workshop, jobs: &Jobs, audit: &AuditLog) {
     workshop.sweep_uploads();
     workshop.sweep_folders(jobs);
+    let mut swept = None;
     loop {
+        if swept.is_none_or(|at: Instant| at.elapsed() >= SWEEP_EVERY) {
+            if let Err(error) = sweep(&workshop.galleries, audit, now_ms()) {
+                tracing::warn!(%error, "somebody whose time is over is not erased; trying again");
+            }
+            swept = Some(Instant::now());
+        }
         if let Err(error) = look(workshop, jobs) {
             tracing::warn!(%error, "what a deployment left is not cleared; trying again");
         }

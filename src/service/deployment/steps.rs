@@ -10,10 +10,11 @@ use crate::jobs::JobId;
 use super::preflight::preflight;
 use super::record::{Asked, ModelRef};
 use super::views::DeploymentView;
+use crate::service::audit::Deed;
 use crate::service::error::ServiceError;
 use crate::service::keys::require;
 use crate::service::views::JobView;
-use crate::service::{Service, blocking, jobs};
+use crate::service::{Service, jobs};
 
 /// Longest soak, seconds: 30 days.
 const MOST_SOAK_S: u64 = 30 * 24 * 3600;
@@ -144,7 +145,7 @@ impl Service {
         let by = caller.name();
         let (model, fingerprint) = self.deployable(name).await?;
         let service = self.clone();
-        blocking(move || {
+        self.change(Deed::new("model.deploy").about(name), move || {
             let workshop = &service.0.workshop;
             let record = workshop.deployments.record();
             if record.filling.is_some() || service.0.jobs.is_under_way(jobs::DEPLOY) {
@@ -237,7 +238,7 @@ impl Service {
     /// [`ServiceError::NothingToRollBack`].
     pub async fn roll_back(&self, caller: &Caller) -> Result<DeploymentView, ServiceError> {
         let (service, by) = (self.clone(), caller.name());
-        blocking(move || {
+        self.change(Deed::new("deployment.rollback"), move || {
             let workshop = &service.0.workshop;
             workshop.failpoint.reach("rollback.before");
             workshop.deployments.roll_back(by)?;
@@ -254,7 +255,7 @@ impl Service {
     /// [`ServiceError::NothingToRollBack`].
     pub async fn retire(&self, caller: &Caller) -> Result<DeploymentView, ServiceError> {
         let (service, by) = (self.clone(), caller.name());
-        blocking(move || {
+        self.change(Deed::new("deployment.retire"), move || {
             service.0.workshop.deployments.retire(by)?;
             service.0.workshop.failpoint.reach("retire.done");
             service.0.keeper.look();

@@ -3,8 +3,11 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::{Fingerprint, GalleryId, Generation, HandAttributes, SampleId, SubjectId};
-use crate::gallery::{GalleryInfo, SampleRecord};
+use crate::domain::{
+    Consent, Fingerprint, GalleryId, GalleryPolicy, Generation, HandAttributes, SampleFlag,
+    SampleId, SubjectId,
+};
+use crate::gallery::{ErasureReceipt, GalleryInfo, SampleRecord};
 
 use super::Timings;
 
@@ -19,6 +22,8 @@ pub struct NewGallery {
     pub allow_training: bool,
     /// Words for people.
     pub description: String,
+    /// Who may be in it, and for how long.
+    pub policy: GalleryPolicy,
 }
 
 /// A gallery.
@@ -33,6 +38,9 @@ pub struct GalleryView {
     pub retain_images: bool,
     /// Whether those who are enrolled have agreed that their images are trained on.
     pub allow_training: bool,
+    /// Who may be in it, and for how long.
+    #[schema(value_type = GalleryPolicySchema)]
+    pub policy: GalleryPolicy,
     /// Enrolled people.
     pub subjects: usize,
     /// Enrolled images.
@@ -74,6 +82,7 @@ impl From<GalleryInfo> for GalleryView {
             description: info.description,
             retain_images: info.retain_images,
             allow_training: info.allow_training,
+            policy: info.policy,
             subjects: info.subjects,
             samples: info.samples,
             dim: info.dim,
@@ -102,6 +111,10 @@ pub struct Enrolment {
     pub attributes: HandAttributes,
     /// The file.
     pub image: Vec<u8>,
+    /// What the subject agreed to.
+    pub consent: Option<Consent>,
+    /// Enrols it even if it matches another subject; needs the scope `admin`.
+    pub allow_match: bool,
 }
 
 /// An enrolled image.
@@ -120,6 +133,10 @@ pub struct EnrolledView {
     pub created: bool,
     /// Quality of the image, 0 to 1.
     pub quality: f32,
+    /// Why somebody has to look at it: `matches_another`, `far_from_subject`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub flags: Vec<SampleFlag>,
     /// Which deployment's space the template lives in.
     #[schema(value_type = u64)]
     pub generation: Generation,
@@ -150,6 +167,10 @@ pub struct SampleView {
     pub created_at_ms: u64,
     /// Whether the image is kept.
     pub has_image: bool,
+    /// Why somebody has to look at it: `matches_another`, `far_from_subject`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub flags: Vec<SampleFlag>,
 }
 
 impl From<SampleRecord> for SampleView {
@@ -162,6 +183,7 @@ impl From<SampleRecord> for SampleView {
             content_sha256: record.content_hash.iter().map(|b| format!("{b:02x}")).collect(),
             created_at_ms: record.created_at_ms,
             has_image: record.has_image,
+            flags: record.flags,
         }
     }
 }
@@ -177,6 +199,12 @@ pub struct SubjectView {
     pub subject: SubjectId,
     /// Their images.
     pub samples: Vec<SampleView>,
+    /// What they agreed to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ConsentSchema>)]
+    pub consent: Option<Consent>,
+    /// When they were last enrolled, verified or identified, milliseconds since 1970.
+    pub last_interaction_ms: u64,
 }
 
 /// An enrolled person in a list.
@@ -200,7 +228,8 @@ pub struct SubjectPage {
 }
 
 /// Proof that a subject was erased.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ErasureView {
     /// The receipt's number.
     pub receipt: String,
@@ -216,6 +245,57 @@ pub struct ErasureView {
     pub erased_at_ms: u64,
     /// Keyed digest over all of the above, in hexadecimal.
     pub signature: String,
+}
+
+impl From<ErasureReceipt> for ErasureView {
+    fn from(receipt: ErasureReceipt) -> Self {
+        let ErasureReceipt { receipt, gallery, subject, samples, erased_at_ms, signature } = receipt;
+        Self { receipt, gallery, subject, samples, erased_at_ms, signature }
+    }
+}
+
+impl From<ErasureView> for ErasureReceipt {
+    fn from(view: ErasureView) -> Self {
+        let ErasureView { receipt, gallery, subject, samples, erased_at_ms, signature } = view;
+        Self { receipt, gallery, subject, samples, erased_at_ms, signature }
+    }
+}
+
+/// What a receipt of an erasure is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErasureCheckView {
+    /// This store issued it, and nothing of it was changed.
+    pub genuine: bool,
+    /// Somebody of that name is enrolled: again, if the receipt is genuine.
+    pub enrolled: bool,
+}
+
+/// What somebody agreed to, as the schema shows it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Consent)]
+pub struct ConsentSchema {
+    /// What for, in words; at most 512 bytes.
+    #[schema(example = "entry to the laboratory")]
+    pub purpose: String,
+    /// When it was given, milliseconds since 1970.
+    pub given_at_ms: u64,
+    /// When it ends, milliseconds since 1970: who gave it is erased then.
+    pub expires_at_ms: u64,
+}
+
+/// Who may be in a gallery, and for how long, as the schema shows it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = GalleryPolicy)]
+pub struct GalleryPolicySchema {
+    /// Nobody is enrolled without a consent that holds.
+    #[schema(default = false)]
+    pub require_consent: Option<bool>,
+    /// Whoever was not enrolled, verified or identified for so many days is erased; nobody if left out.
+    #[schema(minimum = 1)]
+    pub retention_days: Option<u32>,
+    /// What becomes of an enrolment that matches another subject: `refuse` or `flag`. Without thresholds none does.
+    #[schema(pattern = "^(refuse|flag)$", default = "refuse")]
+    pub on_match: Option<String>,
 }
 
 /// Attributes of a sample, as the schema shows them.
