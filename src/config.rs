@@ -16,7 +16,12 @@ pub struct StoreArgs {
     #[arg(long, env = "HANDCLIP_MASTER_KEY_FILE", value_name = "FILE")]
     pub master_key_file: Option<PathBuf>,
     /// Command that prints the master key, as a key management service's client does; instead of a file
-    #[arg(long, env = "HANDCLIP_MASTER_KEY_COMMAND", value_name = "COMMAND", conflicts_with = "master_key_file")]
+    #[arg(
+        long,
+        env = "HANDCLIP_MASTER_KEY_COMMAND",
+        value_name = "COMMAND",
+        conflicts_with = "master_key_file"
+    )]
     pub master_key_command: Option<String>,
     /// The master key itself; only from the environment, so that no process list shows it
     #[arg(skip)]

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use handclip::domain::{
-    AttributeFilter, Embedding, Fingerprint, GalleryId, GalleryPolicy, Generation, HandAttributes, SampleId,
-    SubjectId,
+    AttributeFilter, Embedding, Fingerprint, GalleryId, GalleryPolicy, Generation, HandAttributes,
+    SampleId, SubjectId,
 };
 use handclip::gallery::{
     Aggregate, Galleries, Gallery, GalleryOptions, GallerySpec, NewSample, SearchParams, Template,

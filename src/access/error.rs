@@ -55,7 +55,9 @@ pub enum AccessError {
         problem: String,
     },
     /// A record that opened but makes no sense.
-    #[error("key record {key} is inconsistent: {detail}; put back a backup with `handclip gallery restore`")]
+    #[error(
+        "key record {key} is inconsistent: {detail}; put back a backup with `handclip gallery restore`"
+    )]
     Inconsistent {
         /// The record's key, in hexadecimal.
         key: String,

@@ -80,6 +80,9 @@ struct Entry {
     used_at_ms: Arc<AtomicU64>,
 }
 
+/// A key's record as it lies in a store: where, and what.
+pub type RawKey = (Vec<u8>, Vec<u8>);
+
 type Table = BTreeMap<KeyId, Entry>;
 
 struct Inner {
@@ -125,7 +128,7 @@ impl ApiKeys {
     ///
     /// # Errors
     /// The store's.
-    pub fn records(store: &Store) -> Result<Vec<(Vec<u8>, Vec<u8>)>, AccessError> {
+    pub fn records(store: &Store) -> Result<Vec<RawKey>, AccessError> {
         Ok(store.scan(&[KEY]).collect::<Result<_, _>>()?)
     }
 
@@ -135,7 +138,7 @@ impl ApiKeys {
     /// The store's.
     pub fn replace_records(
         store: &Store,
-        records: &[(Vec<u8>, Vec<u8>)],
+        records: &[RawKey],
     ) -> Result<(), AccessError> {
         let mut batch = Batch::of_erasure();
         store.keys(&[KEY])?.into_iter().for_each(|key| batch.remove(key));

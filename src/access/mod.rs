@@ -17,6 +17,6 @@ mod token;
 pub use caller::Caller;
 pub use error::{AccessError, Refusal};
 pub use id::{KeyId, KeyIdError};
-pub use keys::{ApiKeys, MAX_KEYS, NewKey};
+pub use keys::{ApiKeys, MAX_KEYS, NewKey, RawKey};
 pub use record::{KeyInfo, KeyState};
 pub use token::Token;

@@ -240,7 +240,9 @@ pub(super) fn restore(
     if !restored.keys_kept {
         eprintln!("note: API keys are those of the backup: revoke what was revoked since");
     }
-    eprintln!("note: files of registered models and uploads are not in a backup: put back DIR/models");
+    eprintln!(
+        "note: files of registered models and uploads are not in a backup: put back DIR/models"
+    );
     if as_json {
         return output::json(&restored);
     }

@@ -95,9 +95,9 @@ pub fn apply_erasures(store: &Store, erasures: &[Erasure]) -> Result<usize, Gall
     let deleted: HashSet<u32> = store
         .keys(&[key::DELETION])?
         .iter()
-        .filter_map(|at| match Key::decode(at)? {
-            Key::Deletion { gallery } => Some(gallery),
-            _ => None,
+        .filter_map(|at| match Key::decode(at) {
+            Some(Key::Deletion { gallery }) => Some(gallery),
+            Some(_) | None => None,
         })
         .collect();
     let names = Keys(store);

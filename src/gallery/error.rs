@@ -1,4 +1,6 @@
-use crate::domain::{AttributeError, ConsentError, Fingerprint, GalleryId, Generation, SampleId, SubjectId};
+use crate::domain::{
+    AttributeError, ConsentError, Fingerprint, GalleryId, Generation, SampleId, SubjectId,
+};
 use crate::storage::StorageError;
 
 use super::types::{MAX_BATCH, MAX_DIM, MAX_LIMIT};
@@ -66,7 +68,9 @@ pub enum GalleryError {
     #[error(transparent)]
     Consent(#[from] ConsentError),
     /// Nobody is enrolled here without a consent.
-    #[error("gallery `{gallery}` takes nobody without a consent, and `{subject}` has none that holds")]
+    #[error(
+        "gallery `{gallery}` takes nobody without a consent, and `{subject}` has none that holds"
+    )]
     ConsentRequired {
         /// The gallery.
         gallery: GalleryId,

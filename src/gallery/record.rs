@@ -4,8 +4,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Embedding, Fingerprint, GalleryId, Generation, HandAttributes, SampleFlag, SampleId,
-    SubjectId,
+    Embedding, Fingerprint, GalleryId, Generation, HandAttributes, SampleFlag, SampleId, SubjectId,
 };
 use crate::storage::{DataKey, Store};
 

@@ -156,12 +156,14 @@ impl Gallery {
             for record in self.store.scan(&key::in_gallery(kind, self.number)) {
                 let (at, text) = record?;
                 let number = match Key::decode(&at) {
-                    Some(Key::Consent { subject, .. } | Key::Interaction { subject, .. }) => subject,
+                    Some(Key::Consent { subject, .. } | Key::Interaction { subject, .. }) => {
+                        subject
+                    }
                     Some(_) | None => return Err(GalleryError::inconsistent(&at, "not its key")),
                 };
                 let entry = names.get(&number).and_then(|name| state.subjects.get_mut(&**name));
-                let entry =
-                    entry.ok_or_else(|| GalleryError::inconsistent(&at, "its subject is missing"))?;
+                let entry = entry
+                    .ok_or_else(|| GalleryError::inconsistent(&at, "its subject is missing"))?;
                 if kind == key::CONSENT {
                     entry.consent = Some(from_json(&at, &text)?);
                 } else {

@@ -33,9 +33,7 @@ pub(super) async fn read(
     let mut query = query(&request)?;
     let number = |name: &str, text: Option<String>, default: u64| match text {
         None => Ok(default),
-        Some(text) => {
-            text.parse().map_err(|_| ApiError::field(name, "must be a whole number"))
-        }
+        Some(text) => text.parse().map_err(|_| ApiError::field(name, "must be a whole number")),
     };
     let after = number("after", query.remove("after"), 0)?;
     let limit = number("limit", query.remove("limit"), 100)?;

@@ -5,7 +5,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::domain::{GalleryId, SampleId, SubjectId};
-use crate::service::{AttributesSchema, ConsentSchema, EnrolledView, Enrolment, SampleView, Service};
+use crate::service::{
+    AttributesSchema, ConsentSchema, EnrolledView, Enrolment, SampleView, Service,
+};
 
 use super::document::{ImageFields, ImageFile};
 use super::error::{ApiError, Problem};

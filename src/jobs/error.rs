@@ -45,7 +45,9 @@ pub enum JobError {
     #[error("the threads for jobs could not be started: {0}")]
     Threads(String),
     /// A record that opened but makes no sense.
-    #[error("job record {key} is inconsistent: {detail}; put back a backup with `handclip gallery restore`")]
+    #[error(
+        "job record {key} is inconsistent: {detail}; put back a backup with `handclip gallery restore`"
+    )]
     Inconsistent {
         /// The record's key, in hexadecimal.
         key: String,

@@ -268,7 +268,8 @@ impl AuditLog {
             let Some(note) = self.store.note(last)? else { continue };
             let entry = entry(note);
             let line = &entry.line;
-            let wanted = |asked: Option<&str>, has: Option<&str>| asked.is_none_or(|a| has == Some(a));
+            let wanted =
+                |asked: Option<&str>, has: Option<&str>| asked.is_none_or(|a| has == Some(a));
             let matches = wanted(gallery, line.gallery.as_deref())
                 && wanted(subject.as_deref(), line.subject.as_deref());
             // An outcome goes with the line that it is of.
@@ -389,8 +390,44 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::Invalid`] for an expected head that is none.
-    pub async fn check_audit(&self, expected: Vec<AuditHead>) -> Result<AuditCheckView, ServiceError> {
+    pub async fn check_audit(
+        &self,
+        expected: Vec<AuditHead>,
+    ) -> Result<AuditCheckView, ServiceError> {
         let log = self.0.audit.clone();
         blocking(move || log.check(&expected)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{MasterKey, StoreOptions};
+
+    /// A disk that has no room for a line has none for the change either; who is to be erased is erased all the same.
+    #[test]
+    fn what_cannot_be_written_down_is_not_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = MasterKey::from_hex(&"1f".repeat(32)).unwrap();
+        let options = StoreOptions {
+            ballast_bytes: 0,
+            min_free_bytes: u64::MAX,
+            ..StoreOptions::new(dir.path(), key)
+        };
+        let log = AuditLog::new(Store::open(options).unwrap());
+        let done = std::cell::Cell::new(0);
+        let change = |deed: Deed| {
+            log.around("local", &deed, || {
+                done.set(done.get() + 1);
+                Ok(())
+            })
+        };
+        assert!(matches!(change(Deed::new("enrol")), Err(ServiceError::StorageFull(_))));
+        assert_eq!(done.get(), 0);
+        change(Deed::erasing("subject.erase")).unwrap();
+        assert_eq!(done.get(), 1);
+        log.store.close();
+        assert!(change(Deed::erasing("subject.erase")).is_err());
+        assert_eq!(done.get(), 1);
     }
 }

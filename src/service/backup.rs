@@ -14,9 +14,7 @@ use crate::storage::{
     BackupInfo, MasterKey, Store, StoreOptions, backup_of, rotate_master_key, stage, verify_backup,
 };
 
-use super::audit::{
-    AuditCheckView, AuditHead, AuditLog, AuditPage, AuditQuery, Deed, author,
-};
+use super::audit::{AuditCheckView, AuditHead, AuditLog, AuditPage, AuditQuery, Deed, author};
 use super::error::ServiceError;
 use super::models::{Archive, Parts};
 use super::options::KeySource;
@@ -264,7 +262,8 @@ impl Restore {
         if Store::exists(&self.data_dir) {
             if !self.replace {
                 let dir = self.data_dir.display();
-                let text = format!("there is a store in {dir}: say --replace, or name another folder");
+                let text =
+                    format!("there is a store in {dir}: say --replace, or name another folder");
                 return Err(ServiceError::Backup(text));
             }
             let store = Store::open(StoreOptions::new(&self.data_dir, master_key.clone()))?;
@@ -280,7 +279,10 @@ impl Restore {
         }
         let staged = stage(&self.file, &self.data_dir, &master_key)?;
         let prepared = (|| {
-            let store = Store::open(StoreOptions { ballast_bytes: 0, ..StoreOptions::new(staged.dir(), master_key) })?;
+            let store = Store::open(StoreOptions {
+                ballast_bytes: 0,
+                ..StoreOptions::new(staged.dir(), master_key)
+            })?;
             let log = AuditLog::new(store.clone());
             let deed = Deed::erasing("restore").about(&staged.info().backup);
             let erased_again = log.around("local", &deed, || {

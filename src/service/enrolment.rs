@@ -202,21 +202,22 @@ async fn store(
         samples.push(item.sample);
     }
     let results = blocking(move || Ok(gallery.enrol_batch(samples))).await?;
-    let answer = results.into_iter().zip(about).map(|(result, (quality, flags, mut timings, started))| {
-        let enrolled = result?;
-        timings.search_us = micros(writing);
-        timings.total_us = micros(started);
-        Ok(EnrolledView {
-            gallery: id.clone(),
-            subject: enrolled.subject,
-            sample: enrolled.sample,
-            created: enrolled.created,
-            quality,
-            flags,
-            generation: live.generation,
-            fingerprint: live.fingerprint(),
-            timings,
-        })
-    });
+    let answer =
+        results.into_iter().zip(about).map(|(result, (quality, flags, mut timings, started))| {
+            let enrolled = result?;
+            timings.search_us = micros(writing);
+            timings.total_us = micros(started);
+            Ok(EnrolledView {
+                gallery: id.clone(),
+                subject: enrolled.subject,
+                sample: enrolled.sample,
+                created: enrolled.created,
+                quality,
+                flags,
+                generation: live.generation,
+                fingerprint: live.fingerprint(),
+                timings,
+            })
+        });
     Ok(answer.collect())
 }

@@ -6,13 +6,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::domain::{Calibration, Consent, GalleryId, GalleryPolicy, SampleId, SubjectId};
 use crate::gallery::GallerySpec;
 
+use super::Service;
 use super::audit::Deed;
 use super::error::ServiceError;
 use super::recognition::check_limit;
 use super::views::{
-    ErasureCheckView, ErasureView, GalleryView, NewGallery, SampleView, SubjectPage, SubjectSummaryView, SubjectView,
+    ErasureCheckView, ErasureView, GalleryView, NewGallery, SampleView, SubjectPage,
+    SubjectSummaryView, SubjectView,
 };
-use super::Service;
 
 /// Which page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]

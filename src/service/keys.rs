@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::access::{ApiKeys, Caller, KeyId, NewKey};
 use crate::domain::{Scope, now_ms};
 
+use super::Service;
 use super::audit::Deed;
 use super::backup::OfflineStore;
 use super::error::ServiceError;
 use super::options::KeySource;
 use super::views::{KeyListView, KeyView, NewKeyView};
-use super::Service;
 
 /// Refuses whoever holds none of these scopes.
 pub(super) fn require(caller: &Caller, scopes: &'static [Scope]) -> Result<(), ServiceError> {

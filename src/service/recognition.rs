@@ -9,8 +9,8 @@ use super::deployment::Seat;
 use super::error::ServiceError;
 use super::eyes::micros;
 use super::views::{
-    CandidateView, Combine, CompareAnswer, Decision, EmbeddingView, Identify, IdentifyAnswer, Readiness,
-    Search, SearchAnswer, ThresholdView, Timings, Verify, VerifyAnswer,
+    CandidateView, Combine, CompareAnswer, Decision, EmbeddingView, Identify, IdentifyAnswer,
+    Readiness, Search, SearchAnswer, ThresholdView, Timings, Verify, VerifyAnswer,
 };
 use super::{Service, blocking, thresholds};
 

@@ -9,12 +9,12 @@ use crate::dataset;
 use crate::domain::{ModelName, now_ms};
 use crate::storage::file::{create_private_dir, write_atomic};
 
-use super::audit::Deed;
+use super::Service;
 use super::archive::{ArchiveError, ArchiveLimits, unpack};
+use super::audit::Deed;
 use super::error::{ServiceError, chain};
 use super::models::Upload;
 use super::workshop::Workshop;
-use super::Service;
 
 /// Folder of the uploads, in the data directory.
 const FOLDER: &str = "datasets";

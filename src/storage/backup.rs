@@ -13,7 +13,7 @@ use super::codec::Seal;
 use super::commit::{Committer, from_sled};
 use super::frames::{Entry, FrameWriter, Header};
 use super::manifest::MANIFEST_KEY;
-use super::{Store, StorageError, meta};
+use super::{StorageError, Store, meta};
 
 /// Records that are few enough to be copied while commits wait.
 const FEW: usize = 256;

@@ -111,7 +111,7 @@ impl Committer {
     fn commit_guarded(&mut self, group: &[Request], bytes: u64) -> Result<(), StorageError> {
         let removes = |request: &Request| {
             let writes = request.operations.iter().any(|(_, value)| value.is_some());
-            request.erases || !(writes || !request.notes.is_empty())
+            request.erases || (!writes && request.notes.is_empty())
         };
         let removes_only = group.iter().all(removes);
         self.ballast.admit(bytes, removes_only)?;

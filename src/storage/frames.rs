@@ -154,8 +154,8 @@ pub(super) fn read_header(input: &mut impl Read) -> Result<(Header, [u8; 32]), S
     }
     let mut text = vec![0; length];
     input.read_exact(&mut text).map_err(|_| StorageError::backup("it ends in its header"))?;
-    let header = serde_json::from_slice(&text)
-        .map_err(|_| StorageError::backup("its header is damaged"))?;
+    let header =
+        serde_json::from_slice(&text).map_err(|_| StorageError::backup("its header is damaged"))?;
     Ok((header, Sha256::digest(&text).into()))
 }
 
@@ -299,7 +299,8 @@ mod tests {
             frames
         };
         assert!(frames.len() > 3);
-        for end in frames.iter().copied().chain([10, bytes.len() - 1]).filter(|e| *e < bytes.len()) {
+        for end in frames.iter().copied().chain([10, bytes.len() - 1]).filter(|e| *e < bytes.len())
+        {
             assert!(read(&bytes[..end]).is_err(), "cut to {end}");
         }
         let longer = [&bytes[..], &[0]].concat();

@@ -10,7 +10,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Store, StorageError};
+use super::{StorageError, Store};
 
 /// Key of the head; from `01` to `6f` keys are the callers'.
 pub(super) const HEAD_KEY: &[u8] = &[0x7f];

@@ -311,11 +311,7 @@ fn remove(path: &Path) -> Result<(), StorageError> {
 ///
 /// # Errors
 /// [`StorageError::InUse`], [`StorageError::WrongMasterKey`], [`StorageError::Io`].
-pub fn rotate_master_key(
-    dir: &Path,
-    old: &MasterKey,
-    new: &MasterKey,
-) -> Result<(), StorageError> {
+pub fn rotate_master_key(dir: &Path, old: &MasterKey, new: &MasterKey) -> Result<(), StorageError> {
     let _lock = take_lock(dir)?;
     finish(dir)?;
     meta::rewrap(dir, old, new)

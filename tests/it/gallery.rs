@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use handclip::domain::{
-    Aspect, AttributeFilter, Embedding, Fingerprint, GalleryId, GalleryPolicy, Generation, HandAttributes,
-    SampleId, Side, SubjectId,
+    Aspect, AttributeFilter, Embedding, Fingerprint, GalleryId, GalleryPolicy, Generation,
+    HandAttributes, SampleId, Side, SubjectId,
 };
 use handclip::gallery::{
     Aggregate, Galleries, Gallery, GalleryError, GalleryOptions, GallerySpec, NewSample,

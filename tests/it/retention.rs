@@ -81,7 +81,8 @@ fn whose_consent_ended_or_who_was_not_seen_is_overdue() {
     let dir = tempfile::tempdir().unwrap();
     let galleries = open(dir.path(), &GalleryOptions::default());
     let retention_days = NonZeroU32::new(10);
-    let gallery = create(&galleries, "main", GalleryPolicy { retention_days, ..GalleryPolicy::default() });
+    let gallery =
+        create(&galleries, "main", GalleryPolicy { retention_days, ..GalleryPolicy::default() });
     let flags = vec![SampleFlag::FarFromSubject];
     gallery.enrol(NewSample { flags: flags.clone(), ..sample(1, 1) }).unwrap();
     gallery.enrol(NewSample { consent: Some(consent(5)), ..sample(2, 2) }).unwrap();
@@ -211,5 +212,8 @@ fn the_number_of_a_deleted_gallery_is_not_given_again() {
     assert_eq!(deleted.len(), 1);
     assert_eq!(apply_erasures(&opened, &deleted).unwrap(), 0, "it was made later");
     drop(opened);
-    assert_eq!(main_gallery(&open(dir.path(), &GalleryOptions::default()), "second").info().subjects, 1);
+    assert_eq!(
+        main_gallery(&open(dir.path(), &GalleryOptions::default()), "second").info().subjects,
+        1
+    );
 }

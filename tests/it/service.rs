@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use handclip::domain::{AttributeFilter, GalleryId, SampleId, SubjectId};
+use handclip::domain::{AttributeFilter, GalleryId, GalleryPolicy, SampleId, SubjectId};
 use handclip::service::{
     Combine, Decision, EmbeddingView, Enrolment, Identify, ModelChoice, NewGallery, Search,
     Service, ServiceError, ServiceOptions, Verify, tools,
@@ -16,6 +16,8 @@ fn enrolment(hand: &Hand) -> Enrolment {
         sample: None,
         attributes: hand.sample.attributes(),
         image: hand.jpeg.clone(),
+        consent: None,
+        allow_match: false,
     }
 }
 
@@ -28,7 +30,13 @@ fn id() -> GalleryId {
 }
 
 fn gallery() -> NewGallery {
-    NewGallery { id: id(), retain_images: false, allow_training: false, description: String::new() }
+    NewGallery {
+        id: id(),
+        retain_images: false,
+        allow_training: false,
+        description: String::new(),
+        policy: GalleryPolicy::default(),
+    }
 }
 
 fn identify(hand: &Hand) -> Identify {

@@ -249,7 +249,8 @@ pub struct ErasureView {
 
 impl From<ErasureReceipt> for ErasureView {
     fn from(receipt: ErasureReceipt) -> Self {
-        let ErasureReceipt { receipt, gallery, subject, samples, erased_at_ms, signature } = receipt;
+        let ErasureReceipt { receipt, gallery, subject, samples, erased_at_ms, signature } =
+            receipt;
         Self { receipt, gallery, subject, samples, erased_at_ms, signature }
     }
 }

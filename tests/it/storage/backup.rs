@@ -120,11 +120,8 @@ fn a_backup_made_while_others_write_is_one_moment() {
     assert_eq!((verified.commit, verified.records), (made.commit, made.records));
     let staged = stage(&file, &dir.path().join("other"), &key('a')).unwrap();
     let unpacked = open(&staged.dir());
-    let held: BTreeMap<Vec<u8>, Vec<u8>> = unpacked
-        .scan(&[1])
-        .chain(unpacked.scan(&[0x6f]))
-        .map(Result::unwrap)
-        .collect();
+    let held: BTreeMap<Vec<u8>, Vec<u8>> =
+        unpacked.scan(&[1]).chain(unpacked.scan(&[0x6f])).map(Result::unwrap).collect();
     for writer in 0..3 {
         assert_eq!(held[&vec![1, writer]], held[&vec![0x6f, writer]], "writer {writer} was torn");
         // Nothing but the newest is left of the writer, and perhaps one whose key was gone already.
@@ -237,7 +234,9 @@ fn another_master_key_takes_the_place_of_the_first() {
     store.close();
     drop(store);
     rotate_master_key(&at, &key('a'), &key('b')).unwrap();
-    let opened = |digit| Store::open(StoreOptions { ballast_bytes: 0, ..StoreOptions::new(&at, key(digit)) });
+    let opened = |digit| {
+        Store::open(StoreOptions { ballast_bytes: 0, ..StoreOptions::new(&at, key(digit)) })
+    };
     assert!(matches!(opened('a'), Err(StorageError::WrongMasterKey { .. })));
     assert_eq!(records(&opened('b').unwrap()), before);
     // A backup keeps the key of its time.

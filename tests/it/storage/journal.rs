@@ -21,7 +21,12 @@ fn notes_are_numbered_in_order_and_lie_in_the_batch_that_they_came_with() {
     assert_eq!(store.committed(batch).unwrap(), 2);
     let numbers: Vec<u64> = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..8)
-            .map(|n| scope.spawn({ let store = &store; move || noted(store, &format!("w{n}")) }))
+            .map(|n| {
+                scope.spawn({
+                    let store = &store;
+                    move || noted(store, &format!("w{n}"))
+                })
+            })
             .collect();
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });

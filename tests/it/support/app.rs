@@ -242,7 +242,7 @@ fn read(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer
     Answer {
         status: response.status().as_u16(),
         content_type: content_type.map(|(_, v)| v.clone()).unwrap_or_default(),
-        text: response.body_mut().read_to_string().unwrap(),
+        text: String::from_utf8_lossy(&response.body_mut().read_to_vec().unwrap()).into_owned(),
         headers,
     }
 }
