@@ -37,9 +37,18 @@ impl StoreArgs {
     }
 }
 
-/// The API key that a server is asked with.
+/// The API key and the certificates that a server is asked with.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ApiKeyArgs {
+    /// PEM file with the authority that the server's certificate is of, instead of the public ones
+    #[arg(long, env = "HANDCLIP_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// PEM file with a certificate to show to a server that asks for one
+    #[arg(long, env = "HANDCLIP_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
+    pub client_cert: Option<PathBuf>,
+    /// PEM file with that certificate's private key
+    #[arg(long, env = "HANDCLIP_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    pub client_key: Option<PathBuf>,
     /// File with the API key that the server is asked with; without it `HANDCLIP_API_KEY`, if that is set
     #[arg(long, env = "HANDCLIP_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
@@ -198,12 +207,29 @@ pub struct ListenArgs {
     pub listen: SocketAddr,
 }
 
+/// Certificates. Files that change are read again while the server runs, at SIGHUP at once.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TlsArgs {
+    /// Answer over TLS only, with the certificate chain in this PEM file
+    #[arg(long, env = "HANDCLIP_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "HANDCLIP_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Let only clients in that show a certificate of an authority in this PEM file, as well as a key
+    #[arg(long, env = "HANDCLIP_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+}
+
 /// The server's network side.
 #[derive(Debug, Clone, Args)]
 pub struct HttpArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it as the command's help")]
     pub server: ListenArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would print it as the command's help")]
+    pub tls: TlsArgs,
     /// Threads that talk HTTP
     #[arg(long, env = "HANDCLIP_WORKERS", default_value_t = 2, value_name = "N")]
     pub workers: usize,

@@ -136,10 +136,7 @@ impl ApiKeys {
     ///
     /// # Errors
     /// The store's.
-    pub fn replace_records(
-        store: &Store,
-        records: &[RawKey],
-    ) -> Result<(), AccessError> {
+    pub fn replace_records(store: &Store, records: &[RawKey]) -> Result<(), AccessError> {
         let mut batch = Batch::of_erasure();
         store.keys(&[KEY])?.into_iter().for_each(|key| batch.remove(key));
         for (key, text) in records {

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::config::{HttpArgs, ListenArgs};
+use crate::config::{HttpArgs, ListenArgs, TlsArgs};
 use crate::http::Server;
 use crate::service::tools::{Drawing, draw_hands};
 use crate::service::{LabelledImage, Service, ServiceOptions, read_dataset};
@@ -63,6 +63,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let service = Service::open(&ServiceOptions::new(scratch.0.join("data")))?;
     let http = HttpArgs {
         server: ListenArgs { listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)) },
+        tls: TlsArgs::default(),
         workers: 2,
         max_upload_bytes: 32 * 1024 * 1024,
         max_requests: 256,

@@ -1,11 +1,13 @@
 //! Asking a running server, and following what its jobs do.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use crate::config::ApiKeyArgs;
 
@@ -29,6 +31,7 @@ impl Remote {
             return Err(format!("`{url}` is not the address of a server: http://HOST:PORT").into());
         }
         let agent = ureq::Agent::config_builder()
+            .tls_config(tls(key)?)
             .timeout_connect(Some(Duration::from_secs(10)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
             .http_status_as_error(false)
@@ -141,6 +144,31 @@ impl Remote {
             }
         });
     }
+}
+
+fn tls(args: &ApiKeyArgs) -> Result<TlsConfig, Failure> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| format!("cannot read `{}`: {error}", path.display()))
+    };
+    let certificates = |path: &Path| -> Result<Vec<Certificate<'static>>, Failure> {
+        let mut found = Vec::new();
+        for item in parse_pem(&read(path)?) {
+            if let PemItem::Certificate(certificate) = item? {
+                found.push(certificate);
+            }
+        }
+        Ok(found)
+    };
+    let mut config = TlsConfig::builder();
+    if let Some(path) = &args.ca {
+        config = config.root_certs(RootCerts::Specific(Arc::new(certificates(path)?)));
+    }
+    if let (Some(cert), Some(key)) = (&args.client_cert, &args.client_key) {
+        let key = PrivateKey::from_pem(&read(key)?)?;
+        let shown = ClientCert::new_with_certs(&certificates(cert)?, key);
+        config = config.client_cert(Some(shown));
+    }
+    Ok(config.build())
 }
 
 /// The job, unless it failed or was cancelled.

@@ -50,15 +50,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     for notice in service.notices() {
         eprintln!("note: {notice}");
     }
-    if !args.serve.http.server.listen.ip().is_loopback() {
+    if !args.serve.http.server.listen.ip().is_loopback() && args.serve.http.tls.tls_cert.is_none() {
         eprintln!(
-            "note: keys and images reach this server unencrypted unless a proxy before it ends TLS"
+            "note: keys and images reach this server unencrypted: give it a certificate with --tls-cert and --tls-key, or put a proxy before it that ends TLS"
         );
     }
     actix_web::rt::System::new().block_on(async {
         let server = Server::bind(service.clone(), &args.serve.http, true)?;
         // A server whose starter does not listen serves all the same.
-        server.run(|address| drop(say!("listening on http://{address}"))).await?;
+        let scheme = if server.is_encrypted() { "https" } else { "http" };
+        server.run(|address| drop(say!("listening on {scheme}://{address}"))).await?;
         eprintln!("stopped; writing snapshots");
         service.close().await?;
         Ok(())

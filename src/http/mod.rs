@@ -24,12 +24,14 @@ mod recognition;
 mod samples;
 mod server;
 mod subjects;
+mod tls;
 mod training_runs;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub use document::openapi_json;
 pub use server::{Server, ServerError, ServerHandle};
+pub use tls::TlsError;
 
 /// Every operation. Custom verbs (`{gallery}:identify`) stand before what would match them too.
 fn routes(config: &mut ServiceConfig<'_>) {

@@ -21,6 +21,7 @@ use super::health::Started;
 use super::jobs::Streams;
 use super::rate::Rates;
 use super::routes;
+use super::tls::{Certificates, TlsError};
 
 /// Why the server could not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum ServerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Certificates that cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The server failed while it ran.
     #[error("the server failed")]
     Run(#[source] std::io::Error),
@@ -47,6 +51,7 @@ pub struct Server {
     server: actix_web::dev::Server,
     handle: ServerHandle,
     signals: bool,
+    certificates: Option<Arc<Certificates>>,
 }
 
 /// Stops a server from elsewhere.
@@ -73,6 +78,7 @@ impl Server {
     /// [`ServerError`].
     pub fn bind(service: Service, args: &HttpArgs, signals: bool) -> Result<Self, ServerError> {
         args.check(service.is_open())?;
+        let tls = Certificates::configure(&args.tls)?;
         let bind_error = |source| ServerError::Bind { address: args.server.listen, source };
         let listener = TcpListener::bind(args.server.listen).map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
@@ -105,15 +111,27 @@ impl Server {
             .shutdown_timeout(args.shutdown_s)
             // They are heeded below, because streams have to hear of them too.
             .disable_signals();
-        let server = http.listen(listener).map_err(bind_error)?.run();
+        let (listening, certificates) = match tls {
+            None => (http.listen(listener), None),
+            Some((certificates, config)) => {
+                (http.listen_rustls_0_23(listener, config), Some(certificates))
+            }
+        };
+        let server = listening.map_err(bind_error)?.run();
         let handle = ServerHandle { server: server.handle(), closing };
-        Ok(Self { address, server, handle, signals })
+        Ok(Self { address, server, handle, signals, certificates })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether it answers over TLS only.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.certificates.is_some()
     }
 
     /// Stops it from elsewhere.
@@ -132,10 +150,16 @@ impl Server {
             let (term, int) = (caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?);
             actix_web::rt::spawn(heed(term, int, self.handle));
         }
+        let watching =
+            self.certificates.map(|certificates| actix_web::rt::spawn(certificates.watch()));
         let running = actix_web::rt::spawn(self.server);
         tokio::task::yield_now().await;
         ready(self.address);
-        match running.await {
+        let ended = running.await;
+        if let Some(watching) = watching {
+            watching.abort();
+        }
+        match ended {
             Ok(result) => result.map_err(ServerError::Run),
             Err(error) => Err(ServerError::Run(std::io::Error::other(error))),
         }

@@ -106,7 +106,7 @@ fn a_folder_is_enrolled_with_errors_by_file_and_again_without_doubling() {
     );
 
     let gallery = |rest: &[&str]| handclip(&[&["gallery", "--data-dir", &data], rest].concat());
-    let audit = parse(&done(&gallery(&["audit", "g"])));
+    let audit = parse(&done(&gallery(&["check", "g"])));
     assert_eq!((&audit["samples"], &audit["found"]), (&48.into(), &48.into()));
     let receipt = parse(&done(&gallery(&["erase", "g", "person-2"])));
     assert_eq!(receipt["samples"], 8);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use handclip::config::{HttpArgs, ListenArgs};
+use handclip::config::{HttpArgs, ListenArgs, TlsArgs};
 use handclip::http::Server;
 use handclip::image::{Picture, encode_jpeg};
 use handclip::service::{Service, ServiceOptions};
@@ -69,6 +69,7 @@ pub(crate) struct TestApp {
 pub(crate) fn http_args() -> HttpArgs {
     HttpArgs {
         server: ListenArgs { listen: SocketAddr::from(([127, 0, 0, 1], 0)) },
+        tls: TlsArgs::default(),
         workers: 2,
         max_upload_bytes: 4 * 1024 * 1024,
         max_requests: 64,

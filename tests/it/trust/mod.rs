@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod consent;
 mod doubt;
+mod tls;
 
 use serde_json::{Value, json};
 

@@ -1,0 +1,159 @@
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use crate::cli::{done, failed, handclip};
+
+/// An authority, and files of what it signed.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    dir: PathBuf,
+}
+
+impl Authority {
+    fn new(dir: &Path, name: &str) -> Self {
+        let dir = dir.join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(dir.join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, dir }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    /// A certificate and its key, as PEM.
+    fn sign(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let params = CertificateParams::new(names).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn write(&self, name: &str) -> (String, String) {
+        let (cert, key) = self.sign();
+        let files = (self.file(&format!("{name}.pem")), self.file(&format!("{name}.key")));
+        std::fs::write(&files.0, cert).unwrap();
+        std::fs::write(&files.1, key).unwrap();
+        files
+    }
+}
+
+struct Running {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(data: &str, tls: &[&str]) -> Running {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_handclip"))
+        .args(["serve", "--data-dir", data, "--listen", "127.0.0.1:0"])
+        .args(tls)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("listening on https://"), "{line}");
+    let port = line.trim().rsplit(':').next().unwrap().parse().unwrap();
+    Running { child, port }
+}
+
+#[test]
+fn only_who_speaks_tls_and_knows_the_authority_is_answered_and_certificates_change_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data").display().to_string();
+    let (first, second) = (Authority::new(dir.path(), "a"), Authority::new(dir.path(), "b"));
+    let (cert, key) = first.write("server");
+    let running = serve(&data, &["--tls-cert", &cert, "--tls-key", &key]);
+    let url = format!("https://127.0.0.1:{}", running.port);
+    let ask =
+        |ca: &[&str]| handclip(&[&["gallery", "erasures", "--server", &url][..], ca].concat());
+    let (ca_a, ca_b) = (first.file("ca.pem"), second.file("ca.pem"));
+    assert!(done(&ask(&["--ca", &ca_a])).contains("erasures"));
+    failed(&ask(&["--ca", &ca_b]), 1);
+    failed(&ask(&[]), 1);
+    let health = ["health", "--listen", &url["https://".len()..]];
+    assert!(done(&handclip(&[&health[..], &["--tls"]].concat())).contains("ready"));
+    failed(&handclip(&health), 1);
+    // In the clear nothing is said.
+    let mut plain = TcpStream::connect(("127.0.0.1", running.port)).unwrap();
+    plain.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    plain.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut heard = Vec::new();
+    let _ = plain.read_to_end(&mut heard);
+    assert!(!heard.windows(4).any(|window| window == b"HTTP"), "{heard:?}");
+
+    let hang_up = || {
+        let pid = running.child.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    };
+    // What is no certificate changes nothing.
+    std::fs::write(&cert, "not a certificate").unwrap();
+    hang_up();
+    std::thread::sleep(Duration::from_millis(300));
+    done(&ask(&["--ca", &ca_a]));
+    let (new_cert, new_key) = second.sign();
+    std::fs::write(&cert, new_cert).unwrap();
+    std::fs::write(&key, new_key).unwrap();
+    hang_up();
+    let begun = Instant::now();
+    while !ask(&["--ca", &ca_b]).status.success() {
+        assert!(begun.elapsed() < Duration::from_secs(15), "the new certificate is not shown");
+    }
+    failed(&ask(&["--ca", &ca_a]), 1);
+}
+
+#[test]
+fn clients_without_a_certificate_are_kept_out_where_one_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data").display().to_string();
+    let (ours, theirs) = (Authority::new(dir.path(), "ours"), Authority::new(dir.path(), "theirs"));
+    let (cert, key) = ours.write("server");
+    let (ca, client_ca) = (ours.file("ca.pem"), theirs.file("ca.pem"));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &client_ca];
+    let running = serve(&data, &tls);
+    let url = format!("https://localhost:{}", running.port);
+    let ask = |with: &[&str]| {
+        handclip(&[&["gallery", "erasures", "--server", &url, "--ca", &ca][..], with].concat())
+    };
+    failed(&ask(&[]), 1);
+    let (stranger, stranger_key) = ours.write("stranger");
+    failed(&ask(&["--client-cert", &stranger, "--client-key", &stranger_key]), 1);
+    let (known, known_key) = theirs.write("known");
+    assert!(
+        done(&ask(&["--client-cert", &known, "--client-key", &known_key])).contains("erasures")
+    );
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_named_before_anything_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data").display().to_string();
+    let authority = Authority::new(dir.path(), "a");
+    let (cert, key) = authority.write("server");
+    let (_, other_key) = authority.write("other");
+    let serve = |tls: &[&str]| {
+        handclip(&[&["serve", "--data-dir", &data, "--listen", "127.0.0.1:0"][..], tls].concat())
+    };
+    let mixed = failed(&serve(&["--tls-cert", &cert, "--tls-key", &other_key]), 1);
+    assert!(mixed.contains("cannot be used with its key"), "{mixed}");
+    let missing = failed(&serve(&["--tls-cert", "nowhere.pem", "--tls-key", &key]), 1);
+    assert!(missing.contains("nowhere.pem"), "{missing}");
+    failed(&serve(&["--tls-cert", &cert]), 2);
+}
