@@ -243,7 +243,7 @@ pub struct HttpArgs {
     #[arg(long, env = "HANDCLIP_RATE_LIMIT", value_name = "N")]
     pub rate_limit: Option<NonZeroU32>,
     /// How long a client may take to send a request, in seconds
-    #[arg(long, env = "HANDCLIP_REQUEST_TIMEOUT_S", default_value_t = 10, value_name = "S")]
+    #[arg(long, env = "HANDCLIP_REQUEST_TIMEOUT_S", default_value_t = 8, value_name = "S")]
     pub request_timeout_s: u64,
     /// How long requests in flight may take when the server is told to stop, in seconds
     #[arg(long, env = "HANDCLIP_SHUTDOWN_S", default_value_t = 20, value_name = "S")]

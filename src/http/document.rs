@@ -112,7 +112,8 @@ pub(super) fn document() -> OpenApi {
                 operation.security = Some(vec![SecurityRequirement::new("key", scopes)]);
             }
             let has_body = operation.request_body.is_some();
-            for (status, description) in refusals(path, method, has_body) {
+            let asks = has_body || operation.parameters.as_ref().is_some_and(|all| !all.is_empty());
+            for (status, description) in refusals(path, method, asks, has_body) {
                 let content =
                     ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
                 let response = ResponseBuilder::new()
@@ -146,6 +147,7 @@ fn operation_id(method: &str, path: &str) -> String {
 fn refusals(
     path: &str,
     method: &str,
+    asks: bool,
     has_body: bool,
 ) -> Vec<&'static (&'static str, &'static str)> {
     const ALWAYS: &[(&str, &str)] = &[
@@ -183,18 +185,18 @@ fn refusals(
         ("415", "Not a type taken here: `unsupported_media_type`"),
         (
             "409",
-            "In conflict: `gallery_exists`, `sample_exists`, `model_mismatch`, `subject_being_erased`",
+            "In conflict: `gallery_exists`, `sample_exists`, `model_mismatch`, `subject_being_erased`, `matches_another_subject`",
         ),
         (
             "422",
-            "An image or a prompt that cannot be used: `image_empty`, `image_truncated`, `image_animated`, `image_trailing_data`, `image_corrupt`, `image_too_small`, `image_blank`, `no_feature`, `prompt_refused`",
+            "An image or a prompt that cannot be used: `image_empty`, `image_truncated`, `image_animated`, `image_trailing_data`, `image_corrupt`, `image_too_small`, `image_blank`, `no_feature`, `prompt_refused`; an enrolment without a consent that the gallery asks for: `consent_required`",
         ),
         ("429", "The queue is full: `busy`; come back after `Retry-After`"),
     ];
     const WRITES: &[(&str, &str)] = &[
         (
             "409",
-            "In conflict: `gallery_exists`, `sample_exists`, `model_mismatch`, `subject_being_erased`",
+            "In conflict: `gallery_exists`, `sample_exists`, `model_mismatch`, `subject_being_erased`, `matches_another_subject`",
         ),
         ("507", "No room: `storage_full`, `limit_reached`"),
     ];
@@ -222,7 +224,7 @@ fn refusals(
     let groups = [
         (true, ALWAYS),
         (access(method, path) != Some(Access::Public), KEYED),
-        (versioned && (path.contains('{') || has_body), ASKED),
+        (versioned && asks, ASKED),
         (path.contains('{') || path.ends_with("/explain"), NAMED),
         (of_a_model && (method != "get" || path.ends_with("/archive")), OF_A_MODEL),
         (of_a_model && has_body, A_MODEL),

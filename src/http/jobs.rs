@@ -6,7 +6,7 @@ use actix_web::http::header::{ContentEncoding, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, get, post, web};
 use futures_util::stream::unfold;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::GalleryId;
 use crate::service::{
@@ -143,6 +143,18 @@ pub(super) async fn retry(
     Ok(accepted(&service.retry_job(job_id(path)?, &caller).await?))
 }
 
+/// An event of a stream, as the schema shows it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only describes the stream")]
+pub(super) struct StreamedEvent {
+    /// The event's number.
+    id: String,
+    /// `state`, `progress` or `log`.
+    event: String,
+    /// The event as JSON.
+    data: String,
+}
+
 /// Follow a job.
 ///
 /// Server-sent events: `id` is the event's number, `event` is `state`, `progress` or `log`, `data` is one line of JSON
@@ -153,7 +165,7 @@ pub(super) async fn retry(
 #[utoipa::path(tag = "jobs",
     params(("job" = String, Path, description = "The job"), ("Last-Event-ID" = Option<u64>, Header, description = "The number of the last event that was read")),
     responses(
-        (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The events", body = StreamedEvent, content_type = "text/event-stream"),
         (status = 204, description = "The job has ended and its last event was read")))]
 #[get("/v1/jobs/{job:[^:/]+}/events")]
 pub(super) async fn follow(

@@ -106,7 +106,7 @@ impl Server {
             .workers(args.workers.max(1))
             .max_connections(4096)
             .client_request_timeout(timeout)
-            .client_disconnect_timeout(Duration::from_secs(5))
+            .client_disconnect_timeout(Duration::from_secs(1))
             .keep_alive(Duration::from_secs(30))
             .shutdown_timeout(args.shutdown_s)
             // They are heeded below, because streams have to hear of them too.

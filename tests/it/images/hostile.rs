@@ -306,7 +306,7 @@ fn repair(file: &mut [u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     #[test]
     fn no_mutation_of_a_file_panics_or_breaks_the_limits(

@@ -1,6 +1,6 @@
 //! Pictures from files: every flavour, every orientation, and what must be refused.
 
-mod build;
+pub(crate) mod build;
 mod flavours;
 mod hostile;
 mod orientation;

@@ -4,6 +4,8 @@ mod audit;
 mod backup;
 mod consent;
 mod doubt;
+mod hostile;
+mod served;
 mod tls;
 
 use serde_json::{Value, json};
