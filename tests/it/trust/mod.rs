@@ -1,11 +1,13 @@
 //! What holders of biometrics have to be able to rely on, asked of a running server and of the command line.
 
+mod at_rest;
 mod audit;
 mod backup;
 mod consent;
 mod doubt;
 mod hostile;
 mod served;
+mod sync;
 mod tls;
 
 use serde_json::{Value, json};

@@ -20,12 +20,22 @@ impl Drop for Served {
 
 impl Served {
     pub(super) fn start(data: &Path, args: &[&str]) -> Self {
+        Self::spawned(data, args, Stdio::null(), "info")
+    }
+
+    /// The same, with everything that it logs in a file.
+    pub(super) fn logging(data: &Path, args: &[&str], log: &Path) -> Self {
+        Self::spawned(data, args, std::fs::File::create(log).unwrap().into(), "trace")
+    }
+
+    fn spawned(data: &Path, args: &[&str], log: Stdio, level: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_handclip"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data)
             .args(args)
+            .env("HANDCLIP_LOG", level)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut line = String::new();
