@@ -11,7 +11,8 @@ use crate::domain::{GalleryId, SubjectId};
 use crate::service::tools::has_store;
 use crate::service::{
     AuditCheckView, AuditEntry, AuditHead, AuditPage, AuditQuery, BackupView, ErasureList,
-    OfflineStore, Restore, ServiceError, check_backup, check_exported, write_new,
+    KeySource, OfflineStore, Replace, Restore, ServiceError, check_backup, check_exported,
+    write_new,
 };
 
 use super::remote::Remote;
@@ -216,15 +217,17 @@ pub(super) fn restore(
     store: &StoreArgs,
     as_json: bool,
     file: &Path,
-    replace: bool,
+    replace: Replace,
+    backup_key: Option<&Path>,
     lists: &[PathBuf],
 ) -> Result<(), Failure> {
     let erasures = lists.iter().map(|path| list(path)).collect::<Result<_, Failure>>()?;
-    let new = !has_store(&store.data_dir);
+    let new = !has_store(&store.data_dir) || replace == Replace::Damaged;
     let restore = Restore {
         file: file.to_owned(),
         data_dir: store.data_dir.clone(),
         master_key: offline::master_key(store),
+        backup_key: backup_key.map(|path| KeySource::File(path.to_owned())),
         replace,
         erasures,
     };

@@ -5,7 +5,7 @@ use clap::Subcommand;
 
 use crate::config::{ModelArgs, ServerArgs, StoreArgs};
 use crate::domain::{Consent, GalleryId, GalleryPolicy, OnMatch, SubjectId, now_ms};
-use crate::service::{GalleryView, NewGallery};
+use crate::service::{GalleryView, NewGallery, Replace};
 
 use super::custody::{self, AuditAction};
 use super::offline::{self, Absent};
@@ -94,6 +94,12 @@ enum Action {
         /// Take the place of the store that is there
         #[arg(long)]
         replace: bool,
+        /// With --replace: it cannot be opened any more, so do not ask it who was erased
+        #[arg(long, requires = "replace")]
+        damaged: bool,
+        /// The master key of the time when the backup was made, if it was changed since
+        #[arg(long, value_name = "FILE")]
+        backup_master_key_file: Option<PathBuf>,
         /// What was erased from a store that is lost: a file that `gallery erasures` wrote; may be repeated
         #[arg(long, value_name = "FILE")]
         erasures: Vec<PathBuf>,
@@ -172,8 +178,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Action::Audit { action } => return custody::audit(store, as_json, action),
         Action::Backup { file, remote } => return custody::backup(store, as_json, file, remote),
         Action::Verify { file } => return custody::verify(store, as_json, file),
-        Action::Restore { file, replace, erasures } => {
-            return custody::restore(store, as_json, file, *replace, erasures);
+        Action::Restore { file, replace, damaged, backup_master_key_file, erasures } => {
+            let replace = match (replace, damaged) {
+                (false, _) => Replace::Never,
+                (true, false) => Replace::Sound,
+                (true, true) => Replace::Damaged,
+            };
+            let backup_key = backup_master_key_file.as_deref();
+            return custody::restore(store, as_json, file, replace, backup_key, erasures);
         }
         Action::Erasures { remote } => return custody::erasures(store, remote),
         Action::Create { .. }

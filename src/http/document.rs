@@ -177,7 +177,7 @@ fn refusals(
     )];
     const NAMED: &[(&str, &str)] = &[(
         "404",
-        "Not there: `gallery_not_found`, `subject_not_found`, `sample_not_found`, `model_not_found`, `job_not_found`, `key_not_found`, `not_calibrated`",
+        "Not there: `gallery_not_found`, `subject_not_found`, `sample_not_found`, `model_not_found`, `dataset_not_found`, `job_not_found`, `key_not_found`, `file_not_found`, `not_calibrated`",
     )];
     const BODY: &[(&str, &str)] = &[
         ("408", "The body came too slowly: `request_timeout`"),
@@ -219,13 +219,15 @@ fn refusals(
     let versioned = path.starts_with("/v1");
     let of_a_model = path.starts_with("/v1/models") && !path.ends_with(":deploy");
     let recognition = [":identify", ":verify", ":search", "/compare", "/embeddings", "/explain"];
+    // They name in their body what may not be there.
+    let names = ["/explain", "/erasures:verify", "/evaluations", "/training-runs"];
     let writes =
         versioned && method != "get" && !recognition.iter().any(|verb| path.ends_with(verb));
     let groups = [
         (true, ALWAYS),
         (access(method, path) != Some(Access::Public), KEYED),
         (versioned && asks, ASKED),
-        (path.contains('{') || path.ends_with("/explain"), NAMED),
+        (path.contains('{') || names.iter().any(|end| path.ends_with(end)), NAMED),
         (of_a_model && (method != "get" || path.ends_with("/archive")), OF_A_MODEL),
         (of_a_model && has_body, A_MODEL),
         (has_body, BODY),

@@ -11,7 +11,8 @@ use crate::access::ApiKeys;
 use crate::domain::now_ms;
 use crate::gallery::{Erasure, apply_erasures, erasures};
 use crate::storage::{
-    BackupInfo, MasterKey, Store, StoreOptions, backup_of, rotate_master_key, stage, verify_backup,
+    BackupInfo, MasterKey, StorageError, Store, StoreOptions, backup_of, rotate_master_key, stage,
+    verify_backup,
 };
 
 use super::audit::{AuditCheckView, AuditHead, AuditLog, AuditPage, AuditQuery, Deed, author};
@@ -221,12 +222,25 @@ pub struct Restore {
     pub file: PathBuf,
     /// The data directory that it is put into.
     pub data_dir: PathBuf,
-    /// The master key of the time when it was made.
+    /// The master key that opens the store, before and after.
     pub master_key: KeySource,
-    /// Whether the store that is there may be replaced.
-    pub replace: bool,
+    /// The master key of the time when the backup was made, if that was another.
+    pub backup_key: Option<KeySource>,
+    /// What becomes of the store that is there.
+    pub replace: Replace,
     /// What was erased from a store that is lost.
     pub erasures: Vec<ErasureList>,
+}
+
+/// What becomes of the store that is there when a backup is put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replace {
+    /// It stays, and the backup is not put back.
+    Never,
+    /// It is asked who was erased, and replaced.
+    Sound,
+    /// It cannot be opened any more, and is replaced without being asked.
+    Damaged,
 }
 
 /// What putting back did.
@@ -245,10 +259,10 @@ impl Restore {
     /// keys that were revoked since stay revoked. Nothing is changed until all of that is done beside it.
     ///
     /// # Errors
-    /// [`ServiceError::Backup`], [`ServiceError::StoreInUse`], [`ServiceError::Damaged`] where the store that is there cannot tell who was
-    /// erased: move it away, and give a list.
+    /// [`ServiceError::Backup`], [`ServiceError::StoreInUse`], [`ServiceError::Damaged`].
     pub fn run(&self) -> Result<RestoredView, ServiceError> {
         let master_key = existing_key(&self.master_key)?;
+        let backup_key = self.backup_key.as_ref().map(existing_key).transpose()?;
         let of = backup_of(&self.file)?;
         let mut gone: Vec<Erasure> = Vec::new();
         for list in &self.erasures {
@@ -259,16 +273,26 @@ impl Restore {
             gone.extend(list.erasures.iter().cloned());
         }
         let mut present = None;
-        if Store::exists(&self.data_dir) {
-            if !self.replace {
-                let dir = self.data_dir.display();
-                let text =
-                    format!("there is a store in {dir}: say --replace, or name another folder");
-                return Err(ServiceError::Backup(text));
-            }
-            let store = Store::open(StoreOptions::new(&self.data_dir, master_key.clone()))?;
+        let dir = self.data_dir.display();
+        if Store::exists(&self.data_dir) && self.replace == Replace::Never {
+            let text = format!("there is a store in {dir}: say --replace, or name another folder");
+            return Err(ServiceError::Backup(text));
+        }
+        if Store::exists(&self.data_dir) && self.replace == Replace::Sound {
+            let opened = Store::open(StoreOptions::new(&self.data_dir, master_key.clone()));
+            let store = opened.map_err(|error| {
+                let damaged = matches!(
+                    error,
+                    StorageError::Damaged { .. } | StorageError::OpenTimeout { .. }
+                );
+                if damaged {
+                    return ServiceError::Backup(format!(
+                        "the store in {dir} cannot tell who was erased since the backup was made ({error}): say --damaged to replace it all the same, and give what is known of erasures with --erasures"
+                    ));
+                }
+                error.into()
+            })?;
             if store.id() != of {
-                let dir = self.data_dir.display();
                 let text = format!("the store in {dir} is another one than the backup is of");
                 return Err(ServiceError::Backup(text));
             }
@@ -277,8 +301,11 @@ impl Restore {
             present = Some(ApiKeys::records(&store)?).filter(|keys| !keys.is_empty());
             store.close();
         }
-        let staged = stage(&self.file, &self.data_dir, &master_key)?;
+        let staged = stage(&self.file, &self.data_dir, backup_key.as_ref().unwrap_or(&master_key))?;
         let prepared = (|| {
+            if let Some(backup_key) = &backup_key {
+                rotate_master_key(&staged.dir(), backup_key, &master_key)?;
+            }
             let store = Store::open(StoreOptions {
                 ballast_bytes: 0,
                 ..StoreOptions::new(staged.dir(), master_key)

@@ -65,8 +65,8 @@ pub use audit::{
     check_exported,
 };
 pub use backup::{
-    BackupView, ErasureList, OfflineStore, Restore, RestoredView, change_master_key, check_backup,
-    write_new,
+    BackupView, ErasureList, OfflineStore, Replace, Restore, RestoredView, change_master_key,
+    check_backup, write_new,
 };
 pub use deployment::{
     ChallengerView, DeployRequest, DeploymentView, HistoryView, PreviousView, WithoutImages,

@@ -96,6 +96,7 @@ fn another_master_key_opens_the_store_and_backups_keep_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     let (data, file, second) = (path("data"), path("backup"), path("second.key"));
+    let first = path("data/master.key");
     let gallery = |rest: &[&str]| handclip(&[&["gallery", "--data-dir", &data][..], rest].concat());
     done(&gallery(&["create", "staff"]));
     done(&gallery(&["backup", &file]));
@@ -111,4 +112,19 @@ fn another_master_key_opens_the_store_and_backups_keep_theirs() {
     let other = handclip(&[&["gallery"][..], &with, &["verify", &file]].concat());
     let refused = failed(&other, 1);
     assert!(refused.contains("another master key"), "{refused}");
+    // Both keys are needed to put such a backup back, and afterwards the new one opens the store.
+    let put = |rest: &[&str]| {
+        let command = ["restore", &file, "--backup-master-key-file", &first];
+        handclip(&[&["gallery"][..], &with, &command, rest].concat())
+    };
+    done(&put(&["--replace"]));
+    assert!(done(&handclip(&[&["gallery"][..], &with, &["list"]].concat())).contains("staff"));
+    failed(&gallery(&["list"]), 1);
+
+    // What is damaged cannot tell who was erased: whoever replaces it has to say that they know.
+    std::fs::write(dir.path().join("data/sled/db"), b"no log").unwrap();
+    let refused = failed(&put(&["--replace"]), 1);
+    assert!(refused.contains("--damaged") && refused.contains("--erasures"), "{refused}");
+    done(&put(&["--replace", "--damaged"]));
+    assert!(done(&handclip(&[&["gallery"][..], &with, &["list"]].concat())).contains("staff"));
 }
