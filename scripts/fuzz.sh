@@ -28,7 +28,7 @@ rm -rf "$seeds/store"
 
 for target in "${targets[@]}"; do
     mkdir -p "target/fuzz-corpus/$target"
-    cargo +nightly fuzz run --release --fuzz-dir tests/fuzz "$target" \
+    cargo +nightly fuzz run --release --fuzz-dir tests/fuzz --target-dir target/fuzz "$target" \
         "target/fuzz-corpus/$target" "$seeds/$target" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=262144
 done

@@ -11,10 +11,8 @@ use crate::service::HitView;
 
 use super::Failure;
 
-/// A bar on standard error; hidden where that is not a terminal.
-pub(super) fn bar(total: u64, what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new(total).with_message(what);
-    let template = "{msg} {bar:30} {pos}/{len} {per_sec} ETA {eta}";
+fn styled(bar: ProgressBar, what: &'static str, template: &str) -> ProgressBar {
+    let bar = bar.with_message(what);
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -22,24 +20,19 @@ pub(super) fn bar(total: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// Bytes as they come, where nobody knows how many there will be; hidden where standard error is not a terminal.
-pub(super) fn bytes(what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new_spinner().with_message(what);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {spinner} {bytes} {bytes_per_sec}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
+/// A bar on standard error; hidden where that is not a terminal.
+pub(super) fn bar(total: u64, what: &'static str) -> ProgressBar {
+    styled(ProgressBar::new(total), what, "{msg} {bar:30} {pos}/{len} {per_sec} ETA {eta}")
 }
 
-/// That something goes on; hidden where standard error is not a terminal.
+/// Bytes as they come, where nobody knows how many there will be.
+pub(super) fn bytes(what: &'static str) -> ProgressBar {
+    styled(ProgressBar::new_spinner(), what, "{msg} {spinner} {bytes} {bytes_per_sec}")
+}
+
+/// That something goes on.
 pub(super) fn spinner(what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new_spinner().with_message(what);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {spinner} {elapsed}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
+    styled(ProgressBar::new_spinner(), what, "{msg} {spinner} {elapsed}")
 }
 
 /// Whoever read standard output closed it.

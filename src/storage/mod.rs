@@ -30,6 +30,7 @@ mod mac;
 mod manifest;
 mod master;
 mod meta;
+mod open;
 mod restore;
 mod slots;
 mod store;

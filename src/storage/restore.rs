@@ -15,8 +15,8 @@ use super::commit::from_sled;
 use super::frames::{Entry, FrameReader, read_header};
 use super::manifest::{Manifest, Mark, counts};
 use super::meta::{self, Meta};
+use super::open::{log_config, open_log, take_lock};
 use super::slots::Slots;
-use super::store::{log_config, open_log, take_lock};
 use super::{MasterKey, StorageError, file};
 
 /// A store is unpacked here.

@@ -1,5 +1,5 @@
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -11,18 +11,15 @@ use zeroize::Zeroizing;
 
 use super::ballast::Ballast;
 use super::codec::{Codec, OVERHEAD, Seal};
-use super::commit::{Committer, Message, Operation, Request, from_sled, is_full};
+use super::commit::{Committer, Message, Operation, Request, from_sled};
 use super::guard::guarded;
-use super::journal::{HEAD_KEY, JournalHead};
-use super::manifest::{MANIFEST_KEY, Manifest, Mark, counts};
+use super::open::{open_and_check, take_lock};
 use super::slots::{DataKey, Slots};
 use super::{MasterKey, StorageError, file, meta, restore};
 
 /// Largest value of a record, in bytes. sled keeps up to 17 records on a page and moves a page over a
 /// quarter of a segment to a blob file, which it never syncs; this keeps pages below that.
 pub const MAX_VALUE: usize = 24 * 1024;
-const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
-const CACHE_BYTES: u64 = 128 * 1024 * 1024;
 /// Batches that may wait for the committer; further callers block.
 const QUEUE: usize = 1024;
 
@@ -141,15 +138,6 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Store({})", self.0.dir.display())
     }
-}
-
-/// What the guarded thread hands back.
-struct Opened {
-    db: sled::Db,
-    slots: Slots,
-    manifest: Manifest,
-    head: JournalHead,
-    mark: Mark,
 }
 
 impl Store {
@@ -412,131 +400,4 @@ impl Iterator for Records {
 
 fn closed() -> StorageError {
     StorageError::Stopped { reason: "it is closed".to_owned() }
-}
-
-pub(super) fn take_lock(dir: &Path) -> Result<File, StorageError> {
-    let path = dir.join("lock");
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(StorageError::io("open", &path))?;
-    match file::lock_soon(&lock) {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StorageError::InUse { dir: dir.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(StorageError::io("lock", &path)(error)),
-    }
-}
-
-fn open_and_check(
-    dir: &Path,
-    codec: &Codec,
-    ballast: &Ballast,
-    slots_key: Zeroizing<[u8; 32]>,
-    mark_key: Zeroizing<[u8; 32]>,
-) -> Result<Opened, StorageError> {
-    let mut mark = Mark::open(&dir.join("commit.mark"), mark_key)?;
-    let marked = mark.read()?;
-    let slots = Slots::open(&dir.join("keys.slots"), slots_key)?;
-    let config = log_config(dir);
-    let db = match open_log(&config) {
-        Err(error) if is_full(&error) => {
-            ballast.release();
-            open_log(&config)
-        }
-        other => other,
-    }
-    .map_err(|error| from_sled(dir, error))?;
-    let manifest = check(dir, &db, codec, &slots, marked)?;
-    let head = head(dir, &db, codec, &slots)?;
-    Ok(Opened { db, slots, manifest, head, mark })
-}
-
-/// How sled is to keep the log of a data directory.
-pub(super) fn log_config(dir: &Path) -> sled::Config {
-    sled::Config::new()
-        .path(dir.join("sled"))
-        .segment_size(SEGMENT_BYTES)
-        .cache_capacity(CACHE_BYTES)
-        // The committer flushes; a timer would only add half-written states.
-        .flush_every_ms(None)
-}
-
-fn head(
-    dir: &Path,
-    db: &sled::Db,
-    codec: &Codec,
-    slots: &Slots,
-) -> Result<JournalHead, StorageError> {
-    let stored = db.get(HEAD_KEY).map_err(|error| from_sled(dir, error))?;
-    let Some(sealed) = stored else { return Ok(JournalHead::default()) };
-    let plain = codec.open(slots, HEAD_KEY, &sealed)?;
-    plain
-        .and_then(|plain| JournalHead::from_bytes(&plain))
-        .ok_or_else(|| StorageError::damaged(dir, "the journal's head does not open"))
-}
-
-/// Opens sled's file. Its threads may hold sled's own lock a little longer than the store that was
-/// closed in this process; no other process can, because it would need `lock` first.
-pub(super) fn open_log(config: &sled::Config) -> Result<sled::Db, sled::Error> {
-    const WAIT: Duration = Duration::from_millis(20);
-    const TRIES: usize = 250;
-    let held = |error: &sled::Error| match error {
-        sled::Error::Io(error) => error.to_string().contains("could not acquire lock"),
-        sled::Error::CollectionNotFound(_)
-        | sled::Error::Unsupported(_)
-        | sled::Error::ReportableBug(_)
-        | sled::Error::Corruption { .. } => false,
-    };
-    for _ in 0..TRIES {
-        match config.open() {
-            Err(error) if held(&error) => std::thread::sleep(WAIT),
-            other => return other,
-        }
-    }
-    config.open()
-}
-
-/// Compares what the log holds with its manifest, and the manifest with the mark beside it.
-fn check(
-    dir: &Path,
-    db: &sled::Db,
-    codec: &Codec,
-    slots: &Slots,
-    marked: Option<Manifest>,
-) -> Result<Manifest, StorageError> {
-    let damaged = |detail: String| StorageError::damaged(dir, detail);
-    let mut found = Manifest::default();
-    for item in db.iter() {
-        let (key, sealed) = item.map_err(|error| from_sled(dir, error))?;
-        if counts(&key) {
-            found.add(&key, &sealed);
-        }
-    }
-    let stored = db.get(MANIFEST_KEY).map_err(|error| from_sled(dir, error))?;
-    let manifest = match stored {
-        None => Manifest::default(),
-        Some(sealed) => codec
-            .open(slots, MANIFEST_KEY, &sealed)?
-            .and_then(|plain| Manifest::from_bytes(&plain))
-            .ok_or_else(|| damaged("the manifest does not open".to_owned()))?,
-    };
-    if !manifest.same_records(&found) {
-        return Err(damaged(format!(
-            "the log holds {} records, its manifest says {}, and their sums differ",
-            found.records, manifest.records
-        )));
-    }
-    let marked = marked.unwrap_or_default();
-    if manifest.sequence < marked.sequence {
-        return Err(damaged(format!(
-            "the log ends at commit {}, and commit {} was acknowledged",
-            manifest.sequence, marked.sequence
-        )));
-    }
-    if manifest.sequence == marked.sequence && !manifest.same_records(&marked) {
-        return Err(damaged("the log is not the one that was acknowledged".to_owned()));
-    }
-    Ok(manifest)
 }

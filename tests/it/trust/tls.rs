@@ -1,11 +1,11 @@
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
+use super::served::Served;
 use crate::cli::{done, failed, handclip};
 
 /// An authority, and files of what it signed.
@@ -47,41 +47,15 @@ impl Authority {
     }
 }
 
-struct Running {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn serve(data: &str, tls: &[&str]) -> Running {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_handclip"))
-        .args(["serve", "--data-dir", data, "--listen", "127.0.0.1:0"])
-        .args(tls)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.starts_with("listening on https://"), "{line}");
-    let port = line.trim().rsplit(':').next().unwrap().parse().unwrap();
-    Running { child, port }
-}
-
 #[test]
 fn only_who_speaks_tls_and_knows_the_authority_is_answered_and_certificates_change_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data").display().to_string();
+    let data = dir.path().join("data");
     let (first, second) = (Authority::new(dir.path(), "a"), Authority::new(dir.path(), "b"));
     let (cert, key) = first.write("server");
-    let running = serve(&data, &["--tls-cert", &cert, "--tls-key", &key]);
-    let url = format!("https://127.0.0.1:{}", running.port);
+    let running = Served::start(&data, &["--tls-cert", &cert, "--tls-key", &key]);
+    let url = running.url.clone();
+    assert!(url.starts_with("https://"), "{url}");
     let ask =
         |ca: &[&str]| handclip(&[&["gallery", "erasures", "--server", &url][..], ca].concat());
     let (ca_a, ca_b) = (first.file("ca.pem"), second.file("ca.pem"));
@@ -99,19 +73,15 @@ fn only_who_speaks_tls_and_knows_the_authority_is_answered_and_certificates_chan
     let _ = plain.read_to_end(&mut heard);
     assert!(!heard.windows(4).any(|window| window == b"HTTP"), "{heard:?}");
 
-    let hang_up = || {
-        let pid = running.child.id().to_string();
-        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
-    };
     // What is no certificate changes nothing.
     std::fs::write(&cert, "not a certificate").unwrap();
-    hang_up();
+    running.signal("-HUP");
     std::thread::sleep(Duration::from_millis(300));
     done(&ask(&["--ca", &ca_a]));
     let (new_cert, new_key) = second.sign();
     std::fs::write(&cert, new_cert).unwrap();
     std::fs::write(&key, new_key).unwrap();
-    hang_up();
+    running.signal("-HUP");
     let begun = Instant::now();
     while !ask(&["--ca", &ca_b]).status.success() {
         assert!(begun.elapsed() < Duration::from_secs(15), "the new certificate is not shown");
@@ -122,12 +92,12 @@ fn only_who_speaks_tls_and_knows_the_authority_is_answered_and_certificates_chan
 #[test]
 fn clients_without_a_certificate_are_kept_out_where_one_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data").display().to_string();
+    let data = dir.path().join("data");
     let (ours, theirs) = (Authority::new(dir.path(), "ours"), Authority::new(dir.path(), "theirs"));
     let (cert, key) = ours.write("server");
     let (ca, client_ca) = (ours.file("ca.pem"), theirs.file("ca.pem"));
     let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &client_ca];
-    let running = serve(&data, &tls);
+    let running = Served::start(&data, &tls);
     let url = format!("https://localhost:{}", running.port);
     let ask = |with: &[&str]| {
         handclip(&[&["gallery", "erasures", "--server", &url, "--ca", &ca][..], with].concat())
