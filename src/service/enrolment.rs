@@ -119,6 +119,10 @@ impl Service {
         // Before anything is decoded, so that an enrolment that was cut off is soon where it was.
         let known = gallery.has_content(&new.subject, &content_hash);
         if let Some(record) = known.and_then(|name| gallery.sample(&new.subject, &name).ok()) {
+            // What they agree to now counts, whether or not the image is news.
+            if let Some(consent) = new.consent {
+                self.set_consent(gallery.id(), &record.subject, consent).await?;
+            }
             timings.total_us = micros(started);
             return Ok(Prepared::Known(EnrolledView {
                 gallery: gallery.id().clone(),

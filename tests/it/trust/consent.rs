@@ -40,6 +40,10 @@ fn consent_is_asked_for_kept_renewed_and_ends() {
     let renewed = consent(2 * DAY_MS);
     let subject = app.put_json(&format!("{}/consent", at("ada")), &renewed).ok();
     assert_eq!(subject["consent"], renewed);
+    // So does one that comes with an image that is known.
+    let longer = consent(3 * DAY_MS);
+    assert_eq!(enrol("ada", 0, longer.clone()).ok()["created"], false);
+    assert_eq!(app.get(&at("ada")).ok()["consent"], longer);
     app.put_json(&format!("{}/consent", at("nobody")), &renewed).refused(404, "subject_not_found");
     app.put_json("/v1/galleries/g/policy", &json!({"retention_days": 0}))
         .refused(400, "invalid_request");
