@@ -137,7 +137,7 @@ fn kills_lose_nothing_acknowledged_and_bring_nothing_back() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut model = Held::new();
     let mut acknowledged = 0;
-    // Three hundred take five minutes more: HANDCLIP_KILLS=300.
+    // Three hundred take a minute: HANDCLIP_KILLS=300.
     let kills = told("HANDCLIP_KILLS").and_then(|text| text.parse().ok()).unwrap_or(60);
     for cycle in 0..kills {
         let mut child = child("crash::child_writes_until_killed", dir.path(), cycle);
@@ -273,13 +273,12 @@ fn damaged_files_are_refused_or_served_right() {
     drop((galleries, gallery));
     assert_eq!(outcome(whole.clone()), expected, "undamaged");
 
-    // Thirty of each kind take eight minutes: HANDCLIP_DAMAGES=30.
-    let trials: usize = told("HANDCLIP_DAMAGES").and_then(|text| text.parse().ok()).unwrap_or(3);
+    const TRIALS: usize = 30;
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     for file in ["sled/db", "keys.slots", "commit.mark", "store.json"] {
         let (mut refused, mut served) = (0, 0);
         for kind in ["a bit", "many bytes", "an end", "a page of zeros", "the whole file"] {
-            for trial in 0..if kind == "the whole file" { 1 } else { trials } {
+            for trial in 0..if kind == "the whole file" { 1 } else { TRIALS } {
                 let copied = dir.path().join("trial");
                 copy(&whole, &copied);
                 damage(&copied.join(file), kind, &mut rng);
