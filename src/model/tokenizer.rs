@@ -1,3 +1,5 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::{ClipConfig, ModelError, TextConfig};
 
 /// Longest prompt looked at, in bytes; more than any text of a model's tokens.
@@ -11,6 +13,14 @@ pub struct Tokenizer {
     end: u32,
 }
 
+/// A foreign library reads what strangers send: a panic in it is a bad file, not a crash.
+fn guarded<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, ModelError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| ModelError::Tokenizer(error.to_string())),
+        Err(_) => Err(ModelError::Tokenizer("it cannot be used".to_owned())),
+    }
+}
+
 impl Tokenizer {
     /// Reads a `tokenizer.json` and checks that it fits the text tower: the ids are within its
     /// vocabulary, and a text gets a begin and the end token that the tower pools at.
@@ -20,7 +30,10 @@ impl Tokenizer {
     pub fn from_bytes(json: &[u8], config: &ClipConfig) -> Result<Self, ModelError> {
         let refuse = |problem: String| Err(ModelError::Tokenizer(problem));
         let failed = |error: tokenizers::Error| ModelError::Tokenizer(error.to_string());
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(failed)?;
+        // Of what is no JSON, deep inside, the library would panic.
+        serde_json::from_slice::<serde::de::IgnoredAny>(json)
+            .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json))?;
         // Both are done here, where the end token is known.
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
@@ -33,7 +46,7 @@ impl Tokenizer {
         if text.max_position_embeddings < 3 {
             return refuse("the model has no room for a text between its two tokens".to_owned());
         }
-        let probe = inner.encode("a", true).map_err(failed)?;
+        let probe = guarded(|| inner.encode("a", true))?;
         let (begin, end) = match probe.get_ids() {
             [begin, .., end] if begin != end => (*begin, *end),
             _ => return refuse("it puts no begin and end token around a text".to_owned()),
@@ -58,8 +71,7 @@ impl Tokenizer {
         if text.len() > MAX_PROMPT {
             return Err(ModelError::PromptTooLong { got: text.len(), max: MAX_PROMPT });
         }
-        let encoding = self.inner.encode_fast(text, true);
-        let encoding = encoding.map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        let encoding = guarded(|| self.inner.encode_fast(text, true))?;
         let mut ids = encoding.get_ids().to_vec();
         if ids.iter().all(|id| [self.begin, self.end].contains(id)) {
             return Err(ModelError::EmptyPrompt);
@@ -99,5 +111,25 @@ impl Tokenizer {
     #[must_use]
     pub fn end(&self) -> u32 {
         self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_makes_the_library_panic_is_refused() {
+        let config = include_str!("nano/config.json");
+        let config = ClipConfig::from_json(config).unwrap();
+        let whole = include_str!("nano/tokenizer.json");
+        Tokenizer::from_bytes(whole.as_bytes(), &config).unwrap();
+        // Found by fuzzing: a value deep inside that is none.
+        let broken = whole.replacen("true", "rue", 1);
+        assert_ne!(broken, whole);
+        let refused = Tokenizer::from_bytes(broken.as_bytes(), &config);
+        assert!(matches!(refused, Err(ModelError::Tokenizer(_))));
+        let panicked = guarded::<()>(|| panic!("as the library does"));
+        assert!(matches!(panicked, Err(ModelError::Tokenizer(_))));
     }
 }

@@ -36,7 +36,13 @@ pub(super) fn inspect(bytes: &[u8], limits: &DecodeLimits) -> Result<Container, 
                 size = Some(header(body, limits)?);
                 bare.extend_from_slice(chunk);
             }
-            b"PLTE" => bare.extend_from_slice(chunk),
+            b"PLTE" => {
+                // Three bytes a colour, 1 to 256 of them; the decoder takes that for granted.
+                if body.is_empty() || !body.len().is_multiple_of(3) || body.len() > 3 * 256 {
+                    return Err(corrupt("its palette is none"));
+                }
+                bare.extend_from_slice(chunk);
+            }
             b"IDAT" => {
                 has_data = true;
                 bare.extend_from_slice(chunk);

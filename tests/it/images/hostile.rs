@@ -181,6 +181,17 @@ fn forged_dimensions_are_refused_from_the_header() {
     assert_eq!(code(&png(4000, 4000)), "image_corrupt");
 }
 
+/// Found by fuzzing: the decoder takes for granted that colours come whole.
+#[test]
+fn a_palette_of_parts_of_colours_is_corrupt() {
+    let header = build::png_raw(4, 4, 8, 3, &[0; 20]);
+    for palette in [&[][..], &[1], &[1, 2, 3, 4], &[0; 3 * 257]] {
+        let file = build::png_with(&header, b"PLTE", palette);
+        assert_eq!(code(&file), "image_corrupt", "{}", palette.len());
+    }
+    assert_eq!(code(&build::png_with(&header, b"PLTE", &[9; 3])), "decoded");
+}
+
 #[test]
 fn limits_are_the_callers() {
     let file = build::png(W, H);
