@@ -30,8 +30,8 @@ impl Tokenizer {
     pub fn from_bytes(json: &[u8], config: &ClipConfig) -> Result<Self, ModelError> {
         let refuse = |problem: String| Err(ModelError::Tokenizer(problem));
         let failed = |error: tokenizers::Error| ModelError::Tokenizer(error.to_string());
-        // Of what is no JSON, deep inside, the library would panic.
-        serde_json::from_slice::<serde::de::IgnoredAny>(json)
+        // Of what is no JSON, deep inside, the library would panic: all of it is read, texts too.
+        serde_json::from_slice::<serde_json::Value>(json)
             .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json))?;
         // Both are done here, where the end token is known.
@@ -125,10 +125,18 @@ mod tests {
         let whole = include_str!("nano/tokenizer.json");
         Tokenizer::from_bytes(whole.as_bytes(), &config).unwrap();
         // Found by fuzzing: a value deep inside that is none.
-        let broken = whole.replacen("true", "rue", 1);
-        assert_ne!(broken, whole);
-        let refused = Tokenizer::from_bytes(broken.as_bytes(), &config);
-        assert!(matches!(refused, Err(ModelError::Tokenizer(_))));
+        let wrong = |from: &str, to: &[u8]| {
+            let at = whole.find(from).unwrap();
+            [&whole.as_bytes()[..at], to, &whole.as_bytes()[at + from.len()..]].concat()
+        };
+        for broken in [
+            wrong("true", b"rue"),
+            wrong("ByteLevel", b"Byte\xf9evel"),
+            wrong("ByteLevel", b"Byte\\ud800"),
+        ] {
+            let refused = Tokenizer::from_bytes(&broken, &config).err().unwrap().to_string();
+            assert!(!refused.contains("cannot be used"), "{refused}");
+        }
         let panicked = guarded::<()>(|| panic!("as the library does"));
         assert!(matches!(panicked, Err(ModelError::Tokenizer(_))));
     }
