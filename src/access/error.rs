@@ -1,5 +1,7 @@
 use crate::storage::StorageError;
 
+use crate::domain::hex;
+
 use super::id::KeyId;
 
 /// Why a caller is not let in.
@@ -71,7 +73,7 @@ pub enum AccessError {
 
 impl AccessError {
     pub(super) fn inconsistent(key: &[u8], detail: impl ToString) -> Self {
-        let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = hex(key);
         Self::Inconsistent { key, detail: detail.to_string() }
     }
 }

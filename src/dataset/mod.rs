@@ -15,4 +15,4 @@ pub use inspect::{Inspection, NearDuplicate, Unreadable, inspect};
 pub use read::{LabelledImage, read};
 pub use split::{HANDS, Hand, Protocol, RUNS, Run, Split, leaks, split, without_offset};
 pub use to_train::read_to_train;
-pub use tree::{Count, Manifest, ManifestFile, SplitCounts, counts, hex, sha256, write_tree};
+pub use tree::{Count, Manifest, ManifestFile, SplitCounts, counts, sha256, write_tree};

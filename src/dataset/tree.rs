@@ -11,6 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::storage::file::write_atomic;
 
+use crate::domain::hex;
+
 use super::DatasetError;
 use super::read::{LabelledImage, SPLIT_PREFIX};
 use super::split::{Hand, Protocol, Split};
@@ -231,12 +233,6 @@ fn files_of(
         .flat_map(|(part, indices)| indices.iter().map(move |index| (part, index)))
         .map(|(part, index)| file(part, index))
         .collect()
-}
-
-/// Bytes as hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// SHA-256 of a file, hexadecimal.

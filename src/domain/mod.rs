@@ -5,6 +5,7 @@ mod calibration;
 mod consent;
 mod embedding;
 mod generation;
+mod hex;
 mod ids;
 mod policy;
 mod scope;
@@ -21,6 +22,7 @@ pub use calibration::{
 pub use consent::{Consent, ConsentError, MAX_PURPOSE};
 pub use embedding::{Embedding, EmbeddingError};
 pub use generation::{Fingerprint, FingerprintError, Generation};
+pub use hex::hex;
 pub use ids::{GalleryId, IdError, ModelName, SampleId, SubjectId};
 pub use policy::{GalleryPolicy, OnMatch, SampleFlag};
 pub use scope::{Scope, ScopeError};

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use crate::domain::{GalleryId, SubjectId, now_ms};
+use crate::domain::{GalleryId, SubjectId, hex, now_ms};
 use crate::storage::{Batch, DataKey, Seal, Store, hmac_sha256, macs_equal};
 
 use super::catalogue::Busy;
@@ -122,7 +122,7 @@ impl Gallery {
             signature: String::new(),
         };
         let signature = Keys(&self.store).signature(&receipt);
-        receipt.signature = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+        receipt.signature = hex(&signature);
         Ok(receipt)
     }
 
@@ -130,7 +130,7 @@ impl Gallery {
     #[must_use]
     pub fn is_genuine(&self, receipt: &ErasureReceipt) -> bool {
         let expected = Keys(&self.store).signature(receipt);
-        let text: String = expected.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = hex(&expected);
         // Both are hashed again, so that comparing says nothing of where they differ.
         let digest = |text: &str| hmac_sha256(&[0; 32], &[text.as_bytes()]);
         macs_equal(&digest(&text), &digest(&receipt.signature))

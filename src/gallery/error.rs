@@ -1,5 +1,5 @@
 use crate::domain::{
-    AttributeError, ConsentError, Fingerprint, GalleryId, Generation, SampleId, SubjectId,
+    AttributeError, ConsentError, Fingerprint, GalleryId, Generation, SampleId, SubjectId, hex,
 };
 use crate::storage::StorageError;
 
@@ -165,7 +165,7 @@ pub enum GalleryError {
 
 impl GalleryError {
     pub(super) fn inconsistent(key: &[u8], detail: impl ToString) -> Self {
-        let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = hex(key);
         Self::Inconsistent { key, detail: detail.to_string() }
     }
 }

@@ -14,6 +14,7 @@ use super::error::{ApiError, Problem};
 use super::extract::Incoming;
 use super::forms::Form;
 use super::frame::RequestNumber;
+use super::subjects::{self, SubjectPath};
 
 /// Images a batch may hold.
 const MAX_BATCH: usize = 256;
@@ -104,11 +105,10 @@ struct Batch {
 #[post("/v1/galleries/{gallery}/subjects/{subject}/samples")]
 pub(super) async fn enrol(
     service: web::Data<Service>,
-    path: web::Path<(String, String)>,
+    path: SubjectPath,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let (gallery, subject) = path.into_inner();
-    let (gallery, subject) = (GalleryId::new(gallery)?, SubjectId::new(subject)?);
+    let (gallery, subject) = subjects::ids(path)?;
     let mut form = Form::read(incoming, &["image"]).await?;
     let new = enrolment(&mut form, subject)?;
     let view = service.enrol(&gallery, new).await?;

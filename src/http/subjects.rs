@@ -10,6 +10,14 @@ use crate::service::{
 use super::error::ApiError;
 use super::extract::{Incoming, nothing_else, page, query};
 
+/// A gallery and a subject, as a path names them.
+pub(super) type SubjectPath = web::Path<(String, String)>;
+
+pub(super) fn ids(path: SubjectPath) -> Result<(GalleryId, SubjectId), ApiError> {
+    let (gallery, subject) = path.into_inner();
+    Ok((GalleryId::new(gallery)?, SubjectId::new(subject)?))
+}
+
 /// Which page.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -45,10 +53,9 @@ pub(super) async fn list(
 #[get("/v1/galleries/{gallery}/subjects/{subject}")]
 pub(super) async fn read(
     service: web::Data<Service>,
-    path: web::Path<(String, String)>,
+    path: SubjectPath,
 ) -> Result<HttpResponse, ApiError> {
-    let (gallery, subject) = path.into_inner();
-    let (gallery, subject) = (GalleryId::new(gallery)?, SubjectId::new(subject)?);
+    let (gallery, subject) = ids(path)?;
     Ok(HttpResponse::Ok().json(service.subject(&gallery, &subject)?))
 }
 
@@ -61,10 +68,9 @@ pub(super) async fn read(
 #[delete("/v1/galleries/{gallery}/subjects/{subject}")]
 pub(super) async fn erase(
     service: web::Data<Service>,
-    path: web::Path<(String, String)>,
+    path: SubjectPath,
 ) -> Result<HttpResponse, ApiError> {
-    let (gallery, subject) = path.into_inner();
-    let (gallery, subject) = (GalleryId::new(gallery)?, SubjectId::new(subject)?);
+    let (gallery, subject) = ids(path)?;
     Ok(HttpResponse::Ok().json(service.erase_subject(&gallery, &subject).await?))
 }
 
@@ -78,11 +84,10 @@ pub(super) async fn erase(
 #[put("/v1/galleries/{gallery}/subjects/{subject}/consent")]
 pub(super) async fn set_consent(
     service: web::Data<Service>,
-    path: web::Path<(String, String)>,
+    path: SubjectPath,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let (gallery, subject) = path.into_inner();
-    let (gallery, subject) = (GalleryId::new(gallery)?, SubjectId::new(subject)?);
+    let (gallery, subject) = ids(path)?;
     let consent: Consent = incoming.json(0).await?;
     Ok(HttpResponse::Ok().json(service.set_consent(&gallery, &subject, consent).await?))
 }

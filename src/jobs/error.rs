@@ -1,5 +1,7 @@
 use crate::storage::StorageError;
 
+use crate::domain::hex;
+
 use super::job::{JobId, MAX_DATA, Stage};
 
 /// Why the queue cannot do what was asked.
@@ -61,7 +63,7 @@ pub enum JobError {
 
 impl JobError {
     pub(super) fn inconsistent(key: &[u8], detail: impl ToString) -> Self {
-        let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = hex(key);
         Self::Inconsistent { key, detail: detail.to_string() }
     }
 }

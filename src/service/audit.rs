@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use zeroize::Zeroizing;
 
 use crate::access::Caller;
-use crate::domain::{GalleryId, SubjectId, now_ms};
+use crate::domain::{GalleryId, SubjectId, hex, now_ms};
 use crate::storage::{Batch, JournalHead, Note, Store, hmac_sha256};
 
 use super::error::ServiceError;
@@ -341,10 +341,6 @@ fn entry(note: Note) -> AuditEntry {
 
 fn content(line: &AuditLine) -> Result<Vec<u8>, ServiceError> {
     serde_json::to_vec(line).map_err(|error| ServiceError::Internal(error.to_string()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Who a line names.

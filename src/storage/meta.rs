@@ -3,6 +3,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::domain::hex;
+
 use super::codec::{decrypt, encrypt};
 use super::mac::{hmac_sha256, macs_equal};
 use super::{MasterKey, StorageError, file};
@@ -131,10 +133,6 @@ fn context(store: &str) -> Vec<u8> {
 
 fn check(master_key: &MasterKey, store: &str) -> [u8; 32] {
     hmac_sha256(&master_key.derive("master key check"), &[store.as_bytes()])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {

@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::domain::hex;
+
 use super::backup::BackupInfo;
 use super::codec::Codec;
 use super::commit::from_sled;
@@ -131,8 +133,7 @@ pub fn verify_backup(path: &Path, master_key: &MasterKey) -> Result<BackupInfo, 
         }
     }
     if let Some((key, _)) = unread.iter().find(|(_, why)| **why == Unread::Damaged) {
-        let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        return Err(StorageError::backup(format!("record {key} does not open")));
+        return Err(StorageError::backup(format!("record {} does not open", hex(key))));
     }
     Ok(BackupInfo { without_key: unread.len() as u64, ..second.info })
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
+use crate::domain::hex;
+
 use super::ballast::Ballast;
 use super::codec::{Codec, OVERHEAD, Seal};
 use super::commit::{Committer, Message, Operation, Request, from_sled};
@@ -316,8 +318,7 @@ impl Store {
 
     fn unseal(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StorageError> {
         self.0.codec.open(&self.0.slots, key, sealed)?.ok_or_else(|| {
-            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            StorageError::damaged(&self.0.dir, format!("record {hex} does not open"))
+            StorageError::damaged(&self.0.dir, format!("record {} does not open", hex(key)))
         })
     }
 

@@ -399,7 +399,7 @@ impl Plan {
             images: self.files.len(),
             subjects: self.subjects.len(),
             refused,
-            sha256: dataset::hex(&hash.finalize()),
+            sha256: crate::domain::hex(&hash.finalize()),
         }
     }
 }

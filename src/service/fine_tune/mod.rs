@@ -403,7 +403,7 @@ fn about(
             hash.update(format!("{side} {at} {} {:?}\n", image.key(), image.attributes));
         }
     }
-    Ok(dataset::hex(&hash.finalize()))
+    Ok(crate::domain::hex(&hash.finalize()))
 }
 
 /// A number for each hand of each subject, and for each kind of hand.

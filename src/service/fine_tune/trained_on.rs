@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::dataset::hex;
+use crate::domain::hex;
 use crate::storage::StorageError;
 use crate::storage::file::write_atomic;
 

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::dataset::hex;
 use crate::domain::ModelName;
+use crate::domain::hex;
 use crate::storage::file::{create_private_dir, lock_soon};
 
 use super::archive::{ArchiveError, pack};

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use crate::domain::{
     Consent, Fingerprint, GalleryId, GalleryPolicy, Generation, HandAttributes, SampleFlag,
-    SampleId, SubjectId,
+    SampleId, SubjectId, hex,
 };
 use crate::gallery::{ErasureReceipt, GalleryInfo, SampleRecord};
 
@@ -180,7 +180,7 @@ impl From<SampleRecord> for SampleView {
             sample: record.sample,
             attributes: record.attributes,
             quality: record.quality,
-            content_sha256: record.content_hash.iter().map(|b| format!("{b:02x}")).collect(),
+            content_sha256: hex(&record.content_hash),
             created_at_ms: record.created_at_ms,
             has_image: record.has_image,
             flags: record.flags,
