@@ -10,7 +10,7 @@ use crate::config::{ServerArgs, StoreArgs};
 use crate::domain::{GalleryId, SubjectId};
 use crate::service::tools::has_store;
 use crate::service::{
-    AuditCheckView, AuditEntry, AuditHead, AuditPage, AuditQuery, BackupView, ErasureList,
+    AuditCheckView, AuditEntry, AuditHead, AuditPage, AuditQuery, BackupInfo, ErasureList,
     KeySource, OfflineStore, Replace, Restore, ServiceError, check_backup, check_exported,
     write_new,
 };
@@ -20,6 +20,67 @@ use super::{Failure, offline, output};
 
 /// Lines that are asked for at a time.
 const PAGE: usize = 1_000;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Who did what: read the audit log, and check that nothing of it was changed
+    Audit {
+        #[command(subcommand)]
+        action: AuditAction,
+    },
+    /// Back up the whole store, sealed; of a running server with --server
+    Backup {
+        /// The file, which must not be there yet
+        file: PathBuf,
+        #[command(flatten)]
+        remote: ServerArgs,
+    },
+    /// Read a whole backup and open every record in it
+    Verify {
+        /// The backup
+        file: PathBuf,
+    },
+    /// Put a backup back; who was erased since does not come back
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Take the place of the store that is there
+        #[arg(long)]
+        replace: bool,
+        /// With --replace: it cannot be opened any more, so do not ask it who was erased
+        #[arg(long, requires = "replace")]
+        damaged: bool,
+        /// The master key of the time when the backup was made, if it was changed since
+        #[arg(long, value_name = "FILE")]
+        backup_master_key_file: Option<PathBuf>,
+        /// What was erased from a store that is lost: a file that `gallery erasures` wrote; may be repeated
+        #[arg(long, value_name = "FILE")]
+        erasures: Vec<PathBuf>,
+    },
+    /// Print everything that was ever erased, naming nobody, for a later `restore --erasures`
+    Erasures {
+        #[command(flatten)]
+        remote: ServerArgs,
+    },
+}
+
+/// Does what needs the store and no model.
+pub(super) fn run(store: &StoreArgs, as_json: bool, action: &Action) -> Result<(), Failure> {
+    match action {
+        Action::Audit { action } => audit(store, as_json, action),
+        Action::Backup { file, remote } => backup(store, as_json, file, remote),
+        Action::Verify { file } => verify(store, as_json, file),
+        Action::Restore { file, replace, damaged, backup_master_key_file, erasures } => {
+            let replace = match (replace, damaged) {
+                (false, _) => Replace::Never,
+                (true, false) => Replace::Sound,
+                (true, true) => Replace::Damaged,
+            };
+            restore(store, as_json, file, replace, backup_master_key_file.as_deref(), erasures)
+        }
+        Action::Erasures { remote } => erasures(store, remote),
+    }
+}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditAction {
@@ -70,7 +131,7 @@ fn open(store: &StoreArgs) -> Result<OfflineStore, Failure> {
     Ok(opened)
 }
 
-pub(super) fn audit(store: &StoreArgs, as_json: bool, action: &AuditAction) -> Result<(), Failure> {
+fn audit(store: &StoreArgs, as_json: bool, action: &AuditAction) -> Result<(), Failure> {
     match action {
         AuditAction::Verify { expect, file, remote: server } => {
             let check: AuditCheckView = match (file, remote(server)?) {
@@ -171,12 +232,7 @@ fn exported(file: &Path) -> Result<Vec<AuditEntry>, Failure> {
         .collect()
 }
 
-pub(super) fn backup(
-    store: &StoreArgs,
-    as_json: bool,
-    to: &Path,
-    server: &ServerArgs,
-) -> Result<(), Failure> {
+fn backup(store: &StoreArgs, as_json: bool, to: &Path, server: &ServerArgs) -> Result<(), Failure> {
     let bar = output::bytes("backing up");
     let made: Result<u64, ServiceError> = match remote(server)? {
         Some(remote) => write_new(to, |file| {
@@ -196,7 +252,7 @@ pub(super) fn backup(
     say!("{} bytes in {}", bytes, to.display())
 }
 
-pub(super) fn verify(store: &StoreArgs, as_json: bool, file: &Path) -> Result<(), Failure> {
+fn verify(store: &StoreArgs, as_json: bool, file: &Path) -> Result<(), Failure> {
     let bar = output::spinner("reading the backup");
     let checked = check_backup(file, &offline::master_key(store));
     bar.finish_and_clear();
@@ -207,13 +263,13 @@ pub(super) fn verify(store: &StoreArgs, as_json: bool, file: &Path) -> Result<()
     say!("{}", sound(&view))
 }
 
-fn sound(view: &BackupView) -> String {
-    let BackupView { backup, store, made_at_ms, records, .. } = view;
+fn sound(view: &BackupInfo) -> String {
+    let BackupInfo { backup, store, made_at_ms, records, .. } = view;
     let at = utc(*made_at_ms);
     format!("backup {backup} of store {store}, {at}: {records} records, every one whole")
 }
 
-pub(super) fn restore(
+fn restore(
     store: &StoreArgs,
     as_json: bool,
     file: &Path,
@@ -262,7 +318,7 @@ fn list(path: &Path) -> Result<ErasureList, Failure> {
         .map_err(|error| format!("`{}` is no list of erasures: {error}", path.display()).into())
 }
 
-pub(super) fn erasures(store: &StoreArgs, server: &ServerArgs) -> Result<(), Failure> {
+fn erasures(store: &StoreArgs, server: &ServerArgs) -> Result<(), Failure> {
     let list: Value = match remote(server)? {
         Some(remote) => remote.get("/v1/erasures")?,
         None => serde_json::to_value(open(store)?.erasures()?)?,

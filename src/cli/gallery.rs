@@ -1,13 +1,12 @@
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::config::{ModelArgs, ServerArgs, StoreArgs};
+use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::{Consent, GalleryId, GalleryPolicy, OnMatch, SubjectId, now_ms};
-use crate::service::{GalleryView, NewGallery, Replace};
+use crate::service::{GalleryView, NewGallery};
 
-use super::custody::{self, AuditAction};
+use super::custody;
 use super::offline::{self, Absent};
 use super::{Failure, output};
 
@@ -70,45 +69,8 @@ enum Action {
         /// The gallery
         gallery: GalleryId,
     },
-    /// Who did what: read the audit log, and check that nothing of it was changed
-    Audit {
-        #[command(subcommand)]
-        action: AuditAction,
-    },
-    /// Back up the whole store, sealed; of a running server with --server
-    Backup {
-        /// The file, which must not be there yet
-        file: PathBuf,
-        #[command(flatten)]
-        remote: ServerArgs,
-    },
-    /// Read a whole backup and open every record in it
-    Verify {
-        /// The backup
-        file: PathBuf,
-    },
-    /// Put a backup back; who was erased since does not come back
-    Restore {
-        /// The backup
-        file: PathBuf,
-        /// Take the place of the store that is there
-        #[arg(long)]
-        replace: bool,
-        /// With --replace: it cannot be opened any more, so do not ask it who was erased
-        #[arg(long, requires = "replace")]
-        damaged: bool,
-        /// The master key of the time when the backup was made, if it was changed since
-        #[arg(long, value_name = "FILE")]
-        backup_master_key_file: Option<PathBuf>,
-        /// What was erased from a store that is lost: a file that `gallery erasures` wrote; may be repeated
-        #[arg(long, value_name = "FILE")]
-        erasures: Vec<PathBuf>,
-    },
-    /// Print everything that was ever erased, naming nobody, for a later `restore --erasures`
-    Erasures {
-        #[command(flatten)]
-        remote: ServerArgs,
-    },
+    #[command(flatten)]
+    Custody(custody::Action),
     /// Merge recent enrolments into the index and write its snapshot
     Compact {
         /// The gallery
@@ -157,7 +119,7 @@ impl PolicyArgs {
 
 /// What somebody agreed to, now.
 #[derive(Debug, clap::Args)]
-pub(super) struct ConsentArgs {
+struct ConsentArgs {
     /// What they agreed to, in words
     #[arg(long = "purpose", value_name = "WORDS")]
     purpose: String,
@@ -173,41 +135,12 @@ impl ConsentArgs {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let (store, as_json) = (&args.store, args.json);
-    match &args.action {
-        Action::Audit { action } => return custody::audit(store, as_json, action),
-        Action::Backup { file, remote } => return custody::backup(store, as_json, file, remote),
-        Action::Verify { file } => return custody::verify(store, as_json, file),
-        Action::Restore { file, replace, damaged, backup_master_key_file, erasures } => {
-            let replace = match (replace, damaged) {
-                (false, _) => Replace::Never,
-                (true, false) => Replace::Sound,
-                (true, true) => Replace::Damaged,
-            };
-            let backup_key = backup_master_key_file.as_deref();
-            return custody::restore(store, as_json, file, replace, backup_key, erasures);
-        }
-        Action::Erasures { remote } => return custody::erasures(store, remote),
-        Action::Create { .. }
-        | Action::Policy { .. }
-        | Action::Consent { .. }
-        | Action::List
-        | Action::Show { .. }
-        | Action::Check { .. }
-        | Action::Compact { .. }
-        | Action::Erase { .. }
-        | Action::Delete { .. } => {}
-    }
-    let absent = match args.action {
+    let absent = match &args.action {
+        Action::Custody(action) => return custody::run(&args.store, args.json, action),
         Action::Create { .. } => Absent::Make,
         Action::List
         | Action::Policy { .. }
         | Action::Consent { .. }
-        | Action::Audit { .. }
-        | Action::Backup { .. }
-        | Action::Verify { .. }
-        | Action::Restore { .. }
-        | Action::Erasures { .. }
         | Action::Show { .. }
         | Action::Check { .. }
         | Action::Compact { .. }
@@ -232,11 +165,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             output::json(&service.set_consent(gallery, subject, consent.consent()).await?)
         }
         // Done above, without a model.
-        Action::Audit { .. }
-        | Action::Backup { .. }
-        | Action::Verify { .. }
-        | Action::Restore { .. }
-        | Action::Erasures { .. } => Ok(()),
+        Action::Custody(_) => Ok(()),
         Action::List => show(args.json, &service.galleries()),
         Action::Show { gallery } => show(args.json, &[service.gallery(gallery)?]),
         Action::Check { gallery } => {

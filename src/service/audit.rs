@@ -273,7 +273,7 @@ impl AuditLog {
             let matches = wanted(gallery, line.gallery.as_deref())
                 && wanted(subject.as_deref(), line.subject.as_deref());
             // An outcome goes with the line that it is of.
-            let of_one = |number| entries.iter().any(|e: &AuditEntry| e.number == number);
+            let of_one = |number| entries.binary_search_by_key(&number, |e| e.number).is_ok();
             if matches || line.outcome_of.is_some_and(of_one) {
                 entries.push(entry);
             }

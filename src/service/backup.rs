@@ -21,32 +21,6 @@ use super::models::{Archive, Parts};
 use super::options::KeySource;
 use super::{Service, blocking, master_key, open_store};
 
-/// What a backup is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BackupView {
-    /// Its name.
-    pub backup: String,
-    /// The store that it is of.
-    pub store: String,
-    /// When it was begun, milliseconds since 1970.
-    pub made_at_ms: u64,
-    /// The last commit that it holds.
-    pub commit: u64,
-    /// Records it holds, without images, saved indexes and lines of the audit log.
-    pub records: u64,
-    /// Of these, records of people whose erasure was under way: unreadable, and gone once it is put back.
-    pub without_key: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-impl From<BackupInfo> for BackupView {
-    fn from(info: BackupInfo) -> Self {
-        let BackupInfo { backup, store, made_at_ms, commit, records, without_key, bytes } = info;
-        Self { backup, store, made_at_ms, commit, records, without_key, bytes }
-    }
-}
-
 /// Everything that was ever erased from a store, for whoever puts back a backup without it. Names nobody.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErasureList {
@@ -165,10 +139,8 @@ impl OfflineStore {
     ///
     /// # Errors
     /// [`ServiceError::Backup`].
-    pub fn backup(&self, to: &Path) -> Result<BackupView, ServiceError> {
-        self.audited(&Deed::new("backup"), || {
-            write_new(to, |file| Ok(self.store.backup(file)?)).map(BackupView::from)
-        })
+    pub fn backup(&self, to: &Path) -> Result<BackupInfo, ServiceError> {
+        self.audited(&Deed::new("backup"), || write_new(to, |file| Ok(self.store.backup(file)?)))
     }
 }
 
@@ -211,8 +183,8 @@ pub fn write_new<T>(
 ///
 /// # Errors
 /// [`ServiceError::Backup`] saying what is wrong with it.
-pub fn check_backup(file: &Path, key: &KeySource) -> Result<BackupView, ServiceError> {
-    Ok(verify_backup(file, &existing_key(key)?)?.into())
+pub fn check_backup(file: &Path, key: &KeySource) -> Result<BackupInfo, ServiceError> {
+    Ok(verify_backup(file, &existing_key(key)?)?)
 }
 
 /// A backup is put back.
@@ -247,7 +219,7 @@ pub enum Replace {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RestoredView {
     /// What was put back.
-    pub backup: BackupView,
+    pub backup: BackupInfo,
     /// People who were erased after it was made and did not come back.
     pub erased_again: usize,
     /// Whether the API keys of the store that was replaced were kept: a key that was revoked since stays so.
@@ -328,7 +300,7 @@ impl Restore {
                 return Err(error);
             }
         };
-        let backup = staged.install()?.into();
+        let backup = staged.install()?;
         Ok(RestoredView { backup, erased_again, keys_kept: present.is_some() })
     }
 }

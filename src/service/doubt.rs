@@ -34,7 +34,7 @@ impl Doubt {
             }
             flags.push(SampleFlag::MatchesAnother);
         }
-        if self.is_far(view, probe)? {
+        if self.is_far(view, probe) {
             flags.push(SampleFlag::FarFromSubject);
         }
         Ok(flags)
@@ -62,17 +62,16 @@ impl Doubt {
 
     /// Whether it is unlike all samples of its subject that show the same hand from the same side. Of others nothing can be said: a palm
     /// is no back of a hand.
-    fn is_far(&self, view: &GalleryView, probe: &Embedding) -> Result<bool, ServiceError> {
-        let Ok(known) = view.gallery().subject(&self.subject) else { return Ok(false) };
-        let threshold = thresholds::verification(view, known.samples.len());
-        let Some(threshold) = threshold else { return Ok(false) };
+    fn is_far(&self, view: &GalleryView, probe: &Embedding) -> bool {
+        // Somebody new is unlike nobody.
+        let Ok(known) = view.verify(&self.subject, probe) else { return false };
+        let Some(threshold) = thresholds::verification(view, known.len()) else { return false };
         let least = threshold.target.map_or(threshold.similarity, |target| target.uncertain_from);
         let HandAttributes { aspect, side, .. } = self.attributes;
-        let alike = view.verify(&self.subject, probe)?;
-        let mut alike = alike
+        let mut alike = known
             .iter()
             .filter(|hit| (hit.attributes.aspect, hit.attributes.side) == (aspect, side))
             .peekable();
-        Ok(alike.peek().is_some() && alike.all(|hit| hit.similarity.get() < least))
+        alike.peek().is_some() && alike.all(|hit| hit.similarity.get() < least)
     }
 }

@@ -143,6 +143,8 @@ impl Service {
         })?;
         let seen = self.0.eyes.see_with(&models, file, &mut timings).await?;
         let home = models.iter().position(|model| model.space() == live.space());
+        // Without thresholds nothing can be doubted.
+        let home = home.filter(|_| seat.view.calibration().is_some());
         let probe = home.and_then(|at| seen.embeddings.get(at)?.as_ref().ok()).cloned();
         let mut templates = Vec::with_capacity(models.len());
         for (model, embedding) in models.iter().zip(seen.embeddings) {

@@ -60,13 +60,14 @@ use workshop::Workshop;
 pub use crate::access::{Caller, KeyId, KeyIdError, NewKey, Refusal};
 pub use crate::dataset::{DatasetError, LabelledImage, read as read_dataset};
 pub use crate::jobs::{Event as JobEvent, JobId, JobIdError, Subscription as JobEvents};
+pub use crate::storage::BackupInfo;
 pub use audit::{
     AuditCheckView, AuditEntry, AuditHead, AuditLine, AuditPage, AuditProblemView, AuditQuery,
     check_exported,
 };
 pub use backup::{
-    BackupView, ErasureList, OfflineStore, Replace, Restore, RestoredView, change_master_key,
-    check_backup, write_new,
+    ErasureList, OfflineStore, Replace, Restore, RestoredView, change_master_key, check_backup,
+    write_new,
 };
 pub use deployment::{
     ChallengerView, DeployRequest, DeploymentView, HistoryView, PreviousView, WithoutImages,

@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::io::Write;
 
+use serde::Serialize;
+
 use crate::domain::now_ms;
 
 use super::codec::Seal;
@@ -21,7 +23,7 @@ const FEW: usize = 256;
 const MOST_ROUNDS: usize = 16;
 
 /// What a backup is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackupInfo {
     /// Its name.
     pub backup: String,

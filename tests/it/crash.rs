@@ -325,7 +325,7 @@ fn damage(path: &Path, kind: &str, rng: &mut ChaCha8Rng) {
     std::fs::File::create(path).unwrap().write_all(&bytes).unwrap();
 }
 
-fn log_of(dir: &Path) -> sled::Db {
+pub(crate) fn log_of(dir: &Path) -> sled::Db {
     let config = sled::Config::new().path(dir.join("sled")).segment_size(2 * 1024 * 1024);
     (0..250)
         .find_map(|_| {

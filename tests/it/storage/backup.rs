@@ -190,7 +190,7 @@ fn a_restore_that_is_cut_off_is_finished_or_never_was() {
     let files = ["sled", "keys.slots", "commit.mark", "store.json"];
     for moved in 0..=files.len() + 1 {
         let copy = dir.path().join(format!("copy{moved}"));
-        copy_dir(&at, &copy);
+        crate::crash::copy(&at, &copy);
         drop(stage(&file, &copy, &key('a')).unwrap());
         if moved > 0 {
             std::fs::write(copy.join("restore.ready"), b"").unwrap();
@@ -205,19 +205,6 @@ fn a_restore_that_is_cut_off_is_finished_or_never_was() {
         let expected = if moved == 0 { &present } else { &backed_up };
         assert_eq!(&records(&open(&copy)), expected, "after {moved} steps");
         assert!(!copy.join("restore.tmp").exists() && !copy.join("restore.ready").exists());
-    }
-}
-
-fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 use handclip::storage::{Batch, JournalHead, JournalProblem, Seal, Store};
 
-use super::{log_of, open};
+use super::open;
+use crate::crash::log_of;
 
 fn noted(store: &Store, text: &str) -> u64 {
     let mut batch = Batch::default();

@@ -18,13 +18,3 @@ fn open(dir: &Path) -> Store {
 fn records(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
     store.scan(&[]).map(Result::unwrap).filter(|(key, _)| key != &[0, b'M']).collect()
 }
-
-fn log_of(dir: &Path) -> sled::Db {
-    let config = sled::Config::new().path(dir.join("sled")).segment_size(2 * 1024 * 1024);
-    (0..250)
-        .find_map(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            config.open().ok()
-        })
-        .unwrap()
-}

@@ -223,11 +223,7 @@ fn the_log_is_checked_here_and_anywhere_and_a_changed_line_shows() {
     done(&checked(&without(11), &[]));
     failed(&checked(&without(11), &["--expect", &head]), 1);
 
-    let log = sled::Config::new()
-        .path(app.options.data_dir.join("sled"))
-        .segment_size(2 * 1024 * 1024)
-        .open()
-        .unwrap();
+    let log = crate::crash::log_of(&app.options.data_dir);
     log.remove([&[0xf0][..], &4_u64.to_be_bytes()].concat()).unwrap();
     log.flush().unwrap();
     drop(log);
