@@ -134,7 +134,9 @@ impl Gallery {
             let doc: SubjectDoc = from_json(&at, &text)?;
             names.insert(number, Arc::new(doc.id.clone()));
             state.next_subject = state.next_subject.max(number + 1);
-            let entry = SubjectEntry::new(number, doc.data_key);
+            let mut entry = SubjectEntry::new(number, doc.data_key);
+            // Of who has no sample left nothing else may say when they were seen.
+            entry.last_ms = doc.created_at_ms;
             if state.subjects.insert(doc.id, entry).is_some() {
                 return Err(GalleryError::inconsistent(&at, "a second record of one subject"));
             }

@@ -114,6 +114,25 @@ fn whose_consent_ended_or_who_was_not_seen_is_overdue() {
     assert_eq!(gallery.info().subjects, 1);
 }
 
+/// Somebody whose only sample was removed, before anything else was written of when they were seen.
+#[test]
+fn who_has_no_sample_left_is_kept_as_long_as_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let galleries = open(dir.path(), &GalleryOptions::default());
+    let policy = GalleryPolicy { retention_days: NonZeroU32::new(10), ..GalleryPolicy::default() };
+    let gallery = create(&galleries, "main", policy);
+    gallery.enrol(sample(1, 1)).unwrap();
+    gallery.remove_sample(&subject(1), &sample_id(1)).unwrap();
+    let start = now_ms();
+    drop(gallery);
+    galleries.close().unwrap();
+    drop(galleries);
+    let galleries = open(dir.path(), &GalleryOptions::default());
+    let gallery = main_gallery(&galleries, "main");
+    assert_eq!(gallery.overdue(start + 9 * DAY_MS), []);
+    assert_eq!(gallery.overdue(start + 10 * DAY_MS), [(subject(1), Overdue::NotSeen)]);
+}
+
 fn key() -> MasterKey {
     MasterKey::from_hex(&"5a".repeat(32)).unwrap()
 }
