@@ -136,7 +136,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it as the command's help")]
     pub http: HttpArgs,
-    /// Images decoded at a time [default: processors]
+    /// Images decoded at a time, each in 64 MiB; larger ones take the places of several [default: processors, at least 2]
     #[arg(long, env = "HANDCLIP_DECODERS", value_name = "N")]
     pub decoders: Option<usize>,
     /// Embeddings computed together, at most
@@ -171,7 +171,7 @@ pub struct ServeArgs {
     /// Most memory that a deployment may take beside what serves, in bytes [default: what the system has free]
     #[arg(long, env = "HANDCLIP_DEPLOY_MEMORY_BYTES", value_name = "BYTES")]
     pub deploy_memory_bytes: Option<u64>,
-    /// Ends the process at a step of a deployment as if it crashed, to try what becomes of it
+    /// Ends the process at a step of a deployment or an erasure as if it crashed, to try what becomes of it
     #[arg(long, hide = true, value_name = "STEP")]
     pub failpoint: Option<String>,
 }

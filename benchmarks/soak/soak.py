@@ -192,6 +192,7 @@ def run(options, pid, port, images):
         "minutes": options.minutes,
         "answers": counts,
         "memory_mib": {"after_half": half[0][1] // 1024, "at_the_end": half[-1][1] // 1024},
+        "memory_mib_in_twelfths": [samples[(len(samples) - 1) * k // 12][1] // 1024 for k in range(13)],
         "growth_of_memory_an_hour": round(growth, 3),
         "descriptors": {"after_half": half[0][2], "at_the_end": half[-1][2]},
     }

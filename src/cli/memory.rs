@@ -1,13 +1,22 @@
-//! The allocator of commands that train.
+//! What the allocator does with memory that is freed. It reads its settings before anything of ours runs, so that a command which
+//! wants others starts this program once more in the same process.
 
 use crate::config::{ALLOCATOR_PURGE, allocator_is_told};
 
-/// Lets the allocator keep what is freed, by starting this program once more in the same process: it reads its
-/// settings before anything of ours runs. A training step frees and asks for the same gigabytes again and again,
-/// and getting them back from the system, zeroed, costs up to a third of it (`benchmarks/README.md`). A server
-/// must not do this: it would hold the most that it ever needed.
-#[cfg(unix)]
+/// For commands that train: kept. A training step frees and asks for the same gigabytes again and again, and getting
+/// them back from the system, zeroed, costs up to a third of it (`benchmarks/README.md`).
 pub(super) fn keep_freed_memory() {
+    purge_after("-1");
+}
+
+/// For servers: back to the system a thousandth of a second after it was freed. Later, a decoder would take fresh memory beside what
+/// the one before it has left, and decoders together more than they are allowed.
+pub(super) fn return_freed_memory() {
+    purge_after("1");
+}
+
+#[cfg(unix)]
+fn purge_after(milliseconds: &str) {
     use std::os::unix::process::CommandExt as _;
 
     if allocator_is_told() {
@@ -15,14 +24,14 @@ pub(super) fn keep_freed_memory() {
     }
     if let Ok(program) = std::env::current_exe() {
         let arguments = std::env::args_os().skip(1);
-        // Returns only if it failed: then training is slower, no more.
-        let _ =
-            std::process::Command::new(program).args(arguments).env(ALLOCATOR_PURGE, "-1").exec();
+        let mut again = std::process::Command::new(program);
+        // Returns only if it failed: then the allocator does as it usually does.
+        let _ = again.args(arguments).env(ALLOCATOR_PURGE, milliseconds).exec();
     }
 }
 
 /// Elsewhere a process cannot be replaced.
 #[cfg(not(unix))]
-pub(super) fn keep_freed_memory() {
+fn purge_after(_: &str) {
     let _ = (ALLOCATOR_PURGE, allocator_is_told);
 }

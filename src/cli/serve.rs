@@ -6,6 +6,7 @@ use crate::service::evaluate::GateMargins;
 use crate::service::tools::has_store;
 use crate::service::{DataRootError, Service, ServiceOptions};
 
+use super::memory::return_freed_memory;
 use super::{Failure, offline};
 
 #[derive(Debug, clap::Args)]
@@ -42,6 +43,7 @@ pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, Failure> {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    return_freed_memory();
     if !has_store(&args.serve.store.data_dir) {
         // A store that is not there has no keys: before anything is made.
         args.serve.http.check(true)?;

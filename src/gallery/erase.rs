@@ -85,6 +85,8 @@ impl Gallery {
             let entry = entry.ok_or_else(|| GalleryError::SubjectNotFound(subject.clone()))?;
             (entry.number, entry.data_key, entry.samples.len(), entry.erasing)
         };
+        let failpoint = self.store.failpoint();
+        failpoint.reach("erase.before");
         let note_key = Key::ErasureBegun { gallery: self.number, subject: number }.encode();
         let noted = if erasing { self.store.get(&note_key)? } else { None };
         let doc: ErasureDoc = match noted {
@@ -103,6 +105,7 @@ impl Gallery {
                 doc
             }
         };
+        failpoint.reach("erase.noted");
         {
             let mut state = self.state();
             if let Some(entry) = state.subjects.get_mut(subject) {
@@ -110,7 +113,9 @@ impl Gallery {
             }
             self.spaces.each_index(|index| index.remove_subject(number));
         }
+        failpoint.reach("erase.hidden");
         finish(&self.store, self.number, number, &doc)?;
+        failpoint.reach("erase.recorded");
         self.state().remove_subject(subject);
         self.changed();
         let mut receipt = ErasureReceipt {
@@ -162,6 +167,7 @@ pub(super) fn finish(
     doc: &ErasureDoc,
 ) -> Result<(), GalleryError> {
     store.destroy_data_keys(doc.data_key.as_slice())?;
+    store.failpoint().reach("erase.key_destroyed");
     let mut batch = Batch::of_erasure();
     for kind in key::OF_SUBJECT {
         let prefix = key::of_subject(kind, gallery, subject);

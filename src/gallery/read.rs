@@ -2,6 +2,7 @@ use std::ops::Bound;
 
 use crate::domain::{GalleryId, SampleId, SubjectId};
 
+use super::catalogue::SubjectEntry;
 use super::key::{self, Key};
 use super::record::{SampleDoc, from_json};
 use super::types::{
@@ -45,6 +46,22 @@ impl Gallery {
             index: spaces.home.index.info(),
             beside,
         }
+    }
+
+    /// SHA-256 of every sample's image file, with whose it is; of one subject or of all. Of those too who are about to be erased.
+    #[must_use]
+    pub fn contents(&self, of: Option<&SubjectId>) -> Vec<(SubjectId, SampleId, [u8; 32])> {
+        let state = self.state();
+        let mut found = Vec::new();
+        let mut add = |id: &SubjectId, entry: &SubjectEntry| {
+            let samples = entry.samples.iter();
+            found.extend(samples.map(|(s, of)| (id.clone(), s.clone(), of.content_hash)));
+        };
+        match of {
+            Some(id) => state.subjects.get(id).into_iter().for_each(|entry| add(id, entry)),
+            None => state.subjects.iter().for_each(|(id, entry)| add(id, entry)),
+        }
+        found
     }
 
     /// Subjects after `after`, at most `limit`, sorted by id.

@@ -21,15 +21,23 @@ pub struct DecodeLimits {
     /// Longest side, in pixels.
     pub max_side: u32,
     /// Decoded size, in bytes: pixels times the bytes that one takes in the file's own depth and
-    /// channels, and at least 3. A decoder may hold about three times as much for a moment.
+    /// channels, and at least 3.
     pub max_decoded_bytes: u64,
+    /// What a decoder holds at most at a time, in bytes: the decoded pixels, what it needs besides (a progressive JPEG's coefficients, a
+    /// copy to turn upright), and the file without what is not decoded.
+    pub max_working_bytes: u64,
     /// Size of the file, in bytes.
     pub max_file_bytes: usize,
 }
 
 impl Default for DecodeLimits {
     fn default() -> Self {
-        Self { max_side: 8192, max_decoded_bytes: 64 << 20, max_file_bytes: 32 << 20 }
+        Self {
+            max_side: 8192,
+            max_decoded_bytes: 64 << 20,
+            max_working_bytes: 256 << 20,
+            max_file_bytes: 32 << 20,
+        }
     }
 }
 
@@ -64,6 +72,12 @@ impl DecodeLimits {
 /// Anything else, anything over `limits`, damaged, cut off, animated, or followed by other data.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, ImageError> {
     let container = container::inspect(bytes, limits)?;
+    let working = container.working_bytes();
+    if working > limits.max_working_bytes {
+        let Container { width, height, .. } = container;
+        let max = limits.max_working_bytes;
+        return Err(ImageError::WorkingMemory { width, height, bytes: working, max });
+    }
     let corrupt = |detail: String| ImageError::corrupt(container.format, detail);
     // Three foreign decoders read what strangers send: a panic in one is a bad file, not a crash.
     let pixels = catch_unwind(AssertUnwindSafe(|| match container.format {

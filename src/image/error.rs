@@ -50,6 +50,21 @@ pub enum ImageError {
         /// The limit in bytes.
         max: u64,
     },
+    /// Within the limit of pixels, and a decoder would hold more than it may: see
+    /// [`DecodeLimits::max_working_bytes`](super::DecodeLimits::max_working_bytes).
+    #[error(
+        "decoding the {width}x{height} image takes {bytes} bytes, at most {max} are taken: make it smaller, or save it upright, as a JPEG that is not progressive"
+    )]
+    WorkingMemory {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// What its decoder would hold, in bytes.
+        bytes: u64,
+        /// The limit in bytes.
+        max: u64,
+    },
     /// The file ends before the image does.
     #[error("the {format} image is cut off")]
     Truncated {
@@ -138,7 +153,9 @@ impl ImageError {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UnsupportedVariant { .. } => "image_unsupported_variant",
             Self::FileTooLarge { .. } => "image_file_too_large",
-            Self::SideTooLong { .. } | Self::TooManyPixels { .. } => "image_too_large",
+            Self::SideTooLong { .. } | Self::TooManyPixels { .. } | Self::WorkingMemory { .. } => {
+                "image_too_large"
+            }
             Self::Truncated { .. } => "image_truncated",
             Self::Corrupt { .. } => "image_corrupt",
             Self::Animated { .. } => "image_animated",

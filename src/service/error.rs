@@ -298,7 +298,8 @@ impl From<ImageError> for ServiceError {
             }
             ImageError::FileTooLarge { .. }
             | ImageError::SideTooLong { .. }
-            | ImageError::TooManyPixels { .. } => Self::ImageTooLarge(message),
+            | ImageError::TooManyPixels { .. }
+            | ImageError::WorkingMemory { .. } => Self::ImageTooLarge(message),
             other @ (ImageError::Empty
             | ImageError::Truncated { .. }
             | ImageError::Corrupt { .. }

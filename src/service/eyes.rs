@@ -1,8 +1,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::domain::Embedding;
-use crate::image::{DecodeLimits, Picture, Preprocessing, QualityLimits, decode, gate};
+use crate::image::{DecodeLimits, ImageError, Picture, Preprocessing, QualityLimits, decode, gate};
 
 use super::blocking;
 use super::deployment::Serving;
@@ -11,11 +13,15 @@ use super::gate::Gate;
 use super::options::ServiceOptions;
 use super::views::Timings;
 
+/// What a decoder may hold, in bytes. A picture that takes more takes the places of so many decoders.
+const DECODER_BYTES: u64 = 64 << 20;
+
 /// From a file to an embedding: decoding is bounded in memory by the number of decoders, and in
 /// waiting callers by the queue.
 pub(super) struct Eyes {
     limits: DecodeLimits,
     decoders: Gate,
+    places: u32,
     width: usize,
 }
 
@@ -49,6 +55,7 @@ impl Eyes {
                 ..DecodeLimits::default()
             },
             decoders: Gate::new(options.decoders, options.decode_queue),
+            places: u32::try_from(options.decoders).unwrap_or(u32::MAX).max(1),
             // So many fill the decoders and the model's batches.
             width: options.decode_queue.min(options.queue).clamp(1, 32),
         }
@@ -78,18 +85,15 @@ impl Eyes {
         timings: &mut Timings,
     ) -> Result<SeenByAll, ServiceError> {
         let started = Instant::now();
-        let permit = self.decoders.enter().await?;
-        let limits = self.limits;
         let all: Vec<Preprocessing> =
             models.iter().map(|model| model.batcher.embedder().preprocessing().clone()).collect();
-        let (pixels, quality, file) = blocking(move || {
-            let _permit = permit;
-            let picture = decode(&file, &limits)?;
-            let quality = gate(&picture, &QualityLimits::default())?.score;
-            let pixels: Vec<Vec<f32>> = all.iter().map(|one| one.apply(&picture)).collect();
-            Ok((pixels, quality, file))
-        })
-        .await?;
+        let (pixels, quality, file) = self
+            .decode(file, move |picture, file| {
+                let quality = gate(&picture, &QualityLimits::default())?.score;
+                let pixels: Vec<Vec<f32>> = all.iter().map(|one| one.apply(&picture)).collect();
+                Ok((pixels, quality, file))
+            })
+            .await?;
         timings.decode_us += micros(started);
         let started = Instant::now();
         let under_way =
@@ -108,12 +112,8 @@ impl Eyes {
         file: Vec<u8>,
         keep: impl FnOnce(Picture) -> T + Send + 'static,
     ) -> Result<Opened<T>, ServiceError> {
-        let permit = self.decoders.enter().await?;
-        let (limits, preprocessing) =
-            (self.limits, live.batcher.embedder().preprocessing().clone());
-        blocking(move || {
-            let _permit = permit;
-            let picture = decode(&file, &limits)?;
+        let preprocessing = live.batcher.embedder().preprocessing().clone();
+        self.decode(file, move |picture, _| {
             let quality = gate(&picture, &QualityLimits::default())?.score;
             let pixels = preprocessing.apply(&picture);
             Ok(Opened { kept: keep(picture), quality, pixels })
@@ -121,9 +121,59 @@ impl Eyes {
         .await
     }
 
+    /// Decodes a file and does something with the picture, in the place of one decoder, or of as many as it takes memory for.
+    async fn decode<T: Send + 'static>(
+        &self,
+        file: Vec<u8>,
+        work: impl FnOnce(Picture, Vec<u8>) -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let limits = DecodeLimits { max_working_bytes: DECODER_BYTES, ..self.limits };
+        let permit = self.decoders.enter().await?;
+        let (file, work, takes) =
+            match blocking(move || attempt(file, limits, permit, work)).await? {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Takes { file, work, bytes } => (file, work, bytes),
+            };
+        // With nothing held while it waits, so that no two wait for each other. What takes more than all of them is told so.
+        let places =
+            u32::try_from(takes.div_ceil(DECODER_BYTES)).unwrap_or(u32::MAX).min(self.places);
+        let limits =
+            DecodeLimits { max_working_bytes: DECODER_BYTES * u64::from(places), ..self.limits };
+        let permit = self.decoders.enter_as(places).await?;
+        blocking(move || {
+            let _permit = permit;
+            work(decode(&file, &limits)?, file)
+        })
+        .await
+    }
+
     /// Images that one caller may have under way without being told that the queue is full.
     pub(super) fn width(&self) -> usize {
         self.width
+    }
+}
+
+enum Attempt<T, W> {
+    Done(T),
+    /// More memory than was allowed.
+    Takes {
+        file: Vec<u8>,
+        work: W,
+        bytes: u64,
+    },
+}
+
+fn attempt<T, W: FnOnce(Picture, Vec<u8>) -> Result<T, ServiceError>>(
+    file: Vec<u8>,
+    limits: DecodeLimits,
+    permit: OwnedSemaphorePermit,
+    work: W,
+) -> Result<Attempt<T, W>, ServiceError> {
+    let _permit = permit;
+    match decode(&file, &limits) {
+        Ok(picture) => work(picture, file).map(Attempt::Done),
+        Err(ImageError::WorkingMemory { bytes, .. }) => Ok(Attempt::Takes { file, work, bytes }),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -108,9 +108,14 @@ impl Service {
     /// [`ServiceError::GalleryNotFound`].
     pub async fn delete_gallery(&self, id: &GalleryId) -> Result<(), ServiceError> {
         let (galleries, id) = (self.0.galleries.clone(), id.clone());
-        galleries.get(&id)?;
+        let gallery = galleries.get(&id)?;
         let deed = Deed::erasing("gallery.delete").gallery(&id);
-        self.change(deed, move || Ok(galleries.delete(&id)?)).await
+        let workshop = Arc::clone(&self.0.workshop);
+        self.change(deed, move || {
+            workshop.forget_everybody(&gallery)?;
+            Ok(galleries.delete(&id)?)
+        })
+        .await
     }
 
     /// A page of a gallery's subjects, by id.
@@ -183,7 +188,12 @@ impl Service {
         let gallery = self.0.galleries.get(id)?;
         let deed = Deed::erasing("sample.remove").gallery(id).subject(subject);
         let (subject, sample) = (subject.clone(), sample.clone());
-        self.change(deed, move || Ok(gallery.remove_sample(&subject, &sample)?)).await
+        let workshop = Arc::clone(&self.0.workshop);
+        self.change(deed, move || {
+            workshop.forget(&gallery, &subject, Some(&sample))?;
+            Ok(gallery.remove_sample(&subject, &sample)?)
+        })
+        .await
     }
 
     /// Erases a subject: their data key is destroyed, then everything under it. Durable when it returns.
@@ -198,7 +208,12 @@ impl Service {
         let gallery = self.0.galleries.get(id)?;
         let deed = Deed::erasing("subject.erase").gallery(id).subject(subject);
         let subject = subject.clone();
-        self.change(deed, move || Ok(gallery.erase_subject(&subject)?.into())).await
+        let workshop = Arc::clone(&self.0.workshop);
+        self.change(deed, move || {
+            workshop.forget(&gallery, &subject, None)?;
+            Ok(gallery.erase_subject(&subject)?.into())
+        })
+        .await
     }
 
     /// Whether a receipt of an erasure was issued by this store, unaltered, and the subject is not enrolled again.

@@ -20,8 +20,14 @@ impl Gate {
 
     /// Waits for a turn, which lasts as long as the permit.
     pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit, ServiceError> {
+        self.enter_as(1).await
+    }
+
+    /// The same for a turn that counts as several: at most as many as there are.
+    pub(super) async fn enter_as(&self, places: u32) -> Result<OwnedSemaphorePermit, ServiceError> {
         let _place = self.queue_up()?;
-        Arc::clone(&self.permits).acquire_owned().await.map_err(|_| ServiceError::Stopping)
+        let permits = Arc::clone(&self.permits).acquire_many_owned(places);
+        permits.await.map_err(|_| ServiceError::Stopping)
     }
 
     fn queue_up(&self) -> Result<Place<'_>, ServiceError> {

@@ -13,8 +13,8 @@ pub mod evaluate;
 mod evaluations;
 pub mod explain;
 mod eyes;
-mod failpoint;
 pub mod fine_tune;
+mod forget;
 mod galleries;
 mod gate;
 mod jobs;
@@ -37,6 +37,7 @@ mod training_runs;
 mod upkeep;
 mod uploads;
 mod views;
+mod words;
 mod workshop;
 
 use std::path::Path;
@@ -47,7 +48,7 @@ use crate::access::ApiKeys;
 use crate::gallery::{Galleries, GalleryOptions};
 use crate::jobs::{Jobs, JobsOptions, Runner};
 use crate::model::Embedder;
-use crate::storage::{MasterKey, Store, StoreOptions};
+use crate::storage::{Failpoint, MasterKey, Store, StoreOptions};
 use crate::tensor::DeviceChoice;
 
 use audit::AuditLog;
@@ -128,7 +129,11 @@ impl Service {
     /// cannot be loaded.
     pub fn open(options: &ServiceOptions) -> Result<Self, ServiceError> {
         let mut notices = Vec::new();
-        let store = open_store(&options.data_dir, &options.master_key, &mut notices)?;
+        let master_key = self::master_key(&options.master_key, &mut notices)?;
+        let store = Store::open(StoreOptions {
+            failpoint: Failpoint::new(options.failpoint.clone()),
+            ..StoreOptions::new(&options.data_dir, master_key)
+        })?;
         let keys = ApiKeys::open(store.clone())?;
         let galleries = Galleries::open(store.clone(), GalleryOptions::default())?;
         let jobs = Jobs::open(store.clone(), JobsOptions::default())?;

@@ -104,7 +104,7 @@ pub struct ServiceOptions {
     pub max_model_bytes: u64,
     /// Most memory that a deployment may take, in bytes; `None` for what the system has.
     pub deploy_memory_bytes: Option<u64>,
-    /// A step at which the process ends as if it crashed; for tests.
+    /// A step of a deployment or an erasure at which the process ends as if it crashed; for tests.
     pub failpoint: Option<String>,
 }
 
@@ -125,7 +125,8 @@ impl ServiceOptions {
             model: ModelChoice::Nano,
             device: "auto".to_owned(),
             max_image_bytes: 32 * 1024 * 1024,
-            decoders: std::thread::available_parallelism().map_or(2, usize::from),
+            // Of one alone, a photograph of a telephone held upright would take more than its memory.
+            decoders: std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),
             decode_queue: 128,
             max_batch: 16,
             max_wait: Duration::from_micros(500),

@@ -276,15 +276,19 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
         request.resume = false;
         tuned = fine_tune_model(&request, &progress, cancel);
     }
-    let summary = match tuned {
-        Ok(summary) if summary.cancelled || context.cancelled() => {
-            return Err(JobFailure::interrupted());
+    let failed = match tuned {
+        Ok(summary) if !(summary.cancelled || context.cancelled()) => {
+            return finish(workshop, context, &name, &request, &summary);
         }
-        Ok(summary) => summary,
-        Err(_) if context.cancelled() => return Err(JobFailure::interrupted()),
-        Err(error) => return Err(fine_tune_failure(&error, &request.data)),
+        Ok(_) => JobFailure::interrupted(),
+        Err(_) if context.cancelled() => JobFailure::interrupted(),
+        Err(error) => fine_tune_failure(&error, &request.data),
     };
-    finish(workshop, context, &name, &request, &summary)
+    if of_gallery && !context.stopping() {
+        // Nobody would look there when people of the gallery are erased.
+        ["best", "last"].iter().for_each(|folder| remove(&request.out.join(folder)));
+    }
+    Err(failed)
 }
 
 /// Registers the best weights; of the run its reports are left.
@@ -300,12 +304,20 @@ fn finish(
         .record(request, &command)
         .save(&request.out)
         .map_err(|error| failure("storage", &error))?;
+    // From here to where the model is found in the registry nobody is erased without being struck from its list.
+    let lists = workshop.lists.lock();
+    if let TrainingData::Gallery(images) = &request.data {
+        workshop
+            .strike_absent(&request.out, images.id())
+            .map_err(|error| failure("storage", &error))?;
+    }
     let origin = Origin::TrainingRun(context.id().to_string());
     let model =
         workshop.registry.import_directory(name, &request.out, origin).map_err(|error| {
             let taken = matches!(error, RegistryError::Exists(_));
             failure(if taken { "model_exists" } else { "registry" }, &error)
         })?;
+    drop(lists);
     for folder in ["best", "last", "tensorboard"] {
         remove(&request.out.join(folder));
     }
@@ -325,8 +337,8 @@ fn finish(
     }))
 }
 
-/// The weights are the registry's now.
-fn remove(dir: &Path) {
+/// Removes a folder of a run that is of no use any more.
+pub(super) fn remove(dir: &Path) {
     if let Err(error) = std::fs::remove_dir_all(dir)
         && error.kind() != std::io::ErrorKind::NotFound
     {

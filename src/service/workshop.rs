@@ -1,11 +1,13 @@
 use std::path::PathBuf;
 
+use parking_lot::Mutex;
+
 use crate::gallery::Galleries;
+use crate::storage::Failpoint;
 
 use super::DataRoot;
 use super::deployment::Deployments;
 use super::evaluate::GateMargins;
-use super::failpoint::Failpoint;
 use super::options::ServiceOptions;
 use super::registry::Registry;
 
@@ -21,6 +23,8 @@ pub(super) struct Workshop {
     /// Largest model that is taken, in bytes.
     pub(super) max_model_bytes: u64,
     pub(super) failpoint: Failpoint,
+    /// Held by whoever changes a list of what was trained on, or makes a model of a run.
+    pub(super) lists: Mutex<()>,
     /// Most memory that a deployment may take, in bytes; `None` for what the system has.
     pub(super) deploy_memory_bytes: Option<u64>,
     /// Largest image file, in bytes.
@@ -46,6 +50,7 @@ impl Workshop {
             max_dataset_bytes: options.max_dataset_bytes,
             max_model_bytes: options.max_model_bytes,
             failpoint: Failpoint::new(options.failpoint.clone()),
+            lists: Mutex::default(),
             deploy_memory_bytes: options.deploy_memory_bytes,
             max_image_bytes: options.max_image_bytes,
             data_dir: options.data_dir.clone(),

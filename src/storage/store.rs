@@ -17,7 +17,7 @@ use super::commit::{Committer, Message, Operation, Request, from_sled};
 use super::guard::guarded;
 use super::open::{open_and_check, take_lock};
 use super::slots::{DataKey, Slots};
-use super::{MasterKey, StorageError, file, meta, restore};
+use super::{Failpoint, MasterKey, StorageError, file, meta, restore};
 
 /// Largest value of a record, in bytes. sled keeps up to 17 records on a page and moves a page over a
 /// quarter of a segment to a blob file, which it never syncs; this keeps pages below that.
@@ -38,6 +38,8 @@ pub struct StoreOptions {
     pub ballast_bytes: u64,
     /// Free bytes below which writes are refused; at least 16 MiB are always kept.
     pub min_free_bytes: u64,
+    /// A step to crash at.
+    pub failpoint: Failpoint,
 }
 
 impl StoreOptions {
@@ -50,6 +52,7 @@ impl StoreOptions {
             open_timeout: Duration::from_secs(120),
             ballast_bytes: 16 * 1024 * 1024,
             min_free_bytes: 0,
+            failpoint: Failpoint::default(),
         }
     }
 }
@@ -113,6 +116,7 @@ pub(super) struct Inner {
     committer: Mutex<Option<(SyncSender<Message>, JoinHandle<()>)>>,
     /// Held over a backup.
     pub(super) backing_up: Mutex<()>,
+    failpoint: Failpoint,
     // Held, not read: the lock goes with the handle.
     _lock: File,
 }
@@ -150,7 +154,14 @@ impl Store {
     /// [`StorageError::InUse`], [`StorageError::Damaged`], [`StorageError::OpenTimeout`],
     /// [`StorageError::WrongMasterKey`], [`StorageError::Format`] or [`StorageError::Io`].
     pub fn open(options: StoreOptions) -> Result<Self, StorageError> {
-        let StoreOptions { dir, master_key, open_timeout, ballast_bytes, min_free_bytes } = options;
+        let StoreOptions {
+            dir,
+            master_key,
+            open_timeout,
+            ballast_bytes,
+            min_free_bytes,
+            failpoint,
+        } = options;
         file::create_private_dir(&dir)?;
         let lock = take_lock(&dir)?;
         restore::finish(&dir)?;
@@ -201,6 +212,7 @@ impl Store {
             root_key,
             committer: Mutex::new(Some((requests, thread))),
             backing_up: Mutex::default(),
+            failpoint,
             _lock: lock,
         })))
     }
@@ -215,6 +227,11 @@ impl Store {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.0.dir
+    }
+
+    /// Where a test wants the process to end.
+    pub(crate) fn failpoint(&self) -> &Failpoint {
+        &self.0.failpoint
     }
 
     /// Makes a batch durable. Returns when it is; concurrent callers share one sync.

@@ -8,13 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use handclip::domain::{Embedding, GalleryId};
-use handclip::gallery::{Galleries, Gallery, GalleryOptions};
+use handclip::domain::{Embedding, GalleryId, Generation};
+use handclip::gallery::{Galleries, Gallery, GalleryOptions, Role, Template, TemplateSpace};
 use handclip::storage::{MasterKey, Store, StoreOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::gallery::{near, new_sample, open, params, sample_id, spec, subject};
+use crate::gallery::{FINGERPRINT, near, new_sample, open, params, sample_id, spec, subject};
 
 const DIR: &str = "HANDCLIP_TEST_CHILD_DIR";
 const SEED: &str = "HANDCLIP_TEST_CHILD_SEED";
@@ -38,7 +38,25 @@ fn child(test: &str, dir: &Path, seed: u64) -> Child {
 }
 
 fn template(number: usize) -> Embedding {
-    near(&[0.0; DIM], 1.0, &mut ChaCha8Rng::seed_from_u64(number as u64))
+    template_of(1, number)
+}
+
+/// What the model of a generation makes of a sample: something else than any other.
+fn template_of(generation: u64, number: usize) -> Embedding {
+    let seed = generation << 40 | number as u64;
+    near(&[0.0; DIM], 1.0, &mut ChaCha8Rng::seed_from_u64(seed))
+}
+
+/// In the generation that is searched and those that may be soon or were before: the gallery takes what it needs.
+fn templates(gallery: &Gallery, number: usize) -> Vec<Template> {
+    let now = gallery.info().generation.0;
+    let of = now.saturating_sub(9).max(1)..=now + 9;
+    of.map(|generation| crate::gallery::template(generation, template_of(generation, number)))
+        .collect()
+}
+
+fn number(text: &str) -> usize {
+    text[1..].parse().unwrap()
 }
 
 fn main_gallery(galleries: &Galleries) -> std::sync::Arc<Gallery> {
@@ -49,7 +67,6 @@ fn main_gallery(galleries: &Galleries) -> std::sync::Arc<Gallery> {
 type Held = BTreeMap<usize, BTreeSet<usize>>;
 
 fn held(gallery: &Gallery) -> Held {
-    let number = |text: &str| text[1..].parse::<usize>().unwrap();
     let mut held = Held::new();
     for summary in gallery.subjects(None, 10_000).unwrap() {
         let record = gallery.subject(&summary.subject).unwrap();
@@ -57,6 +74,43 @@ fn held(gallery: &Gallery) -> Held {
         held.insert(number(summary.subject.as_str()), samples);
     }
     held
+}
+
+/// One deployment, and a merge on the way; in the galleries' record stands the last generation that was begun.
+fn swap(galleries: &Galleries, gallery: &Gallery, rng: &mut ChaCha8Rng, say: &dyn Fn(String)) {
+    // What a kill, or the deployment before, left: a filling is given up, a way back taken or given up.
+    let before = galleries.deployment_record().unwrap().unwrap_or_else(|| b"1".to_vec());
+    galleries.give_up(Role::Filling, before.clone(), || ()).unwrap();
+    if rng.random_range(0..3) == 0 {
+        galleries.return_to_previous(before.clone(), || ()).unwrap();
+    }
+    galleries.give_up(Role::Previous, before.clone(), || ()).unwrap();
+    galleries.purge().unwrap();
+    // A number that was used is not used again, whether or not it came to be searched.
+    let next = String::from_utf8(before).unwrap().parse::<u64>().unwrap() + 1;
+    let record = || next.to_string().into_bytes();
+    let space = TemplateSpace { generation: Generation(next), fingerprint: FINGERPRINT, dim: DIM };
+    galleries.begin_space(space, |_| true, record(), || ()).unwrap();
+    loop {
+        let gaps = gallery.gaps();
+        if gaps.is_empty() {
+            break;
+        }
+        let made = gaps.into_iter().take(7).map(|gap| {
+            let made = template_of(next, number(gap.sample().as_str()));
+            (gap, made)
+        });
+        gallery.fill(space, made.collect()).unwrap();
+    }
+    match rng.random_range(0..4) {
+        0 => gallery.compact().unwrap(),
+        1 => gallery.save().unwrap(),
+        _ => {}
+    }
+    // Somebody may be enrolling without a template there.
+    if galleries.promote_space(space, |_| false, record(), || ()).is_ok() {
+        say("swapped".to_owned());
+    }
 }
 
 /// As a child: changes the gallery until it is killed, saying `begin` and `done` of each change.
@@ -75,8 +129,14 @@ fn child_writes_until_killed() {
     // The harness has begun a line of its own ("test … ... "), which would hide the first change.
     say(String::new());
     std::thread::scope(|scope| {
+        let (galleries, gallery, say) = (&galleries, &*gallery, &say);
+        scope.spawn(move || {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed * 100 + 99);
+            loop {
+                swap(galleries, gallery, &mut rng, say);
+            }
+        });
         for writer in 0..WRITERS {
-            let (gallery, say) = (&gallery, &say);
             // Each writer has subjects and samples of its own, so that the log tells the order.
             let mut mine: Held = start
                 .iter()
@@ -106,6 +166,7 @@ fn child_writes_until_killed() {
                         _ => {
                             say(format!("begin {writer} E {of} {number}"));
                             let mut sample = new_sample(number, of, template(number));
+                            sample.templates = templates(gallery, number);
                             sample.image = Some(vec![number as u8; 30_000]);
                             gallery.enrol(sample).unwrap();
                             say(format!("done {writer} E {of} {number}"));
@@ -138,7 +199,7 @@ fn kills_lose_nothing_acknowledged_and_bring_nothing_back() {
     open(dir.path(), &options).create(spec("main", DIM)).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut model = Held::new();
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut swaps) = (0, 0);
     // Three hundred take a minute: HANDCLIP_KILLS=300.
     let kills = told("HANDCLIP_KILLS").and_then(|text| text.parse().ok()).unwrap_or(60);
     for cycle in 0..kills {
@@ -156,6 +217,7 @@ fn kills_lose_nothing_acknowledged_and_bring_nothing_back() {
         let mut open_changes: BTreeMap<&str, &str> = BTreeMap::new();
         // A line that the kill cut short counts as not said.
         let whole = &log[..log.rfind('\n').unwrap() + 1];
+        swaps += whole.lines().filter(|line| *line == "swapped").count();
         for line in whole.lines() {
             let Some((said, rest)) = line.split_once(' ') else { continue };
             let Some((writer, change)) = rest.split_once(' ') else { continue };
@@ -184,9 +246,12 @@ fn kills_lose_nothing_acknowledged_and_bring_nothing_back() {
         for of in found.keys().chain(model.keys()) {
             assert_eq!(found.get(of), model.get(of), "cycle {cycle}, subject {of}; said: {whole}");
         }
+        // Every one has a template of the generation that is searched, and of none else there.
+        let generation = gallery.info().generation.0;
         for (of, samples) in &model {
             for sample in samples {
-                let hit = gallery.verify(&subject(*of), &template(*sample)).unwrap().remove(0);
+                let probe = template_of(generation, *sample);
+                let hit = gallery.verify(&subject(*of), &probe).unwrap().remove(0);
                 assert_eq!(hit.sample, sample_id(*sample));
                 assert!(hit.similarity.get() > 0.9999);
             }
@@ -196,8 +261,9 @@ fn kills_lose_nothing_acknowledged_and_bring_nothing_back() {
             }
         }
     }
-    println!("{acknowledged} acknowledged changes survived {kills} kills");
-    assert!(acknowledged > 200, "only {acknowledged} changes: the test shows little");
+    println!("{acknowledged} acknowledged changes and {swaps} swaps survived {kills} kills");
+    let enough = acknowledged > 200 && swaps > 20;
+    assert!(enough, "only {acknowledged} changes and {swaps} swaps: the test shows little");
 }
 
 /// As a child: opens a store that may be damaged, and says what came of it.

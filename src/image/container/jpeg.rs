@@ -13,6 +13,7 @@ use crate::image::{DecodeLimits, ImageError};
 
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
+const PROGRESSIVE: u8 = 0xc2;
 const SOS: u8 = 0xda;
 const DNL: u8 = 0xdc;
 /// Cameras round files up to a block; zeros say nothing and hide nothing.
@@ -21,19 +22,20 @@ const MAX_ZERO_PADDING: usize = 64 << 10;
 pub(super) fn inspect(bytes: &[u8], limits: &DecodeLimits) -> Result<Container, ImageError> {
     let image = walk(bytes, Some(limits))?;
     after_end(&bytes[image.end..], image.multi_picture)?;
-    let (width, height) = image.frame;
+    let Frame { width, height, decoder_bytes } = image.frame;
     Ok(Container {
         format: Format::Jpeg,
         width,
         height,
         orientation: image.orientation,
+        decoder_bytes,
         bare: image.bare,
     })
 }
 
 /// One image of a file, from its SOI to its EOI.
 struct Walked {
-    frame: (u32, u32),
+    frame: Frame,
     orientation: Orientation,
     /// It announces further pictures in the same file (CIPA DC-007).
     multi_picture: bool,
@@ -42,10 +44,18 @@ struct Walked {
     bare: Vec<u8>,
 }
 
+#[derive(Clone, Copy, Default)]
+struct Frame {
+    width: u32,
+    height: u32,
+    /// What a decoder holds, its output too.
+    decoder_bytes: u64,
+}
+
 /// Walks one image. Without `limits` nothing is copied: only its end is wanted.
 fn walk(bytes: &[u8], limits: Option<&DecodeLimits>) -> Result<Walked, ImageError> {
     let mut image = Walked {
-        frame: (0, 0),
+        frame: Frame::default(),
         orientation: Orientation::NoTransforms,
         multi_picture: false,
         end: 0,
@@ -81,7 +91,7 @@ fn walk(bytes: &[u8], limits: Option<&DecodeLimits>) -> Result<Walked, ImageErro
                 if std::mem::replace(&mut has_frame, true) {
                     return Err(corrupt("it holds two frames"));
                 }
-                image.frame = frame(segment, limits)?;
+                image.frame = frame(segment, marker == PROGRESSIVE, limits)?;
                 true
             }
             0xc3 | 0xc5..=0xcf => {
@@ -147,9 +157,13 @@ fn scan_end(bytes: &[u8], mut at: usize) -> Result<usize, ImageError> {
     }
 }
 
-/// Width and height from a start-of-frame segment.
-fn frame(segment: &[u8], limits: Option<&DecodeLimits>) -> Result<(u32, u32), ImageError> {
-    let &[precision, h1, h0, w1, w0, components, ..] = segment else {
+/// What a start-of-frame segment says.
+fn frame(
+    segment: &[u8],
+    progressive: bool,
+    limits: Option<&DecodeLimits>,
+) -> Result<Frame, ImageError> {
+    let &[precision, h1, h0, w1, w0, components, ref sampling @ ..] = segment else {
         return Err(corrupt("its frame header is short"));
     };
     let height = u32::from(u16::from_be_bytes([h1, h0]));
@@ -165,7 +179,15 @@ fn frame(segment: &[u8], limits: Option<&DecodeLimits>) -> Result<(u32, u32), Im
         }
         limits.check(Format::Jpeg, width, height, 3)?;
     }
-    Ok((width, height))
+    let pixels = u64::from(width) * u64::from(height);
+    // A scan at a time, all coefficients of the image are kept: 16 bits each, as many a pixel as the components are sampled.
+    let factors = sampling.chunks_exact(3).map(|component| (component[1] >> 4, component[1] & 15));
+    let (mut sum, mut across, mut down) = (0, 1, 1);
+    for (h, v) in factors.map(|(h, v)| (u64::from(h), u64::from(v))) {
+        (sum, across, down) = (sum + h * v, across.max(h), down.max(v));
+    }
+    let coefficients = if progressive { pixels * 2 * sum / (across * down) } else { 0 };
+    Ok(Frame { width, height, decoder_bytes: pixels * 3 + coefficients })
 }
 
 /// What may follow the end: zeros up to a block's worth, and, where the image announced them

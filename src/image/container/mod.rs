@@ -58,8 +58,20 @@ pub(super) struct Container {
     /// As stored, in pixels.
     pub(super) height: u32,
     pub(super) orientation: Orientation,
+    /// What a decoder holds at the most, its output too, in bytes.
+    decoder_bytes: u64,
     /// The same image with its pixel data only.
     pub(super) bare: Vec<u8>,
+}
+
+impl Container {
+    /// What is held at the most while this is decoded and turned upright, in bytes.
+    pub(super) fn working_bytes(&self) -> u64 {
+        let pixels = u64::from(self.width) * u64::from(self.height);
+        // Turning makes a second copy, when the decoder's own buffers are gone.
+        let turned = if self.orientation == Orientation::NoTransforms { 0 } else { 6 * pixels };
+        self.decoder_bytes.max(turned) + self.bare.len() as u64
+    }
 }
 
 /// Walks `bytes` and checks what can be checked without decoding.

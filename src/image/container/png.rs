@@ -72,12 +72,12 @@ pub(super) fn inspect(bytes: &[u8], limits: &DecodeLimits) -> Result<Container, 
     if at != bytes.len() {
         return Err(ImageError::TrailingData { format: Format::Png, bytes: bytes.len() - at });
     }
-    let (width, height) = size.unwrap_or_default();
-    Ok(Container { format: Format::Png, width, height, orientation, bare })
+    let (width, height, decoder_bytes) = size.unwrap_or_default();
+    Ok(Container { format: Format::Png, width, height, orientation, decoder_bytes, bare })
 }
 
-/// Width and height from the header chunk's body.
-fn header(body: &[u8], limits: &DecodeLimits) -> Result<(u32, u32), ImageError> {
+/// Width, height and what a decoder holds, from the header chunk's body.
+fn header(body: &[u8], limits: &DecodeLimits) -> Result<(u32, u32, u64), ImageError> {
     let &[w3, w2, w1, w0, h3, h2, h1, h0, depth, colour, _, _, _] = body else {
         return Err(corrupt("its header is not 13 bytes long"));
     };
@@ -92,7 +92,9 @@ fn header(body: &[u8], limits: &DecodeLimits) -> Result<(u32, u32), ImageError> 
     let width = u32::from_be_bytes([w3, w2, w1, w0]);
     let height = u32::from_be_bytes([h3, h2, h1, h0]);
     limits.check(Format::Png, width, height, bytes_per_pixel)?;
-    Ok((width, height))
+    // Of grey, RGB is made beside it.
+    let held = if channels < 3 { bytes_per_pixel + 3 } else { bytes_per_pixel };
+    Ok((width, height, u64::from(width) * u64::from(height) * held))
 }
 
 const TRUNCATED: ImageError = ImageError::Truncated { format: Format::Png };

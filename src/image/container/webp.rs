@@ -23,7 +23,7 @@ pub(super) fn inspect(bytes: &[u8], limits: &DecodeLimits) -> Result<Container, 
     }
     let mut orientation = Orientation::NoTransforms;
     let mut canvas = None;
-    let mut image: Option<((u32, u32), &[u8])> = None;
+    let mut image: Option<((u32, u32), &[u8], u64)> = None;
     let mut at = 12;
     while at < end {
         let kind: [u8; 4] = array(&bytes[..end], at).ok_or_else(short_chunk)?;
@@ -50,15 +50,20 @@ pub(super) fn inspect(bytes: &[u8], limits: &DecodeLimits) -> Result<Container, 
                 return Err(corrupt("it holds two images"));
             }
             limits.check(Format::Webp, width, height, 4)?;
-            image = Some(((width, height), &bytes[at..at + 8 + length]));
+            // Lossless pixels are decoded as RGBA beside the output, lossy ones as planes of half the output's size.
+            let held = if &kind == b"VP8L" { 8 } else { 6 };
+            let held = u64::from(width) * u64::from(height) * held;
+            image = Some(((width, height), &bytes[at..at + 8 + length], held));
         }
         at += 8 + length + (length & 1);
     }
-    let ((width, height), chunk) = image.ok_or_else(|| corrupt("it holds no image"))?;
+    let ((width, height), chunk, decoder_bytes) =
+        image.ok_or_else(|| corrupt("it holds no image"))?;
     if canvas.is_some_and(|canvas| canvas != (width, height)) {
         return Err(corrupt("its canvas and its image differ in size"));
     }
-    Ok(Container { format: Format::Webp, width, height, orientation, bare: alone(chunk) })
+    let (format, bare) = (Format::Webp, alone(chunk));
+    Ok(Container { format, width, height, orientation, decoder_bytes, bare })
 }
 
 /// A file of the one image chunk: without the extended header there is no alpha to expect.

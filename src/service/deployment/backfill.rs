@@ -10,9 +10,7 @@ use crate::gallery::{Gallery, GalleryError, Gap, TemplateSpace};
 use crate::image::{DecodeLimits, decode};
 use crate::jobs::{JobContext, JobFailure};
 use crate::model::Embedder;
-use crate::storage::StorageError;
-
-use crate::service::failpoint::Failpoint;
+use crate::storage::{Failpoint, StorageError};
 
 /// Images in memory at a time.
 const BATCH: usize = 16;

@@ -83,7 +83,7 @@ fn keep(shared: &Shared, workshop: &Workshop, jobs: &Jobs, audit: &AuditLog) {
     let mut swept = None;
     loop {
         if swept.is_none_or(|at: Instant| at.elapsed() >= SWEEP_EVERY) {
-            if let Err(error) = sweep(&workshop.galleries, audit, now_ms()) {
+            if let Err(error) = sweep(workshop, audit, now_ms()) {
                 tracing::warn!(%error, "somebody whose time is over is not erased; trying again");
             }
             swept = Some(Instant::now());

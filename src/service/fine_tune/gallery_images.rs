@@ -59,6 +59,12 @@ pub(in crate::service) fn gallery_images(
 }
 
 impl GalleryImages {
+    /// The gallery.
+    #[must_use]
+    pub fn id(&self) -> &GalleryId {
+        self.gallery.id()
+    }
+
     pub(super) fn images(&self) -> Result<Vec<LabelledImage>, FineTuneError> {
         if self.samples.is_empty() {
             return Err(FineTuneError::NoImages(self.gallery.id().clone()));

@@ -37,6 +37,7 @@ use divide::{Parts, divide};
 pub use gallery_images::GalleryImages;
 pub(in crate::service) use gallery_images::gallery_images;
 use judge::Judge;
+pub(in crate::service) use trained_on::{FILE as TRAINED_ON, People, strike, strike_all_but};
 pub use trained_on::{TrainedOn, TrainedOnError};
 
 /// Images with labels.
@@ -356,6 +357,10 @@ fn trained_on(data: &TrainingData, images: &[LabelledImage], parts: &Parts) -> T
     TrainedOn::new(
         [&parts.train, &parts.validation, &parts.held_out].map(hashes),
         seen.map(|at| images[*at].subject.as_str()),
+        match data {
+            TrainingData::Directory(_) => None,
+            TrainingData::Gallery(gallery) => Some(gallery.id().clone()),
+        },
     )
 }
 

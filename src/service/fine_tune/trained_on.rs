@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::hex;
+use crate::domain::{GalleryId, SubjectId, hex};
+use crate::service::words::overwrite_words;
 use crate::storage::StorageError;
 use crate::storage::file::write_atomic;
 
 /// The record's file, in the run's folder.
-const FILE: &str = "data.json";
+pub(in crate::service) const FILE: &str = "data.json";
 
-/// SHA-256 of every image file of a run, hexadecimal, by what it was used for. Says nothing else of anyone.
+/// SHA-256 of every image file of a run, hexadecimal, by what it was used for. Says nothing else of anyone. In the place of who was
+/// erased from the gallery since stand zeros.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainedOn {
     /// Of this file.
@@ -27,6 +29,9 @@ pub struct TrainedOn {
     /// SHA-256 of the salt and the id of every subject trained on or validated on, sorted.
     #[serde(default)]
     subjects: Vec<String>,
+    /// Where the images were retained, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gallery: Option<GalleryId>,
 }
 
 /// Why a record cannot be used.
@@ -54,14 +59,15 @@ impl TrainedOn {
     pub(super) fn new<'a>(
         parts: [Vec<String>; 3],
         subjects: impl IntoIterator<Item = &'a str>,
+        gallery: Option<GalleryId>,
     ) -> Self {
         let [trained, validated, held_out] = parts;
         // The same for the same images, so that a run that goes on writes the same list again.
         let salt = hash(trained.concat().as_bytes());
-        let hashed = subjects.into_iter().map(|id| hash(format!("{salt}/{id}").as_bytes()));
+        let hashed = subjects.into_iter().map(|id| name(&salt, id));
         let subjects: BTreeSet<String> = hashed.collect();
         let subjects = subjects.into_iter().collect();
-        Self { format: 1, trained, validated, held_out, salt, subjects }
+        Self { format: 1, trained, validated, held_out, salt, subjects, gallery }
     }
 
     pub(super) fn save(&self, run: &Path) -> Result<(), StorageError> {
@@ -93,7 +99,114 @@ impl TrainedOn {
     }
 }
 
+/// Who is enrolled in a gallery, or no more.
+pub(in crate::service) struct People<'a> {
+    pub(in crate::service) gallery: &'a GalleryId,
+    pub(in crate::service) subjects: Vec<SubjectId>,
+    /// SHA-256 of their image files.
+    pub(in crate::service) images: Vec<[u8; 32]>,
+}
+
+impl People<'_> {
+    /// The words of a list that are about them; those that need its salt only if there is a list.
+    fn words(&self, list: Option<&TrainedOn>) -> BTreeSet<String> {
+        let names = list.into_iter().flat_map(|list| {
+            self.subjects.iter().map(|subject| name(&list.salt, subject.as_str()))
+        });
+        self.images.iter().map(|image| hex(image)).chain(names).collect()
+    }
+}
+
+/// Overwrites with zeros, in place, what a run's list says of somebody; says whether it said anything. The list of another gallery or of a data
+/// set is left as it is, one that cannot be read is searched all the same.
+pub(in crate::service) fn strike(run: &Path, who: &People<'_>) -> std::io::Result<bool> {
+    overwrite(run, |list| match list {
+        Some(list) if list.gallery.as_ref() != Some(who.gallery) => BTreeSet::new(),
+        list => who.words(list),
+    })
+}
+
+/// The same with everybody but those who are there.
+pub(in crate::service) fn strike_all_but(run: &Path, there: &People<'_>) -> std::io::Result<bool> {
+    overwrite(run, |list| {
+        let Some(list) = list.filter(|list| list.gallery.as_ref() == Some(there.gallery)) else {
+            return BTreeSet::new();
+        };
+        let kept = there.words(Some(list));
+        let all =
+            list.images().chain(list.held_out.iter().chain(&list.subjects).map(String::as_str));
+        all.filter(|word| !kept.contains(*word)).map(str::to_owned).collect()
+    })
+}
+
+fn overwrite(
+    run: &Path,
+    unwanted: impl FnOnce(Option<&TrainedOn>) -> BTreeSet<String>,
+) -> std::io::Result<bool> {
+    overwrite_words(&run.join(FILE), |text| {
+        let unwanted = unwanted(serde_json::from_slice(text).ok().as_ref());
+        unwanted.into_iter().map(|word| (word.clone(), "0".repeat(word.len()))).collect()
+    })
+}
+
+/// How a list names a subject.
+fn name(salt: &str, id: &str) -> String {
+    hash(format!("{salt}/{id}").as_bytes())
+}
+
 /// SHA-256 of a file's bytes, hexadecimal.
 pub(super) fn hash(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need not survive a crash")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_struck_is_nowhere_in_the_list_and_the_others_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (gallery, other) = (GalleryId::new("g").unwrap(), GalleryId::new("h").unwrap());
+        let image = |n: u8| -> [u8; 32] { Sha256::digest([n]).into() };
+        let texts = |of: &[u8]| of.iter().map(|n| hex(&image(*n))).collect::<Vec<_>>();
+        let parts = [texts(&[1, 2, 3]), texts(&[4]), texts(&[5])];
+        let list = TrainedOn::new(parts, ["anna", "ben"], Some(gallery.clone()));
+        list.save(dir.path()).unwrap();
+        let text = || std::fs::read_to_string(dir.path().join(FILE)).unwrap();
+        let before = text();
+        let who = |gallery| People {
+            gallery,
+            subjects: vec![SubjectId::new("anna").unwrap()],
+            images: vec![image(2), image(5), image(9)],
+        };
+        assert!(!strike(dir.path(), &who(&other)).unwrap());
+        assert_eq!(text(), before, "it is of another gallery");
+        assert!(strike(dir.path(), &who(&gallery)).unwrap());
+        assert!(!strike(dir.path(), &who(&gallery)).unwrap(), "nothing is left of them");
+        let zeros = "0".repeat(64);
+        let gone = [hex(&image(2)), hex(&image(5)), name(&list.salt, "anna")];
+        let expected = gone.iter().fold(before.clone(), |text, hash| text.replace(hash, &zeros));
+        assert_eq!(text(), expected);
+        assert_eq!(expected.matches(&zeros).count(), 3);
+        let path = dir.path().join("best");
+        std::fs::create_dir(&path).unwrap();
+        let left = TrainedOn::beside(&path).unwrap().unwrap();
+        assert_eq!(left.images().filter(|image| **image != *zeros).count(), 3);
+
+        let all_but = People { gallery: &gallery, subjects: vec![], images: vec![image(1)] };
+        assert!(strike_all_but(dir.path(), &all_but).unwrap());
+        let left = TrainedOn::beside(&path).unwrap().unwrap();
+        assert_eq!(
+            left.images().filter(|image| **image != *zeros).collect::<Vec<_>>(),
+            [hex(&image(1))]
+        );
+        assert!(left.subjects.iter().all(|name| *name == zeros));
+
+        // Damaged: its gallery is not known, so that it is searched too.
+        std::fs::write(dir.path().join(FILE), &before[1..]).unwrap();
+        assert!(strike(dir.path(), &who(&other)).unwrap());
+        assert!(!text().contains(&gone[0]) && text().contains(&hex(&image(1))));
+        assert!(!strike(&dir.path().join("none"), &who(&gallery)).unwrap());
+    }
 }

@@ -17,7 +17,7 @@ use super::source::{Bounds, MAX_TEXT, Source, without};
 use super::{FILES, RECORD, RESERVED, Registry, RegistryError, UNFINISHED};
 use crate::service::archive::{ArchiveLimits, unpack};
 use crate::service::error::chain;
-use crate::service::fine_tune::TrainedOn;
+use crate::service::fine_tune::{TRAINED_ON, TrainedOn};
 use crate::service::room::available_memory;
 
 /// Most entries of an archive with a model.
@@ -240,7 +240,7 @@ fn lineage(
         |name: &str| files.iter().find(|file| file.name == name).map(|file| file.sha256.clone());
     let training = Training {
         recipe_sha256: hash("recipe.toml"),
-        data_sha256: hash("data.json"),
+        data_sha256: hash(TRAINED_ON),
         subjects: summary.subjects,
         images: summary.images,
         before: summary.before,

@@ -23,7 +23,9 @@ use crate::domain::hex;
 use crate::storage::file::{create_private_dir, lock_soon};
 
 use super::archive::{ArchiveError, pack};
+use super::fine_tune::{People, TRAINED_ON, strike};
 use super::options::ModelChoice;
+use super::words::overwrite_words;
 
 pub use offline::OfflineRegistry;
 pub use record::{Merit, ModelFile, Origin, Parent, RegisteredModel, Training};
@@ -167,6 +169,17 @@ impl Registry {
         self.root.join(name.as_str())
     }
 
+    /// Strikes people from the lists of what models were trained on, those on their way in too.
+    pub(in crate::service) fn strike(&self, who: &People<'_>) -> std::io::Result<()> {
+        let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
+        for dir in entries.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+            if strike(&dir, who)? {
+                say_what_list(&dir)?;
+            }
+        }
+        Ok(())
+    }
+
     fn not_found(&self, name: &str) -> RegistryError {
         let mut there = vec!["nano".to_owned()];
         there.extend(self.names().iter().map(ToString::to_string));
@@ -253,7 +266,8 @@ impl Registry {
             if bytes != file.bytes {
                 return Err(damaged(format!("has {bytes} bytes, it had {}", file.bytes)));
             }
-            if sha256 != file.sha256 {
+            // Who is erased is struck from it first, and its hash is written down after.
+            if sha256 != file.sha256 && file.name != TRAINED_ON {
                 return Err(damaged("has another content than it had".to_owned()));
             }
         }
@@ -296,6 +310,9 @@ impl Registry {
     pub(in crate::service) fn export(&self, name: &str) -> Result<Export, RegistryError> {
         let held = self.hold(name)?;
         let model = self.whole(name)?;
+        say_what_list(&self.dir(&model.name))
+            .map_err(RegistryError::io("look at what the model was trained on"))?;
+        let model = self.read(model.name.as_str())?;
         Ok(Export { dir: self.dir(&model.name), model, _held: held })
     }
 }
@@ -336,6 +353,25 @@ impl Export {
         }
         copied
     }
+}
+
+/// Has a model's record say which list of what it was trained on lies beside it, if another than it says.
+fn say_what_list(dir: &Path) -> std::io::Result<()> {
+    let list = dir.join(TRAINED_ON);
+    if !list.is_file() {
+        return Ok(());
+    }
+    let (_, now) = digest(&list)?;
+    overwrite_words(&dir.join(RECORD), |text| {
+        let record: Option<RegisteredModel> = serde_json::from_slice(text).ok();
+        let files = record.into_iter().flat_map(|record| record.files);
+        files
+            .filter(|file| file.name == TRAINED_ON)
+            .map(|file| (file.sha256, now.clone()))
+            .take(1)
+            .collect()
+    })?;
+    Ok(())
 }
 
 /// Size and SHA-256 of a file, a part of it in memory at a time.

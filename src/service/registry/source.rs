@@ -8,6 +8,7 @@ use super::record::ModelFile;
 use super::{FILES, RECORD, RegistryError, digest};
 use crate::model::weight_files;
 use crate::service::error::chain;
+use crate::service::fine_tune::TRAINED_ON;
 use crate::service::room::check_disk;
 
 /// Files of a model besides its weights.
@@ -19,7 +20,7 @@ const SMALL_FILES: [&str; 5] = [
     "open_clip_config.json",
 ];
 /// Files of a run that go with its model.
-const OF_RUN: [&str; 2] = ["data.json", "recipe.toml"];
+const OF_RUN: [&str; 2] = [TRAINED_ON, "recipe.toml"];
 /// Largest file that is none of weights.
 pub(super) const MAX_TEXT: u64 = 64 << 20;
 
@@ -62,7 +63,7 @@ impl Source {
             return Err(RegistryError::Refused(about.to_owned()));
         }
         let path = path.canonicalize().map_err(RegistryError::io("find the model"))?;
-        let made_here = |run: &&Path| ["data.json", RECORD].iter().any(|n| run.join(n).is_file());
+        let made_here = |run: &&Path| [TRAINED_ON, RECORD].iter().any(|n| run.join(n).is_file());
         let run = path.parent().filter(made_here);
         Ok(Self { run: run.map(Path::to_path_buf), files: path })
     }

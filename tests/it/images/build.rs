@@ -126,6 +126,28 @@ pub(crate) fn jpeg_with(file: &[u8], marker: u8, body: &[u8]) -> Vec<u8> {
     [&file[..2], &jpeg_segment(marker, body), &file[2..]].concat()
 }
 
+/// A progressive JPEG of one grey, as large as it says and a few hundred kilobytes long: one scan of three components,
+/// a bit a block.
+pub(crate) fn progressive_jpeg(width: u16, height: u16) -> Vec<u8> {
+    let side = |side: u16| side.to_be_bytes();
+    let components = [1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0];
+    let frame = [&[8][..], &side(height), &side(width), &[3], &components].concat();
+    // One code of one bit, for a difference of zero.
+    let codes = [&[0, 1][..], &[0; 15], &[0]].concat();
+    let scan = [3, 1, 0, 2, 0, 3, 0, 0, 0, 0];
+    let blocks = usize::from(width).div_ceil(8) * usize::from(height).div_ceil(8) * 3;
+    [
+        &[0xff, 0xd8][..],
+        &jpeg_segment(0xdb, &[&[0][..], &[1; 64]].concat()),
+        &jpeg_segment(0xc2, &frame),
+        &jpeg_segment(0xc4, &codes),
+        &jpeg_segment(0xda, &scan),
+        &vec![0; blocks.div_ceil(8)],
+        &[0xff, 0xd9],
+    ]
+    .concat()
+}
+
 pub(crate) fn riff_chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
     let padding = vec![0; body.len() & 1];
     [kind.as_slice(), &(body.len() as u32).to_le_bytes(), body, &padding].concat()

@@ -200,6 +200,7 @@ fn limits_are_the_callers() {
     let whole = DecodeLimits {
         max_side: W,
         max_decoded_bytes: u64::from(W * H * 3),
+        max_working_bytes: u64::from(W * H * 3) + file.len() as u64,
         max_file_bytes: file.len(),
     };
     assert_eq!(code(whole), "decoded");
@@ -208,6 +209,11 @@ fn limits_are_the_callers() {
         code(DecodeLimits { max_decoded_bytes: whole.max_decoded_bytes - 1, ..whole }),
         "image_too_large"
     );
+    let code_of =
+        |limits| decode(&file, &limits).map_or_else(|e| e.to_string(), |_| "decoded".to_owned());
+    let short = DecodeLimits { max_working_bytes: whole.max_working_bytes - 1, ..whole };
+    assert!(code_of(short).contains("not progressive"), "{}", code_of(short));
+    assert_eq!(code(short), "image_too_large");
     assert_eq!(
         code(DecodeLimits { max_file_bytes: file.len() - 1, ..whole }),
         "image_file_too_large"

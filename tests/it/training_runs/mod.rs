@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use handclip::synth::{SynthSpec, write_dataset};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::deployment::{create, ended};
 use crate::support::app::{TestApp, hands, write_folders};
@@ -211,6 +212,57 @@ fn a_gallery_is_trained_on_only_where_its_people_agreed() {
             assert!(!text.contains(&hands()[0].subject), "{}", path.display());
         }
     }
+}
+
+/// Hashes that are in no list but as zeros, and in which files.
+fn struck(app: &TestApp, run: &str, image: &[u8]) -> (usize, usize) {
+    let hash: String = Sha256::digest(image).iter().map(|byte| format!("{byte:02x}")).collect();
+    let dir = &app.options.data_dir;
+    let lists = [dir.join("runs").join(run), dir.join("models/of-gallery")];
+    let texts = lists.map(|list| std::fs::read_to_string(list.join("data.json")).unwrap());
+    let count = |word: &str| texts.iter().map(|text| text.matches(word).count()).sum();
+    (count(&hash), count(&"0".repeat(64)))
+}
+
+#[test]
+fn who_is_erased_is_struck_from_the_lists_of_what_was_trained_on() {
+    let data = tempfile::tempdir().unwrap();
+    let app = app(data.path());
+    let body = json!({"id": "open", "retain_images": true, "allow_training": true});
+    app.post("/v1/galleries", &body).ok();
+    for hand in hands() {
+        app.enrol("open", hand);
+    }
+    let mut body = of("of-gallery", json!({"gallery": "open"}));
+    body["hold_out"] = json!(0.0);
+    body["recipe"] = json!(
+        RECIPE.replace("validation = 0.25", "validation = 0.0").replace("= 3\n\n", "= 1\n\n")
+    );
+    let run = trained(&app, &body);
+    let run = run["job"]["job"].as_str().unwrap().to_owned();
+    let (first, of) =
+        (&hands()[0], |name: &str| hands().iter().filter(|h| h.subject == name).count());
+    let last = hands().last().unwrap();
+    assert_ne!(first.subject, last.subject);
+    assert_eq!(struck(&app, &run, &first.jpeg), (2, 0));
+    // One sample of somebody: its image is struck from both lists, they are not.
+    let samples = app.get(&format!("/v1/galleries/open/subjects/{}", first.subject)).ok();
+    let sample = samples["samples"][0]["sample"].as_str().unwrap().to_owned();
+    let path = format!("/v1/galleries/open/subjects/{}", first.subject);
+    assert_eq!(app.delete(&format!("{path}/samples/{sample}")).status, 204);
+    assert_eq!(struck(&app, &run, &first.jpeg), (0, 2));
+    // The rest of them, and who they are.
+    app.delete(&path).ok();
+    assert_eq!(struck(&app, &run, &first.jpeg), (0, 2 * (of(&first.subject) + 1)));
+    assert_eq!(struck(&app, &run, &last.jpeg).0, 2);
+    // The model is what it was to everybody who checks it.
+    app.post("/v1/models/of-gallery:verify", &json!({})).ok();
+    let archive = app.get_bytes("/v1/models/of-gallery/archive");
+    let made = app.post_bytes("/v1/models?name=copied", "application/x-tar", &archive);
+    assert_eq!(made.status, 201, "{}", made.text);
+    // Of a gallery that goes everybody goes.
+    assert_eq!(app.delete("/v1/galleries/open").status, 204);
+    assert_eq!(struck(&app, &run, &last.jpeg).0, 0);
 }
 
 #[test]

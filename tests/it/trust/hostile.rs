@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use handclip::image::{Picture, encode_jpeg};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -140,6 +141,58 @@ fn no_image_harms_the_server() {
         println!("idle at {} MiB, peak of {} MiB", idle / MIB, peak / MIB);
     }
     assert_eq!(embed(&agent, &served.url, "image/jpeg", &hands()[0].jpeg).0, 200);
+}
+
+/// Pictures whose decoders hold the most for their size, several at a time: what they take together is bounded by the number of decoders.
+#[test]
+fn pictures_that_take_much_memory_wait_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = Served::start(dir.path(), &["--decoders", "2"]);
+    let agent = Served::agent();
+    for hand in hands().iter().cycle().take(100) {
+        assert_eq!(embed(&agent, &served.url, "image/jpeg", &hand.jpeg).0, 200);
+    }
+    let idle = served.memory("VmRSS");
+    let exif = [&b"Exif\0\0"[..], &build::exif(6, false)].concat();
+    let smooth = |width: u32, height: u32| {
+        let pixel = |at: u32| [at / width * 255 / height, at % width * 255 / width, 99];
+        let rgb = (0..width * height).flat_map(pixel).map(|value| value as u8).collect();
+        Picture::from_rgb(width, height, rgb).unwrap()
+    };
+    let upright = build::jpeg_with(&encode_jpeg(&smooth(4000, 3000), 90).unwrap(), 0xe1, &exif);
+    let lossless = smooth(3900, 3900);
+    let mut webp = Vec::new();
+    let encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut webp);
+    encoder.encode(lossless.rgb(), 3900, 3900, image::ExtendedColorType::Rgb8).unwrap();
+    drop(lossless);
+    // Bytes a pixel: nine, six, four and three, eight.
+    let heavy = [
+        ("a progressive JPEG", build::progressive_jpeg(3700, 3700), true),
+        ("a JPEG on its side", upright, true),
+        ("a grey PNG", build::png_raw(4400, 4200, 8, 0, &[0; 9]), false),
+        ("a lossless WebP", webp, true),
+    ];
+    let largest = heavy.iter().map(|(_, file, _)| file.len()).max().unwrap();
+    assert!(largest < 2 << 20, "bodies of {largest} bytes would be what is measured");
+    std::thread::scope(|scope| {
+        for (what, file, sound) in heavy.iter().cycle().take(16) {
+            let url = &served.url;
+            scope.spawn(move || {
+                let (status, text) = embed(&Served::agent(), url, "image/jpeg", file);
+                // One grey is decoded, and then refused for it.
+                let decoded = status == 200 || text.contains("image_blank");
+                assert!(decoded == *sound, "{what}: {status} {text}");
+            });
+        }
+    });
+    // More than both decoders have together is refused with the reason.
+    let (status, text) =
+        embed(&agent, &served.url, "image/jpeg", &build::progressive_jpeg(4700, 4700));
+    assert!(status == 413 && text.contains("not progressive"), "{status} {text}");
+    if let (Some(idle), Some(peak)) = (idle, served.memory("VmHWM")) {
+        println!("idle at {} MiB, peak of {} MiB", idle / MIB, peak / MIB);
+        assert!(peak < idle + (2 * 64 + 16) * MIB, "idle at {idle} kB, peak of {peak} kB");
+    }
 }
 
 /// Five hundred sockets that drip, half of them headers, half bodies: all are closed soon, and others do not suffer.

@@ -5,6 +5,7 @@ mod audit;
 mod backup;
 mod consent;
 mod doubt;
+mod erasure;
 mod hostile;
 mod served;
 mod sync;
