@@ -255,7 +255,14 @@ pub(crate) fn open_model(
             Embedder::open_in(Some(name), files, precision, &device)
         }
     };
-    opened.map_err(|error| ServiceError::Model(error::chain(&error)))
+    opened.map_err(|error| {
+        let why = error::chain(&error);
+        // Several may be opened, and the folder's name is none that anybody gave.
+        ServiceError::Model(match model {
+            ModelChoice::Registered { name, .. } => format!("{name}: {why}"),
+            ModelChoice::Nano | ModelChoice::Directory(_) => why,
+        })
+    })
 }
 
 /// Runs work that computes or waits for the disk away from the async threads.

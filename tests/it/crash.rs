@@ -372,7 +372,7 @@ fn damaged_files_are_refused_or_served_right() {
     }
 }
 
-fn damage(path: &Path, kind: &str, rng: &mut ChaCha8Rng) {
+pub(crate) fn damage(path: &Path, kind: &str, rng: &mut ChaCha8Rng) {
     if kind == "the whole file" {
         std::fs::remove_file(path).unwrap();
         return;

@@ -1,6 +1,7 @@
 //! One model takes the place of another while the server answers.
 
 mod crash;
+mod damage;
 mod faults;
 mod oracle;
 mod remote;
