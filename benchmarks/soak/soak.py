@@ -130,6 +130,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--growth", type=float, default=0.1, help="of the memory, an hour")
+    parser.add_argument("--without-overload", action="store_true", help="nothing whose outcome depends on how fast the machine is")
     parser.add_argument("--handclip", default="target/release/handclip")
     options = parser.parse_args()
     if not os.path.isdir("/proc/self"):
@@ -205,6 +206,8 @@ def run(options, pid, port, images):
     if half[-1][2] > half[0][2] + 4:
         broken.append("descriptors grow")
 
+    if options.without_overload:
+        return report, broken
     before = memory(pid)
     normal, wrong = burst(port, images[0], CAPACITY, 8)
     over, more = burst(port, images[0], 5 * CAPACITY, 8)

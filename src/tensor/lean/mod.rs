@@ -8,8 +8,14 @@
 //! same embedding alone and in a batch, to the last bit.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod dot;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "no_dot.rs"]
+mod dot;
 mod linear;
 mod norm;
+mod pairs;
 mod prefetch;
 mod tile;
 

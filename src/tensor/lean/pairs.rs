@@ -1,0 +1,87 @@
+//! Values rounded to bfloat16, two neighbours in 32 bits: what processors multiply two at a time.
+
+use super::{Row, WIDTH};
+
+/// A row's part in a panel: each value holds inputs `2 i` (low bits) and `2 i + 1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub(super) struct HalfRow(pub(super) [u32; WIDTH / 2]);
+
+impl HalfRow {
+    pub(super) const ZERO: Self = Self([0; WIDTH / 2]);
+}
+
+/// Two rows of weights: of each of [`WIDTH`] outputs, inputs `2 i` (low bits) and `2 i + 1`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct HalfRows(pub(super) [u32; WIDTH]);
+
+impl HalfRows {
+    pub(super) const ZERO: Self = Self([0; WIDTH]);
+}
+
+/// To the nearest bfloat16, ties to even; what is no number stays none.
+#[inline(always)]
+pub(super) fn round(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    if value.is_nan() { 0x7fc0 } else { rounded }
+}
+
+/// The first of a pair.
+#[inline(always)]
+pub(super) fn low(pair: u32) -> f32 {
+    f32::from_bits(pair << 16)
+}
+
+/// The second of a pair.
+#[inline(always)]
+pub(super) fn high(pair: u32) -> f32 {
+    f32::from_bits(pair & 0xffff_0000)
+}
+
+/// Rounds rows.
+#[inline(always)]
+pub(super) fn halve(rows: &[Row], out: &mut [HalfRow]) {
+    for (to, from) in out.iter_mut().zip(rows) {
+        for (to, from) in to.0.iter_mut().zip(from.0.as_chunks::<2>().0) {
+            *to = round(from[0]) | round(from[1]) << 16;
+        }
+    }
+}
+
+/// Rows as they were, rounded.
+#[inline(always)]
+pub(super) fn widen(rows: &[HalfRow], out: &mut [Row]) {
+    for (to, from) in out.iter_mut().zip(rows) {
+        for (to, from) in to.0.as_chunks_mut::<2>().0.iter_mut().zip(from.0) {
+            *to = [low(from), high(from)];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_the_format_and_comes_back() {
+        let mut values: Vec<f32> =
+            (0..4096).map(|i| ((i * 37) as f32).sin() * 3.0_f32.powi(i % 40 - 20)).collect();
+        values.extend([0.0, -0.0, 1.0, f32::MIN_POSITIVE, f32::INFINITY, f32::NEG_INFINITY]);
+        // Halfway between two, both ways.
+        values.extend([0x3f80_8000, 0x3f81_8000, 0x3f80_8001].map(f32::from_bits));
+        for value in &values {
+            assert_eq!(round(*value), u32::from(bf16::from_f32(*value).to_bits()), "{value}");
+        }
+        assert!(low(round(f32::NAN)).is_nan());
+        let mut row = Row::ZERO;
+        row.0.copy_from_slice(&values[..WIDTH]);
+        let (mut halved, mut widened) = ([HalfRow::ZERO], [Row::ZERO]);
+        halve(&[row], &mut halved);
+        widen(&halved, &mut widened);
+        assert_eq!(widened[0].0, row.0.map(|value| bf16::from_f32(value).to_f32()));
+    }
+}
