@@ -341,7 +341,7 @@ fn get(url: &str) -> Value {
 }
 
 #[test]
-fn a_killed_run_goes_on_and_comes_to_the_same_weights() {
+fn a_run_that_is_cut_off_goes_on_and_comes_to_the_same_weights() {
     let data = tempfile::tempdir().unwrap();
     draw(data.path(), 0, 16);
     let dir = tempfile::tempdir().unwrap();
@@ -371,20 +371,34 @@ fn a_killed_run_goes_on_and_comes_to_the_same_weights() {
     let whole = begin(&base, "whole");
     let whole = until(&base, &whole, &over);
     assert_eq!(whole["job"]["state"], "succeeded", "{whole}");
-    let cut = begin(&base, "cut");
-    until(&base, &cut, &|run| !run["epochs"].as_array().unwrap().is_empty());
     child.kill().unwrap();
     child.wait().unwrap();
+    for signal in ["-KILL", "-TERM"] {
+        let (mut child, base) = serve(dir.path(), data.path());
+        let cut = begin(&base, &signal.replace('-', "cut-").to_lowercase());
+        until(&base, &cut, &|run| !run["epochs"].as_array().unwrap().is_empty());
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let begun = Instant::now();
+        let ended = child.wait().unwrap();
+        // Asked to end, it ends well, and soon: the step at hand is the last.
+        assert_eq!(ended.success(), signal == "-TERM", "{signal}: {ended}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{signal}");
 
-    let (mut child, base) = serve(dir.path(), data.path());
-    let found = until(&base, &cut, &over);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(found["job"]["state"], "succeeded", "{found}");
-    assert_eq!(found["job"]["attempts"], 2);
-    assert_eq!(found["epochs"].as_array().unwrap().len(), 3);
-    assert_eq!(
-        found["job"]["output"]["fingerprint"], whole["job"]["output"]["fingerprint"],
-        "the same weights to the last bit"
-    );
+        let (mut child, base) = serve(dir.path(), data.path());
+        let again = get(&format!("{base}{cut}"));
+        assert!(!over(&again), "{signal}: it was over before: {again}");
+        let found = until(&base, &cut, &over);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found["job"]["state"], "succeeded", "{signal}: {found}");
+        // A stop in good order is no attempt that failed.
+        let attempts = if signal == "-TERM" { 1 } else { 2 };
+        assert_eq!(found["job"]["attempts"], attempts, "{signal}");
+        assert_eq!(found["epochs"].as_array().unwrap().len(), 3, "{signal}");
+        assert_eq!(
+            found["job"]["output"]["fingerprint"], whole["job"]["output"]["fingerprint"],
+            "{signal}: the same weights to the last bit"
+        );
+    }
 }
