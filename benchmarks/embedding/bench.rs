@@ -37,10 +37,15 @@ fn main() {
     let embedder = embedder.unwrap();
     let (height, width) = embedder.summary().image_size;
     let size = 3 * height as usize * width as usize;
-    let bytes = std::fs::read(argument("--pixels").unwrap()).unwrap();
-    let values: Vec<f32> =
-        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    let images: Vec<Vec<f32>> = values.chunks_exact(size).map(<[f32]>::to_vec).collect();
+    // Once in memory, as the peers have them.
+    let images: Vec<Vec<f32>> = {
+        let bytes = std::fs::read(argument("--pixels").unwrap()).unwrap();
+        let value = |b: &[u8]| f32::from_le_bytes(b.try_into().unwrap());
+        bytes
+            .chunks_exact(4 * size)
+            .map(|image| image.chunks_exact(4).map(value).collect())
+            .collect()
+    };
     let mut first = None;
     for case in cases.split(',') {
         let (kind, batch) = case.split_once(':').unwrap();

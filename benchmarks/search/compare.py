@@ -1,8 +1,10 @@
-"""The gallery's search beside hnswlib, faiss and usearch: the same vectors, probes and cores, one after the other.
+"""The gallery's search beside hnswlib, faiss, usearch and, where it is asked for, pgvector: the same vectors, probes and cores, one after the other.
 
     pip install numpy hnswlib faiss-cpu usearch
+    pip install pgserver "psycopg[binary]"          # for pgvector, with a PostgreSQL of its own
     python benchmarks/search/compare.py --rows 100000
     python benchmarks/search/compare.py --rows 100000 --kind uniform
+    python benchmarks/search/compare.py --rows 100000 --engines HandCLIP,pgvector
 
 `clustered`: vectors lie in clusters of 10 to 20, as a person's images do, and were enrolled in no order. `cone`: the same, and all share a large part, as templates of one model
 do. `uniform`: nobody has a mate. Recall is against exact search. A gallery's template is also durable, sealed, filtered and removable;

@@ -1,4 +1,4 @@
-"""Builds and searches an index of hnswlib, faiss or usearch. Called by compare.py; one line of JSON."""
+"""Builds and searches an index of hnswlib, faiss, usearch or pgvector. Called by compare.py; one line of JSON."""
 
 import argparse
 import json
@@ -72,6 +72,44 @@ def usearch_index(rows, threads):
     return search
 
 
+def pgvector_index(rows, threads):
+    """A server of its own, over a socket of the same machine. Counted is what table and index take on the disk."""
+    import atexit
+    import tempfile
+
+    import pgserver
+    import psycopg
+
+    folder = tempfile.TemporaryDirectory()
+    server = pgserver.get_server(folder.name)
+    atexit.register(folder.cleanup)
+    atexit.register(server.cleanup)
+    database = psycopg.connect(server.get_uri(), autocommit=True)
+    database.execute("CREATE EXTENSION vector")
+    database.execute(f"CREATE TABLE sample (id int PRIMARY KEY, template vector({rows.shape[1]}))")
+    with database.cursor() as cursor, cursor.copy("COPY sample FROM STDIN") as copy:
+        for at, row in enumerate(rows):
+            copy.write(f"{at}\t[{','.join(map(str, row.tolist()))}]\n")
+    database.execute("SET maintenance_work_mem = '4GB'")
+    database.execute(f"SET max_parallel_maintenance_workers = {threads - 1}")
+    index = f"USING hnsw (template vector_ip_ops) WITH (m = {LINKS}, ef_construction = {BUILD_WIDTH})"
+    database.execute(f"CREATE INDEX ON sample {index}")
+    database.execute("ANALYZE sample")
+    database.execute("SET max_parallel_workers_per_gather = 0")
+    size = database.execute("SELECT pg_total_relation_size('sample')").fetchone()[0]
+
+    def search(query, count, width, share=1):
+        # It takes no more.
+        database.execute(f"SET hnsw.ef_search = {min(width, 1000)}")
+        admitted = f"WHERE id %% {share} = 0" if share > 1 else ""
+        near = "[" + ",".join(map(str, query.tolist())) + "]"
+        asked = f"SELECT id FROM sample {admitted} ORDER BY template <#> %s::vector LIMIT {count}"
+        return [row[0] for row in database.execute(asked, (near,)).fetchall()]
+
+    search.mib = size / 2**20
+    return search
+
+
 def resident():
     """MiB of memory that are held now."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -80,7 +118,7 @@ def resident():
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--engine", choices=["hnswlib", "faiss", "usearch"], required=True)
+    parser.add_argument("--engine", choices=["hnswlib", "faiss", "usearch", "pgvector"], required=True)
     for name in ("--rows", "--queries", "--truth", *(f"--truth-{share}" for share in SHARES)):
         parser.add_argument(name, required=True)
     for name in ("--dim", "--threads", "--count"):
@@ -90,10 +128,10 @@ def main():
     truth = np.fromfile(options.truth, dtype="<u4").reshape(len(queries), -1)[:, : options.count]
     before = resident()
     at = time.perf_counter()
-    build = {"hnswlib": hnswlib_index, "faiss": faiss_index, "usearch": usearch_index}[options.engine]
+    build = {"hnswlib": hnswlib_index, "faiss": faiss_index, "usearch": usearch_index, "pgvector": pgvector_index}[options.engine]
     search = build(rows, options.threads)
     built = time.perf_counter() - at
-    grown = resident() - before
+    grown = getattr(search, "mib", resident() - before)
     def measure(name, truth, width, share=1):
         found, seconds = 0, []
         for query, wanted in zip(queries, truth):
