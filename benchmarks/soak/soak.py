@@ -23,7 +23,7 @@ import time
 
 # Requests that the server answers at a time, and clients that it is asked by at first.
 CAPACITY = 16
-# Shorter runs cannot tell growth from warming up: the store keeps up to 128 MiB of what it read.
+# Shorter runs cannot tell growth from warming up: the store keeps some megabytes of what it read.
 WARM_MINUTES = 20
 
 

@@ -15,7 +15,8 @@ use super::slots::Slots;
 use super::{StorageError, file};
 
 const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
-const CACHE_BYTES: u64 = 128 * 1024 * 1024;
+/// Templates are in memory anyway, and what else is read comes from the system's cache.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What the guarded thread hands back.
 pub(super) struct Opened {
