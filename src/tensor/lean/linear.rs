@@ -5,15 +5,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::dot::Dot;
-use super::pairs::{HalfRow, HalfRows, halve, high as upper, low, round, widen};
-use super::prefetch::Ahead;
-use super::tile::{HIGHEST, high, multiply, tiles};
+use super::pairs::{HalfRow, HalfRows, halve, high, low, round, widen};
+use super::product::{DEPTH, Exact, Pairs, Part, Product, Widened};
+use super::tile::HIGHEST;
 use super::{Row, WIDTH, panels};
 use crate::tensor::activation::{gelu_at, quick_gelu_at};
 use crate::tensor::simd::{dispatch, vectorised};
 
-/// Panels of inputs taken at a time: their part of a panel of weights stays in the first-level cache.
-const DEPTH: usize = 4;
 /// Bytes of the left side that stay in the second-level cache while the weights pass by.
 const BLOCK_BYTES: usize = 3 << 19;
 
@@ -134,7 +132,7 @@ impl Lean {
             Kept::F32(rows) => rows[row].0[lane],
             Kept::Bf16(rows, _) => {
                 let pair = rows[row / 2].0[lane];
-                if row.is_multiple_of(2) { low(pair) } else { upper(pair) }
+                if row.is_multiple_of(2) { low(pair) } else { high(pair) }
             }
         };
         (0..self.outputs)
@@ -211,115 +209,6 @@ impl Lean {
     }
 }
 
-/// A left side and weights.
-trait Product: Copy + Send + Sync {
-    /// Bytes of a row's part in a panel of the left side.
-    const BYTES: usize;
-
-    /// `out += left right`, over the inputs of some panels.
-    ///
-    /// at: the first of the inputs, counted over all panels of outputs; inputs: how many; left: where the rows begin on the left side;
-    /// rows: how many lie there in a panel; out: `[row][WIDTH]`.
-    fn add<S: Simd>(
-        self,
-        simd: S,
-        at: usize,
-        inputs: usize,
-        left: usize,
-        rows: usize,
-        out: &mut [Row],
-    );
-}
-
-#[derive(Clone, Copy)]
-struct Exact<'a> {
-    left: &'a [Row],
-    weights: &'a [Row],
-}
-
-impl Product for Exact<'_> {
-    const BYTES: usize = size_of::<Row>();
-
-    #[inline(always)]
-    fn add<S: Simd>(
-        self,
-        simd: S,
-        at: usize,
-        inputs: usize,
-        left: usize,
-        rows: usize,
-        out: &mut [Row],
-    ) {
-        let steps = tiles(out.len(), high::<S>()).count() * inputs / WIDTH;
-        let mut ahead = Ahead::new(self.weights, at + inputs, DEPTH * WIDTH, steps);
-        let right = &self.weights[at..at + inputs];
-        strips(simd, &self.left[left..], rows, right, out, &mut || ahead.step());
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Widened<'a> {
-    left: &'a [Row],
-    weights: &'a [HalfRows],
-}
-
-impl Product for Widened<'_> {
-    const BYTES: usize = size_of::<Row>();
-
-    #[inline(always)]
-    fn add<S: Simd>(
-        self,
-        simd: S,
-        at: usize,
-        inputs: usize,
-        left: usize,
-        rows: usize,
-        out: &mut [Row],
-    ) {
-        let steps = tiles(out.len(), high::<S>()).count() * inputs / WIDTH;
-        let (from, count) = (at / 2, inputs / 2);
-        let mut ahead = Ahead::new(self.weights, from + count, DEPTH * WIDTH / 2, steps);
-        let mut widened = [Row::ZERO; DEPTH * WIDTH];
-        let pairs = widened.as_chunks_mut::<2>().0.iter_mut();
-        for ([even, odd], from) in pairs.zip(&self.weights[from..from + count]) {
-            for lane in 0..WIDTH {
-                even.0[lane] = low(from.0[lane]);
-                odd.0[lane] = upper(from.0[lane]);
-            }
-        }
-        let right = &widened[..inputs];
-        strips(simd, &self.left[left..], rows, right, out, &mut || ahead.step());
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Pairs<'a> {
-    left: &'a [HalfRow],
-    weights: &'a [HalfRows],
-    dot: Dot,
-}
-
-impl Product for Pairs<'_> {
-    const BYTES: usize = size_of::<HalfRow>();
-
-    #[inline(always)]
-    fn add<S: Simd>(
-        self,
-        _: S,
-        at: usize,
-        inputs: usize,
-        left: usize,
-        rows: usize,
-        out: &mut [Row],
-    ) {
-        let steps = tiles(out.len(), HIGHEST).count() * inputs / WIDTH;
-        let (from, count) = (at / 2, inputs / 2);
-        let mut ahead = Ahead::new(self.weights, from + count, DEPTH * WIDTH / 2, steps);
-        let right = &self.weights[from..from + count];
-        self.dot.strips(&self.left[left..], rows, right, out, &mut || ahead.step());
-    }
-}
-
 /// Some panels of a product.
 struct Task<'a, P> {
     product: P,
@@ -350,27 +239,13 @@ impl<P: Product> WithSimd for Task<'_, P> {
                 begin(out, &bias[panel], after);
                 for deepest in (0..deep).step_by(DEPTH) {
                     let inputs = DEPTH.min(deep - deepest) * WIDTH;
-                    let at = (panel * deep + deepest) * WIDTH;
-                    product.add(simd, at, inputs, deepest * rows + start, rows, out);
+                    let first = (panel * deep + deepest) * WIDTH;
+                    let part = Part { first, inputs, left: deepest * rows + start, rows };
+                    product.add(simd, part, out);
                 }
                 finish(out, after);
             }
         }
-    }
-}
-
-/// `out += left right`, tile after tile.
-#[inline(always)]
-fn strips<S: Simd>(
-    simd: S,
-    left: &[Row],
-    rows: usize,
-    right: &[Row],
-    out: &mut [Row],
-    ahead: &mut impl FnMut(),
-) {
-    for (start, height) in tiles(out.len(), high::<S>()) {
-        multiply(simd, &left[start..], rows, right, &mut out[start..start + height], ahead);
     }
 }
 

@@ -17,6 +17,7 @@ mod linear;
 mod norm;
 mod pairs;
 mod prefetch;
+mod product;
 mod tile;
 
 pub use attention::{Heads, Span, attention};

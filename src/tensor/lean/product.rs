@@ -1,0 +1,119 @@
+//! The ways to multiply: f32 as it is, pairs of bfloat16 where the processor has them, and the same widened.
+
+use pulp::Simd;
+
+use super::dot::Dot;
+use super::pairs::{HalfRow, HalfRows, high as upper, low};
+use super::prefetch::Ahead;
+use super::tile::{HIGHEST, high, multiply, tiles};
+use super::{Row, WIDTH};
+
+/// Panels of inputs taken at a time: their part of a panel of weights stays in the first-level cache.
+pub(super) const DEPTH: usize = 4;
+
+/// Some inputs of a panel of outputs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    /// The first of them, counted over all panels of outputs.
+    pub(super) first: usize,
+    /// How many.
+    pub(super) inputs: usize,
+    /// Where the rows begin on the left side.
+    pub(super) left: usize,
+    /// How many lie there in a panel.
+    pub(super) rows: usize,
+}
+
+impl Part {
+    /// The weights of what comes next, asked for over `tiles` tiles. per: inputs a row of weights holds.
+    #[inline(always)]
+    fn ahead<T>(self, weights: &[T], per: usize, tiles: usize) -> Ahead<'_, T> {
+        let next = (self.first + self.inputs) / per;
+        Ahead::new(weights, next, DEPTH * WIDTH / per, tiles * self.inputs / WIDTH)
+    }
+}
+
+/// A left side and weights.
+pub(super) trait Product: Copy + Send + Sync {
+    /// Bytes of a row's part in a panel of the left side.
+    const BYTES: usize;
+
+    /// `out += left right` over some inputs; out: `[row][WIDTH]`.
+    fn add<S: Simd>(self, simd: S, part: Part, out: &mut [Row]);
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Exact<'a> {
+    pub(super) left: &'a [Row],
+    pub(super) weights: &'a [Row],
+}
+
+impl Product for Exact<'_> {
+    const BYTES: usize = size_of::<Row>();
+
+    #[inline(always)]
+    fn add<S: Simd>(self, simd: S, part: Part, out: &mut [Row]) {
+        let mut ahead = part.ahead(self.weights, 1, tiles(out.len(), high::<S>()).count());
+        let right = &self.weights[part.first..part.first + part.inputs];
+        strips(simd, &self.left[part.left..], part.rows, right, out, &mut || ahead.step());
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Widened<'a> {
+    pub(super) left: &'a [Row],
+    pub(super) weights: &'a [HalfRows],
+}
+
+impl Product for Widened<'_> {
+    const BYTES: usize = size_of::<Row>();
+
+    #[inline(always)]
+    fn add<S: Simd>(self, simd: S, part: Part, out: &mut [Row]) {
+        let mut ahead = part.ahead(self.weights, 2, tiles(out.len(), high::<S>()).count());
+        let mut widened = [Row::ZERO; DEPTH * WIDTH];
+        let pairs = widened.as_chunks_mut::<2>().0.iter_mut();
+        let from = &self.weights[part.first / 2..(part.first + part.inputs) / 2];
+        for ([even, odd], from) in pairs.zip(from) {
+            for lane in 0..WIDTH {
+                even.0[lane] = low(from.0[lane]);
+                odd.0[lane] = upper(from.0[lane]);
+            }
+        }
+        let right = &widened[..part.inputs];
+        strips(simd, &self.left[part.left..], part.rows, right, out, &mut || ahead.step());
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Pairs<'a> {
+    pub(super) left: &'a [HalfRow],
+    pub(super) weights: &'a [HalfRows],
+    pub(super) dot: Dot,
+}
+
+impl Product for Pairs<'_> {
+    const BYTES: usize = size_of::<HalfRow>();
+
+    #[inline(always)]
+    fn add<S: Simd>(self, _: S, part: Part, out: &mut [Row]) {
+        let mut ahead = part.ahead(self.weights, 2, tiles(out.len(), HIGHEST).count());
+        let right = &self.weights[part.first / 2..(part.first + part.inputs) / 2];
+        self.dot.strips(&self.left[part.left..], part.rows, right, out, &mut || ahead.step());
+    }
+}
+
+/// `out += left right`, tile after tile.
+#[inline(always)]
+fn strips<S: Simd>(
+    simd: S,
+    left: &[Row],
+    rows: usize,
+    right: &[Row],
+    out: &mut [Row],
+    ahead: &mut impl FnMut(),
+) {
+    for (start, height) in tiles(out.len(), high::<S>()) {
+        multiply(simd, &left[start..], rows, right, &mut out[start..start + height], ahead);
+    }
+}
