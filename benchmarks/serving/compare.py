@@ -3,7 +3,7 @@
     apt-get install wrk
     pip install torch transformers fastapi uvicorn hnswlib pillow
     python benchmarks/serving/compare.py --binary target/release/handclip                  # nano
-    python benchmarks/serving/compare.py --binary target/release/handclip --model MODELS/b32
+    python benchmarks/serving/compare.py --binary target/release/handclip --model MODELS/b32 [--device cpu:bf16]
 
 Prints requests a second, p50 and p99 for each number of clients, and the memory of each server. `batch 1` is HandCLIP without
 batching.
@@ -76,6 +76,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
     parser.add_argument("--model", default="nano")
+    parser.add_argument("--device", default="cpu", help="ours: cpu or cpu:bf16")
     parser.add_argument("--clients", default="1,4,16,64")
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
@@ -91,7 +92,7 @@ def main():
                         "--size", options.size, photos], **quiet)
         listed = Path(folder) / "pictures"
         listed.write_text("".join(f"{path}\n" for path in sorted(Path(photos).rglob("*.jpg"))[:64]))
-        model = ["--model", options.model]
+        model = ["--model", options.model, "--device", options.device]
         subprocess.run([binary, "enrol", "--data-dir", data, "--gallery", "g", "--create", *model, photos], **quiet)
         serve = [binary, "serve", "--data-dir", data, "--listen", "127.0.0.1:PORT", *model]
         identify = "/v1/galleries/g:identify?limit=10"
