@@ -1,5 +1,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use serde_json::Value;
+
 use super::{ClipConfig, ModelError, TextConfig};
 
 /// Longest prompt looked at, in bytes; more than any text of a model's tokens.
@@ -21,6 +23,28 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, 
     }
 }
 
+/// Of merges of what is not in the vocabulary, or into it, the library would panic.
+fn check_merges(model: &Value) -> Result<(), ModelError> {
+    let refuse = |problem: String| Err(ModelError::Tokenizer(problem));
+    let Some(merges) = model["merges"].as_array() else { return Ok(()) };
+    let prefix = &model["continuing_subword_prefix"];
+    if !(prefix.is_null() || prefix == "") {
+        return refuse(format!("it marks what continues a word, with {prefix}: CLIP's do not"));
+    }
+    for merge in merges {
+        let pair = match merge {
+            Value::String(both) if both.starts_with("#version") => continue,
+            Value::String(both) => both.split_once(' '),
+            other => other[0].as_str().zip(other[1].as_str()),
+        };
+        let known = |token: &str| model["vocab"].get(token).is_some();
+        if !pair.is_some_and(|(a, b)| known(a) && known(b) && known(&format!("{a}{b}"))) {
+            return refuse(format!("it merges {merge}, of which its vocabulary knows nothing"));
+        }
+    }
+    Ok(())
+}
+
 impl Tokenizer {
     /// Reads a `tokenizer.json` and checks that it fits the text tower: the ids are within its
     /// vocabulary, and a text gets a begin and the end token that the tower pools at.
@@ -31,8 +55,9 @@ impl Tokenizer {
         let refuse = |problem: String| Err(ModelError::Tokenizer(problem));
         let failed = |error: tokenizers::Error| ModelError::Tokenizer(error.to_string());
         // Of what is no JSON, deep inside, the library would panic: all of it is read, texts too.
-        serde_json::from_slice::<serde_json::Value>(json)
+        let read: Value = serde_json::from_slice(json)
             .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        check_merges(&read["model"])?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json))?;
         // Both are done here, where the end token is known.
         inner.with_truncation(None).map_err(failed)?;
@@ -124,6 +149,7 @@ mod tests {
         let config = ClipConfig::from_json(config).unwrap();
         let whole = include_str!("nano/tokenizer.json");
         Tokenizer::from_bytes(whole.as_bytes(), &config).unwrap();
+        let prefix = r#""continuing_subword_prefix":"""#;
         // Found by fuzzing: a value deep inside that is none.
         let wrong = |from: &str, to: &[u8]| {
             let at = whole.find(from).unwrap();
@@ -133,6 +159,9 @@ mod tests {
             wrong("true", b"rue"),
             wrong("ByteLevel", b"Byte\xf9evel"),
             wrong("ByteLevel", b"Byte\\ud800"),
+            // A mark that is longer than what it would be taken off, and a word that is not in the vocabulary.
+            wrong(prefix, br#""continuing_subword_prefix":":fals""#),
+            wrong(r#"["a","n"]"#, br#"["an","antidisestablishmentarianism"]"#),
         ] {
             let refused = Tokenizer::from_bytes(&broken, &config).err().unwrap().to_string();
             assert!(!refused.contains("cannot be used"), "{refused}");
