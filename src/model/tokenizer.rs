@@ -32,10 +32,10 @@ fn check_merges(model: &Value) -> Result<(), ModelError> {
         return refuse(format!("it marks what continues a word, with {prefix}: CLIP's do not"));
     }
     for merge in merges {
-        let pair = match merge {
-            Value::String(both) if both.starts_with("#version") => continue,
-            Value::String(both) => both.split_once(' '),
-            other => other[0].as_str().zip(other[1].as_str()),
+        let pair = match merge.as_str() {
+            Some(both) if both.starts_with("#version") => continue,
+            Some(both) => both.split_once(' '),
+            None => merge[0].as_str().zip(merge[1].as_str()),
         };
         let known = |token: &str| model["vocab"].get(token).is_some();
         if !pair.is_some_and(|(a, b)| known(a) && known(b) && known(&format!("{a}{b}"))) {
