@@ -130,8 +130,9 @@ impl Service {
     pub fn open(options: &ServiceOptions) -> Result<Self, ServiceError> {
         let mut notices = Vec::new();
         let master_key = self::master_key(&options.master_key, &mut notices)?;
+        let failpoint = Failpoint::new(options.failpoint.clone());
         let store = Store::open(StoreOptions {
-            failpoint: Failpoint::new(options.failpoint.clone()),
+            failpoint: failpoint.clone(),
             ..StoreOptions::new(&options.data_dir, master_key)
         })?;
         let keys = ApiKeys::open(store.clone())?;
@@ -142,7 +143,8 @@ impl Service {
         let deployments =
             Deployments::open(options, galleries.clone(), registry.clone(), &mut notices)?;
         let nano = deployments.nano()?;
-        let workshop = Arc::new(Workshop::new(galleries.clone(), deployments, registry, options));
+        let workshop =
+            Arc::new(Workshop::new(galleries.clone(), deployments, registry, failpoint, options));
         let runner = match options.job_threads {
             0 => None,
             threads => {

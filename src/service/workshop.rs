@@ -40,6 +40,7 @@ impl Workshop {
         galleries: Galleries,
         deployments: Deployments,
         registry: Registry,
+        failpoint: Failpoint,
         options: &ServiceOptions,
     ) -> Self {
         Self {
@@ -49,7 +50,7 @@ impl Workshop {
             gate_margins: options.gate_margins,
             max_dataset_bytes: options.max_dataset_bytes,
             max_model_bytes: options.max_model_bytes,
-            failpoint: Failpoint::new(options.failpoint.clone()),
+            failpoint,
             lists: Mutex::default(),
             deploy_memory_bytes: options.deploy_memory_bytes,
             max_image_bytes: options.max_image_bytes,

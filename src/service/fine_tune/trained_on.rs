@@ -93,6 +93,13 @@ impl TrainedOn {
             .map_err(|error| TrainedOnError::Damaged { path, problem: error.to_string() })
     }
 
+    /// Whether somebody was struck from it.
+    pub(in crate::service) fn lacks_somebody(&self) -> bool {
+        let words =
+            self.images().chain(self.held_out.iter().chain(&self.subjects).map(String::as_str));
+        words.into_iter().any(|word| !word.is_empty() && word.bytes().all(|byte| byte == b'0'))
+    }
+
     /// Images that the weights were trained on or chosen by.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         self.trained.iter().chain(&self.validated).map(String::as_str)

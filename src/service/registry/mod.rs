@@ -18,12 +18,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::ModelName;
-use crate::domain::hex;
+use crate::domain::{ModelName, hex};
 use crate::storage::file::{create_private_dir, lock_soon};
 
 use super::archive::{ArchiveError, pack};
-use super::fine_tune::{People, TRAINED_ON, strike};
+use super::fine_tune::{People, TRAINED_ON, TrainedOn, strike};
 use super::options::ModelChoice;
 use super::words::overwrite_words;
 
@@ -266,8 +265,12 @@ impl Registry {
             if bytes != file.bytes {
                 return Err(damaged(format!("has {bytes} bytes, it had {}", file.bytes)));
             }
-            // Who is erased is struck from it first, and its hash is written down after.
-            if sha256 != file.sha256 && file.name != TRAINED_ON {
+            // Who is erased is struck from the list first, and its hash is written down after: a crash may come between.
+            let list_was_struck = || {
+                let list = TrainedOn::beside(&dir.join(FILES)).ok().flatten();
+                file.name == TRAINED_ON && list.is_some_and(|list| list.lacks_somebody())
+            };
+            if sha256 != file.sha256 && !list_was_struck() {
                 return Err(damaged("has another content than it had".to_owned()));
             }
         }

@@ -124,6 +124,13 @@ fn what_an_export_says_of_its_files_is_held_against_them() {
     other[at + 1..at + 3].copy_from_slice(b"cd");
     upload(&app, "c", &other).refused(422, "model_refused");
     only(&app, &["b"]);
+    // Here as well: only a list that somebody was struck from may differ from its record.
+    app.post("/v1/models/b:verify", &json!({})).ok();
+    let list = app.options.data_dir.join("models/b/data.json");
+    let text = std::fs::read_to_string(&list).unwrap();
+    std::fs::write(&list, text.replace("\"ab\"", "\"cd\"")).unwrap();
+    let found = app.post("/v1/models/b:verify", &json!({}));
+    assert!(found.status >= 400, "{}", found.text);
 }
 
 #[test]
