@@ -119,7 +119,7 @@ pub struct ModelArgs {
     /// `nano`, a Hugging Face style directory, a run's folder, or a name of the data directory's registry
     #[arg(long, env = "HANDCLIP_MODEL", default_value = "nano", value_name = "M")]
     pub model: String,
-    /// `auto`, `cpu`, `cpu:bf16` (weights in bfloat16: half the memory) or `cuda:N`
+    /// `auto`, `cpu`, `cpu:bf16` (weights in bfloat16: half the memory), `cpu:int8` (in eight bits: a quarter) or `cuda:N`
     #[arg(long, env = "HANDCLIP_DEVICE", default_value = "auto", value_name = "D")]
     pub device: String,
 }

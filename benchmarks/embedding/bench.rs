@@ -27,6 +27,7 @@ fn main() {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
     let precision = match argument("--dtype").as_deref() {
         Some("bf16") => Precision::Bf16,
+        Some("int8") => Precision::Int8,
         _ => Precision::F32,
     };
     let budget = number("--seconds", 2.0);

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+OURS = ("f32", "bf16", "int8")
 PEERS = [("torch", "f32"), ("torch", "bf16"), ("onnx", "f32"), ("onnx", "int8")]
 
 
@@ -55,7 +56,7 @@ def main():
         for threads in map(int, options.threads.split(",")):
             shared = ["--model", model, "--pixels", pixels.name, "--cases", options.cases,
                       "--threads", str(threads), "--seconds", options.seconds]
-            engines = {("HandCLIP", dtype): [*bench, *shared, "--dtype", dtype] for dtype in ("f32", "bf16")}
+            engines = {("HandCLIP", dtype): [*bench, *shared, "--dtype", dtype] for dtype in OURS}
             for engine, dtype in PEERS:
                 script = [sys.executable, str(HERE / "peers.py"), "--engine", engine, "--dtype", dtype]
                 engines[engine, dtype] = [*script, *shared]
@@ -72,19 +73,19 @@ def report(threads, cases, results):
         return statistics.median(values)
 
     names = list(results)
-    print(f"\n{threads} thread{'s' if threads > 1 else ''}; ms a call, and times ours (f32 to f32, bf16 to the others)")
-    print("| case | " + " | ".join(f"{engine} {dtype}" for engine, dtype in names) + " | cosine f32, bf16 |")
+    print(f"\n{threads} thread{'s' if threads > 1 else ''}; ms a call, and times ours in the same precision")
+    print("| case | " + " | ".join(f"{engine} {dtype}" for engine, dtype in names) + " | cosine to torch f32: f32, bf16, int8; onnx int8 |")
     print("|---" * (2 + len(names)) + "|")
     for case in cases:
         cells = []
         for name in names:
             wall = median(name, case, "seconds")
-            ours = ("HandCLIP", "f32" if name[1] == "f32" else "bf16")
-            ratio = "" if name[0] == "HandCLIP" else f" ({wall / median(ours, case, 'seconds'):.2f})"
+            ratio = "" if name[0] == "HandCLIP" else f" ({wall / median(('HandCLIP', name[1]), case, 'seconds'):.2f})"
             cells.append(f"{1e3 * wall:.1f}{ratio}")
         reference = results["torch", "f32"][0][case]["feature"]
-        ours = [cosine(results["HandCLIP", dtype][0][case]["feature"], reference) for dtype in ("f32", "bf16")]
-        print(f"| {case} | {' | '.join(cells)} | {ours[0]:.7f}, {ours[1]:.6f} |", flush=True)
+        f32, bf16, int8, peer = (cosine(results[name][0][case]["feature"], reference) for name in
+                                 [*(("HandCLIP", dtype) for dtype in OURS), ("onnx", "int8")])
+        print(f"| {case} | {' | '.join(cells)} | {f32:.7f}, {bf16:.6f}, {int8:.5f}; {peer:.5f} |", flush=True)
     peak = [f"{max(line['peak_mib'] for result in results[name] for line in result.values())}" for name in names]
     first = [f"{median(name, cases[0], 'first'):.2f}" for name in names]
     print(f"| peak MiB | {' | '.join(peak)} | |")

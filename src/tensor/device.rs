@@ -5,7 +5,7 @@ use candle_core::Device;
 
 use super::lean::Precision;
 
-/// Where models compute, as a user asks for it: `auto`, `cpu`, `cpu:bf16` or `cuda:N`.
+/// Where models compute, as a user asks for it: `auto`, `cpu`, `cpu:bf16`, `cpu:int8` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first CUDA device if there is a working one, else the CPU.
@@ -15,6 +15,8 @@ pub enum DeviceChoice {
     Cpu,
     /// The CPU, with the weights of models that only embed kept in bfloat16.
     CpuBf16,
+    /// The CPU, with those weights in eight bits.
+    CpuInt8,
     /// The CUDA device of this number if it works, else the CPU.
     Cuda(usize),
 }
@@ -23,7 +25,7 @@ pub enum DeviceChoice {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Not a device's name.
-    #[error("`{0}` is not a device: use auto, cpu, cpu:bf16 or cuda:N")]
+    #[error("`{0}` is not a device: use auto, cpu, cpu:bf16, cpu:int8 or cuda:N")]
     Unknown(String),
     /// This binary holds no CUDA code.
     #[error("cuda:{ordinal} was asked for, but this binary is built without the feature `cuda`")]
@@ -49,6 +51,7 @@ impl FromStr for DeviceChoice {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cpu:bf16" => Ok(Self::CpuBf16),
+            "cpu:int8" => Ok(Self::CpuInt8),
             "cuda" => Ok(Self::Cuda(0)),
             other => other
                 .strip_prefix("cuda:")
@@ -66,6 +69,7 @@ impl fmt::Display for DeviceChoice {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
             Self::CpuBf16 => f.write_str("cpu:bf16"),
+            Self::CpuInt8 => f.write_str("cpu:int8"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
         }
     }
@@ -77,6 +81,7 @@ impl DeviceChoice {
     pub fn precision(self) -> Precision {
         match self {
             Self::CpuBf16 => Precision::Bf16,
+            Self::CpuInt8 => Precision::Int8,
             Self::Auto | Self::Cpu | Self::Cuda(_) => Precision::F32,
         }
     }
@@ -88,7 +93,7 @@ pub fn open(choice: DeviceChoice) -> (Device, Option<String>) {
     let ordinal = match choice {
         DeviceChoice::Cuda(ordinal) => ordinal,
         DeviceChoice::Auto if cfg!(feature = "cuda") => 0,
-        DeviceChoice::Auto | DeviceChoice::Cpu | DeviceChoice::CpuBf16 => {
+        DeviceChoice::Auto | DeviceChoice::Cpu | DeviceChoice::CpuBf16 | DeviceChoice::CpuInt8 => {
             return (Device::Cpu, None);
         }
     };
@@ -134,9 +139,13 @@ mod tests {
 
     #[test]
     fn a_device_reads_what_it_prints_and_refuses_other_names() {
-        for choice in
-            [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::CpuBf16, DeviceChoice::Cuda(3)]
-        {
+        for choice in [
+            DeviceChoice::Auto,
+            DeviceChoice::Cpu,
+            DeviceChoice::CpuBf16,
+            DeviceChoice::CpuInt8,
+            DeviceChoice::Cuda(3),
+        ] {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));

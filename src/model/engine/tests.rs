@@ -82,7 +82,13 @@ fn both_executions_of_any_towers_agree() {
 
         let exact = engine(&parameters, &config, Precision::F32);
         let half = engine(&parameters, &config, Precision::Bf16);
+        let eighth = engine(&parameters, &config, Precision::Int8);
         assert_eq!((exact.precision(), half.precision()), (Precision::F32, Precision::Bf16));
+        let same = |got: &[Vec<f32>], want: &[Vec<f32>], least: f64| {
+            for (got, want) in got.iter().zip(want) {
+                assert!(cosine(got, want) > least, "{config:?}: {}", cosine(got, want));
+            }
+        };
         // Twice: what one pass leaves behind is nothing to the next, larger or smaller.
         for batch in [5, 1, 3, 5] {
             let got = exact.image_features(&images[..batch]);
@@ -94,32 +100,22 @@ fn both_executions_of_any_towers_agree() {
                     apart(got, &want[at])
                 );
             }
-            let got = half.image_features(&images[..batch]);
-            for (at, got) in got.iter().enumerate() {
-                assert!(
-                    cosine(got, &want[at]) > 0.9999,
-                    "{:?}: {}",
-                    config.vision,
-                    cosine(got, &want[at])
-                );
-            }
+            same(&half.image_features(&images[..batch]), &want, 0.9999);
+            same(&eighth.image_features(&images[..batch]), &want, 0.999);
         }
         for batch in [1, 4] {
             let got = exact.text_features(&padded[..batch]).unwrap();
             for (at, got) in got.iter().enumerate() {
                 assert!(apart(got, &want_texts[at]) < 1e-5, "{:?}", config.text);
             }
-            let got = half.text_features(&padded[..batch]).unwrap();
-            for (at, got) in got.iter().enumerate() {
-                assert!(cosine(got, &want_texts[at]) > 0.9999, "{:?}", config.text);
-            }
+            same(&half.text_features(&padded[..batch]).unwrap(), &want_texts, 0.9999);
+            same(&eighth.text_features(&padded[..batch]).unwrap(), &want_texts, 0.999);
         }
-        let alone = exact.image_features(&images[2..3]);
-        assert_eq!(
-            alone[0],
-            exact.image_features(&images)[2],
-            "alone and in a batch, to the last bit"
-        );
+        for engine in [&exact, &half, &eighth] {
+            let alone = engine.image_features(&images[2..3]);
+            let among = engine.image_features(&images);
+            assert_eq!(alone[0], among[2], "alone and in a batch, to the last bit");
+        }
 
         // What was packed comes out again.
         let unpacked = exact.parameters(&config).unwrap();

@@ -45,14 +45,14 @@ impl LeanText {
         Ok(Self {
             token: match precision {
                 Precision::F32 => Table::F32(token),
-                Precision::Bf16 => {
+                Precision::Bf16 | Precision::Int8 => {
                     Table::Bf16(token.into_iter().map(half::bf16::from_f32).collect())
                 }
             },
             position: values(POSITION)?,
             blocks: Blocks::load(&blocks, values, precision)?,
             final_norm: norm(values, FINAL_NORM, eps)?,
-            projection: Lean::pack(width, &[&values(PROJECTION)?], &[], precision),
+            projection: Lean::pack(width, &[&values(PROJECTION)?], &[], precision.at_the_ends()),
             config: text.clone(),
         })
     }

@@ -43,12 +43,17 @@ impl LeanVision {
         let patch = values(PATCH)?;
         Ok(Self {
             class: values(CLASS)?,
-            patch: Lean::pack(3 * vision.patch_size.pow(2), &[&patch], &[], precision),
+            patch: Lean::pack(
+                3 * vision.patch_size.pow(2),
+                &[&patch],
+                &[],
+                precision.at_the_ends(),
+            ),
             position: values(POSITION)?.chunks(width).map(lay_out).collect(),
             pre_norm: norm(values, PRE_NORM, eps)?,
             blocks: Blocks::load(&blocks, values, precision)?,
             post_norm: norm(values, POST_NORM, eps)?,
-            projection: Lean::pack(width, &[&values(PROJECTION)?], &[], precision),
+            projection: Lean::pack(width, &[&values(PROJECTION)?], &[], precision.at_the_ends()),
             config: vision.clone(),
         })
     }

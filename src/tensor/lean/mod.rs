@@ -15,6 +15,7 @@ mod dot;
 mod dot;
 mod linear;
 mod norm;
+mod octets;
 mod pairs;
 mod prefetch;
 mod product;

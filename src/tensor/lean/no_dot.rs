@@ -1,8 +1,9 @@
-//! Processors without an instruction for pairs of bfloat16 that is used here.
+//! Processors without instructions for neighbours that are used here.
 
 use std::convert::Infallible;
 
 use super::Row;
+use super::octets::{OctetRow, OctetRows, Scale};
 use super::pairs::{HalfRow, HalfRows};
 
 /// Never there.
@@ -14,11 +15,36 @@ impl Dot {
         None
     }
 
+    #[cfg(test)]
+    pub(super) fn present() -> Option<Self> {
+        None
+    }
+
     pub(super) fn strips(
         self,
         _: &[HalfRow],
         _: usize,
         _: &[HalfRows],
+        _: &mut [Row],
+        _: &mut impl FnMut(),
+    ) {
+        match self.0 {}
+    }
+}
+
+/// Never there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DotOctets(Infallible);
+
+impl DotOctets {
+    pub(super) fn detect() -> Option<Self> {
+        None
+    }
+
+    pub(super) fn strips(
+        self,
+        _: (&[OctetRow], usize, &[Scale]),
+        _: (&[OctetRows], &Row),
         _: &mut [Row],
         _: &mut impl FnMut(),
     ) {

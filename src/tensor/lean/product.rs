@@ -1,8 +1,9 @@
-//! The ways to multiply: f32 as it is, pairs of bfloat16 where the processor has them, and the same widened.
+//! The ways to multiply: f32 as it is, pairs of bfloat16 and fours of eight bits where the processor has them, and the same widened.
 
 use pulp::Simd;
 
-use super::dot::Dot;
+use super::dot::{Dot, DotOctets};
+use super::octets::{OctetRow, OctetRows, Scale};
 use super::pairs::{HalfRow, HalfRows, high as upper, low};
 use super::prefetch::Ahead;
 use super::tile::{HIGHEST, high, multiply, tiles};
@@ -22,6 +23,9 @@ pub(super) struct Part {
     pub(super) left: usize,
     /// How many lie there in a panel.
     pub(super) rows: usize,
+    /// Which [`DEPTH`] panels of inputs these are, of all outputs' and of the left side's first row.
+    pub(super) group: usize,
+    pub(super) left_group: usize,
 }
 
 impl Part {
@@ -100,6 +104,88 @@ impl Product for Pairs<'_> {
         let mut ahead = part.ahead(self.weights, 2, tiles(out.len(), HIGHEST).count());
         let right = &self.weights[part.first / 2..(part.first + part.inputs) / 2];
         self.dot.strips(&self.left[part.left..], part.rows, right, out, &mut || ahead.step());
+    }
+}
+
+/// Eight bits on both sides; a part is a group that shares a scale.
+#[derive(Clone, Copy)]
+pub(super) struct Octets<'a> {
+    /// `[panel][row]`
+    pub(super) left: &'a [OctetRow],
+    /// `[group][row]`
+    pub(super) scales: &'a [Scale],
+    /// `[panel of outputs][input / 4][WIDTH]`
+    pub(super) weights: &'a [OctetRows],
+    /// `[panel of outputs][group][WIDTH]`
+    pub(super) by: &'a [Row],
+}
+
+impl<'a> Octets<'a> {
+    fn rows(&self, part: Part) -> &'a [OctetRows] {
+        &self.weights[part.first / 4..(part.first + part.inputs) / 4]
+    }
+
+    fn scales(&self, part: Part, rows: usize) -> &'a [Scale] {
+        &self.scales[part.left_group..part.left_group + rows]
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Quads<'a> {
+    pub(super) octets: Octets<'a>,
+    pub(super) dot: DotOctets,
+}
+
+impl Product for Quads<'_> {
+    const BYTES: usize = size_of::<OctetRow>();
+
+    #[inline(always)]
+    fn add<S: Simd>(self, _: S, part: Part, out: &mut [Row]) {
+        let Self { octets, dot } = self;
+        let mut ahead = part.ahead(octets.weights, 4, tiles(out.len(), HIGHEST).count());
+        let left = (&octets.left[part.left..], part.rows, octets.scales(part, out.len()));
+        let right = (octets.rows(part), &octets.by[part.group]);
+        dot.strips(left, right, out, &mut || ahead.step());
+    }
+}
+
+/// The same whole numbers in f32, which holds them all: at most 128 products of 127 by 127.
+#[derive(Clone, Copy)]
+pub(super) struct WidenedOctets<'a> {
+    pub(super) octets: Octets<'a>,
+    /// The left side's codes, `[panel][row]`.
+    pub(super) left: &'a [Row],
+}
+
+impl Product for WidenedOctets<'_> {
+    const BYTES: usize = size_of::<Row>();
+
+    #[inline(always)]
+    fn add<S: Simd>(self, simd: S, part: Part, out: &mut [Row]) {
+        /// Rows that wait for their scale.
+        const WAITING: usize = 2 * HIGHEST;
+        let octets = self.octets;
+        let parts = out.len().div_ceil(WAITING) * (WAITING / high::<S>());
+        let mut ahead = part.ahead(octets.weights, 4, parts);
+        let mut widened = [Row::ZERO; DEPTH * WIDTH];
+        for (to, from) in widened.as_chunks_mut::<4>().0.iter_mut().zip(octets.rows(part)) {
+            for (input, to) in to.iter_mut().enumerate() {
+                to.0 = from.values(input);
+            }
+        }
+        let (right, by) = (&widened[..part.inputs], &octets.by[part.group]);
+        let scales = octets.scales(part, out.len()).chunks(WAITING);
+        for ((at, out), scales) in out.chunks_mut(WAITING).enumerate().zip(scales) {
+            let mut sums = [Row::ZERO; WAITING];
+            let left = &self.left[part.left + at * WAITING..];
+            let sums = &mut sums[..out.len()];
+            strips(simd, left, part.rows, right, sums, &mut || ahead.step());
+            for ((out, sums), scale) in out.iter_mut().zip(sums).zip(scales) {
+                for lane in 0..WIDTH {
+                    out.0[lane] += sums.0[lane] * (scale.step * by.0[lane]);
+                }
+            }
+        }
     }
 }
 
