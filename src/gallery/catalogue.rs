@@ -1,18 +1,16 @@
 //! What a gallery keeps in memory besides the index: who is enrolled, and who is being changed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-use rayon::prelude::*;
 
 use crate::domain::{Consent, GalleryPolicy, SampleId, SubjectId};
 use crate::storage::{DataKey, Store};
 
-use super::index::{Index, RowInfo};
-use super::key::{self, Key};
-use super::record::{GalleryDoc, SampleDoc, SubjectDoc, from_json, template_from_bytes};
+use super::index::Index;
+use super::key::Key;
+use super::record::{GalleryDoc, template_from_bytes};
 use super::space::{Space, SpaceTable, Spaces, TemplateSpace};
 use super::{GalleryError, GalleryOptions};
 
@@ -120,62 +118,6 @@ impl Gallery {
             state: Mutex::default(),
             freed: Condvar::new(),
         }
-    }
-
-    /// Reads the gallery's records into memory. Begun erasures must have been finished.
-    pub(super) fn load(&self) -> Result<(), GalleryError> {
-        let mut state = self.state();
-        let mut names: HashMap<u64, Arc<SubjectId>> = HashMap::new();
-        for record in self.store.scan(&key::in_gallery(key::SUBJECT, self.number)) {
-            let (at, text) = record?;
-            let Some(Key::Subject { subject: number, .. }) = Key::decode(&at) else {
-                return Err(GalleryError::inconsistent(&at, "not a subject's key"));
-            };
-            let doc: SubjectDoc = from_json(&at, &text)?;
-            names.insert(number, Arc::new(doc.id.clone()));
-            state.next_subject = state.next_subject.max(number + 1);
-            let mut entry = SubjectEntry::new(number, doc.data_key);
-            // Of who has no sample left nothing else may say when they were seen.
-            entry.last_ms = doc.created_at_ms;
-            if state.subjects.insert(doc.id, entry).is_some() {
-                return Err(GalleryError::inconsistent(&at, "a second record of one subject"));
-            }
-        }
-        let samples: Vec<Vec<u8>> = self.store.keys(&key::in_gallery(key::SAMPLE, self.number))?;
-        let samples: Vec<(u64, u64, SampleDoc)> = samples
-            .into_par_iter()
-            .map(|at| {
-                let Some(Key::Sample { subject, sample, .. }) = Key::decode(&at) else {
-                    return Err(GalleryError::inconsistent(&at, "not a sample's key"));
-                };
-                let text = self.store.get(&at)?;
-                let text = text.ok_or_else(|| GalleryError::inconsistent(&at, "it is missing"))?;
-                Ok((subject, sample, from_json(&at, &text)?))
-            })
-            .collect::<Result<_, GalleryError>>()?;
-        let mut rows = Vec::with_capacity(samples.len());
-        for (subject, number, doc) in samples {
-            let name = names.get(&subject).ok_or_else(|| {
-                let (gallery, sample) = (self.number, number);
-                let at = Key::Sample { gallery, subject, sample }.encode();
-                GalleryError::inconsistent(&at, "its subject is missing")
-            })?;
-            state.next_sample = state.next_sample.max(number + 1);
-            state.interacted(name, doc.created_at_ms);
-            state.insert(name, doc.id.clone(), number, doc.content_hash.0);
-            rows.push(RowInfo {
-                number,
-                subject_number: subject,
-                subject: Arc::clone(name),
-                sample: doc.id,
-                attributes: doc.attributes,
-            });
-        }
-        drop(state);
-        self.load_retention(&names)?;
-        self.load_calibrations()?;
-        rows.sort_unstable_by_key(|row| row.number);
-        self.load_indexes(rows.into_iter().map(Arc::new).collect())
     }
 
     /// Reads a sample's template in a space; `None` when there is none and that may be.

@@ -6,17 +6,13 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
-use rayon::prelude::*;
 
-use crate::storage::{Batch, Seal, StorageError, Store};
+use crate::storage::{Batch, Seal, Store};
 
-use super::index::{Merge, RowInfo, lists_from_bytes};
+use super::index::Merge;
 use super::key::{self, Key};
-use super::space::{Role, TemplateSpace};
+use super::space::Role;
 use super::{Gallery, GalleryError};
-
-/// What a row stands for, and its template.
-type Row = (Arc<RowInfo>, Vec<f32>);
 
 /// Bytes of saved lists that one batch writes.
 const COMMIT_BYTES: usize = 4 * 1024 * 1024;
@@ -131,51 +127,6 @@ fn work(shared: &Shared) {
 }
 
 impl Gallery {
-    /// Fills the indexes from the templates of `rows`, which are in order of enrolment, and the one that is searched from
-    /// its saved lists too when they still fit.
-    pub(super) fn load_indexes(&self, rows: Vec<Arc<RowInfo>>) -> Result<(), GalleryError> {
-        let spaces = self.spaces.load();
-        let loaded = self.load_rows(&rows, spaces.home.of, spaces.partial)?;
-        let mut bytes = Vec::new();
-        let mut readable = true;
-        for record in self.store.scan(&key::in_gallery(key::SEGMENT_CHUNK, self.number)) {
-            match record {
-                Ok((_, chunk)) => bytes.extend_from_slice(&chunk),
-                Err(StorageError::Damaged { .. }) => readable = false,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let saved = match bytes.split_first_chunk::<8>() {
-            Some((generation, lists)) if readable => {
-                let same = u64::from_be_bytes(*generation) == spaces.home.of.generation.0;
-                if same { lists_from_bytes(lists) } else { None }
-            }
-            Some(_) | None => None,
-        };
-        let used = spaces.home.index.fill(&loaded, saved);
-        if !bytes.is_empty() && !used {
-            tracing::warn!(gallery = %self.doc.id, "the saved index does not fit and is built anew");
-        }
-        if let Some((space, role)) = &spaces.beside {
-            let loaded = self.load_rows(&rows, space.of, *role == Role::Filling)?;
-            space.index.fill(&loaded, None);
-        }
-        Ok(())
-    }
-
-    fn load_rows(
-        &self,
-        rows: &[Arc<RowInfo>],
-        space: TemplateSpace,
-        may_lack: bool,
-    ) -> Result<Vec<Row>, GalleryError> {
-        let loaded = rows.par_iter().map(|row| {
-            let template = self.template(space, (row.subject_number, row.number), may_lack)?;
-            Ok(template.map(|template| (Arc::clone(row), template.as_slice().to_vec())))
-        });
-        loaded.filter_map(Result::transpose).collect()
-    }
-
     /// Has the background look whether a merge is due.
     pub(super) fn changed(&self) {
         if self.spaces.load().both().any(|space| space.index.wants().is_some()) {

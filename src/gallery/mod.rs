@@ -16,6 +16,7 @@ mod error;
 mod galleries;
 mod index;
 mod key;
+mod load;
 mod maintain;
 mod read;
 mod record;

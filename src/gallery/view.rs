@@ -216,7 +216,7 @@ impl GalleryView {
         let Some(hit) = snapshot.of_subject(number, query.as_slice()).into_iter().next() else {
             return Ok(None);
         };
-        let template = Embedding::from_unit(snapshot.template(hit.row).to_vec())
+        let template = Embedding::from_unit(snapshot.template(hit.row))
             .map_err(|error| GalleryError::Index(error.to_string()))?;
         Ok(Some((sample_hit(&snapshot, hit), template)))
     }

@@ -4,11 +4,13 @@
 //! under the store's key    01 | nonce 24 | ciphertext | tag 16
 //! under a data key         02 | slot u32 LE | serial u64 LE | nonce 24 | ciphertext | tag 16
 //! ```
+//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03): nonces so long that random ones never meet.
 //! Associated data: `handclip record` | format u16 LE | the record's whole key | the bytes before
 //! the nonce. A record moved to another key, or to another format, does not open.
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use chacha20::{R20, hchacha};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use zeroize::Zeroizing;
 
 use super::StorageError;
 use super::slots::{DataKey, Slots};
@@ -35,31 +37,51 @@ pub(super) fn encrypt(
 ) -> Result<Vec<u8>, StorageError> {
     let mut nonce = [0_u8; NONCE];
     getrandom::fill(&mut nonce).map_err(|_| StorageError::Random)?;
-    let cipher = XChaCha20Poly1305::new(&(*key).into());
-    let sealed = cipher
-        .encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: context })
-        .map_err(|_| StorageError::TooLarge { got: plain.len(), max: super::MAX_VALUE })?;
-    let mut out = Vec::with_capacity(NONCE + sealed.len());
+    let mut out = Vec::with_capacity(NONCE + plain.len() + TAG);
     out.extend_from_slice(&nonce);
-    out.extend_from_slice(&sealed);
+    out.extend_from_slice(plain);
+    let tag = cipher(key, &nonce).and_then(|(cipher, rest)| {
+        cipher.seal_in_place_separate_tag(rest, Aad::from(context), &mut out[NONCE..]).ok()
+    });
+    let too_large = || StorageError::TooLarge { got: plain.len(), max: super::MAX_VALUE };
+    out.extend_from_slice(tag.ok_or_else(too_large)?.as_ref());
     Ok(out)
 }
 
 /// Undoes [`encrypt`]; `None` when the bytes, the key or the context are not the same.
 pub(super) fn decrypt(key: &[u8; 32], context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let (nonce, body) = sealed.split_first_chunk::<NONCE>()?;
-    XChaCha20Poly1305::new(&(*key).into())
-        .decrypt(&XNonce::from(*nonce), Payload { msg: body, aad: context })
-        .ok()
+    let (cipher, rest) = cipher(key, nonce)?;
+    let mut plain = body.to_vec();
+    let length = cipher.open_in_place(rest, Aad::from(context), &mut plain).ok()?.len();
+    plain.truncate(length);
+    Some(plain)
+}
+
+/// The cipher with a short nonce that stands for one with a long nonce: the beginning of the nonce goes into the key.
+fn cipher(key: &[u8; 32], nonce: &[u8; NONCE]) -> Option<(LessSafeKey, Nonce)> {
+    let (beginning, rest) = nonce.split_at(16);
+    let mut block = [0; 16];
+    block.copy_from_slice(beginning);
+    let derived = Zeroizing::new(<[u8; 32]>::from(hchacha::<R20>(&(*key).into(), &block.into())));
+    let mut short = [0; NONCE_LEN];
+    short[NONCE_LEN - rest.len()..].copy_from_slice(rest);
+    let key = UnboundKey::new(&CHACHA20_POLY1305, &*derived).ok()?;
+    Some((LessSafeKey::new(key), Nonce::assume_unique_for_key(short)))
 }
 
 /// Seals and opens records.
 pub(super) struct Codec {
-    store_key: zeroize::Zeroizing<[u8; 32]>,
+    store_key: Zeroizing<[u8; 32]>,
 }
 
+/// A data key that was unwrapped, for the next record that is sealed under it: most of a subject's lie together. Held by whoever reads
+/// many records, no longer than that takes.
+#[derive(Default)]
+pub(super) struct LastKey(Option<(DataKey, Zeroizing<[u8; 32]>)>);
+
 impl Codec {
-    pub(super) fn new(store_key: zeroize::Zeroizing<[u8; 32]>) -> Self {
+    pub(super) fn new(store_key: Zeroizing<[u8; 32]>) -> Self {
         Self { store_key }
     }
 
@@ -87,12 +109,29 @@ impl Codec {
         key: &[u8],
         sealed: &[u8],
     ) -> Result<Option<Vec<u8>>, StorageError> {
+        self.open_next(slots, &mut LastKey::default(), key, sealed)
+    }
+
+    /// The same for one of many.
+    pub(super) fn open_next(
+        &self,
+        slots: &Slots,
+        last: &mut LastKey,
+        key: &[u8],
+        sealed: &[u8],
+    ) -> Result<Option<Vec<u8>>, StorageError> {
         let Some((seal, head)) = parse_head(sealed) else { return Ok(None) };
         let context = context(key, head);
         let body = &sealed[head.len()..];
-        match seal {
-            Seal::Store => Ok(decrypt(&self.store_key, &context, body)),
-            Seal::Data(data_key) => Ok(decrypt(&*slots.unwrap(data_key)?, &context, body)),
+        match (seal, &last.0) {
+            (Seal::Store, _) => Ok(decrypt(&self.store_key, &context, body)),
+            (Seal::Data(wanted), Some((held, data_key))) if wanted == *held => {
+                Ok(decrypt(data_key, &context, body))
+            }
+            (Seal::Data(wanted), _) => {
+                let (_, data_key) = last.0.insert((wanted, slots.unwrap(wanted)?));
+                Ok(decrypt(data_key, &context, body))
+            }
         }
     }
 }
@@ -138,6 +177,28 @@ fn context(key: &[u8], head: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::hex;
+
+    /// draft-irtf-cfrg-xchacha-03, appendix A.3.1.
+    #[test]
+    fn the_cipher_is_that_of_the_published_vector() {
+        let key: [u8; 32] = std::array::from_fn(|at| 0x80 + at as u8);
+        let nonce: [u8; NONCE] = std::array::from_fn(|at| 0x40 + at as u8);
+        let context = [0x50, 0x51, 0x52, 0x53, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7];
+        let plain = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
+            sunscreen would be it.";
+        let (cipher, rest) = cipher(&key, &nonce).unwrap();
+        let mut sealed = plain.to_vec();
+        cipher.seal_in_place_append_tag(rest, Aad::from(context), &mut sealed).unwrap();
+        assert_eq!(
+            hex(&sealed),
+            "bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb731c7f1b0b4aa6440bf3a82f4eda7e39\
+             ae64c6708c54c216cb96b72e1213b4522f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc369488f76b2383565d3fff9\
+             21f9664c97637da9768812f615c68b13b52ec0875924c1c7987947deafd8780acf49"
+        );
+        let whole = [&nonce[..], &sealed].concat();
+        assert_eq!(decrypt(&key, &context, &whole).unwrap(), plain);
+    }
 
     #[test]
     fn a_record_opens_only_where_and_as_it_was_written() {

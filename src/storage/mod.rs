@@ -35,6 +35,7 @@ mod open;
 mod restore;
 mod slots;
 mod store;
+mod walk;
 
 pub use backup::BackupInfo;
 pub use codec::Seal;

@@ -10,8 +10,9 @@ use super::ballast::Ballast;
 use super::codec::Codec;
 use super::commit::{from_sled, is_full};
 use super::journal::{HEAD_KEY, JournalHead};
-use super::manifest::{MANIFEST_KEY, Manifest, Mark, counts};
+use super::manifest::{MANIFEST_KEY, Manifest, Mark};
 use super::slots::Slots;
+use super::walk::sum_up;
 use super::{StorageError, file};
 
 const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
@@ -120,13 +121,7 @@ fn check(
     marked: Option<Manifest>,
 ) -> Result<Manifest, StorageError> {
     let damaged = |detail: String| StorageError::damaged(dir, detail);
-    let mut found = Manifest::default();
-    for item in db.iter() {
-        let (key, sealed) = item.map_err(|error| from_sled(dir, error))?;
-        if counts(&key) {
-            found.add(&key, &sealed);
-        }
-    }
+    let found = sum_up(dir, db)?;
     let stored = db.get(MANIFEST_KEY).map_err(|error| from_sled(dir, error))?;
     let manifest = match stored {
         None => Manifest::default(),

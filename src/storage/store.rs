@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::domain::hex;
 
 use super::ballast::Ballast;
-use super::codec::{Codec, OVERHEAD, Seal};
+use super::codec::{Codec, LastKey, OVERHEAD, Seal};
 use super::commit::{Committer, Message, Operation, Request, from_sled};
 use super::guard::guarded;
 use super::open::{open_and_check, take_lock};
@@ -334,7 +334,16 @@ impl Store {
     }
 
     fn unseal(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StorageError> {
-        self.0.codec.open(&self.0.slots, key, sealed)?.ok_or_else(|| {
+        self.unseal_next(&mut LastKey::default(), key, sealed)
+    }
+
+    pub(super) fn unseal_next(
+        &self,
+        last: &mut LastKey,
+        key: &[u8],
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, StorageError> {
+        self.0.codec.open_next(&self.0.slots, last, key, sealed)?.ok_or_else(|| {
             StorageError::damaged(&self.0.dir, format!("record {} does not open", hex(key)))
         })
     }

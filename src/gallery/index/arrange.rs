@@ -8,6 +8,7 @@ use super::codes::{BitProbe, Bits, Signs};
 use super::encoder::Encoder;
 use super::kernel::Kernel;
 use super::rough::Shortlist;
+use super::template::Packed;
 
 /// Templates of a list, on average: about as many as a person has, so that most people have a list. At 64 a list, one in 25 of those that
 /// belong to a probe lay where no search of a few lists looks; at 10 none of 10,000.
@@ -25,19 +26,19 @@ pub(super) struct Arranged {
     pub(super) sizes: Vec<u32>,
 }
 
-/// templates: `[dim]` each. `None` when told to stop.
+/// `None` when told to stop.
 pub(super) fn arrange(
     kernel: Kernel,
     encoder: &Encoder,
-    templates: &[&[f32]],
+    templates: &[Packed<'_>],
     stop: &AtomicBool,
 ) -> Option<Arranged> {
     let lists = templates.len().div_ceil(LIST);
     let mut centres: Vec<Vec<f32>> =
-        templates.iter().step_by(LIST).map(|template| template.to_vec()).collect();
+        templates.iter().step_by(LIST).map(|template| template.values(kernel)).collect();
     let mut of = closest(kernel, encoder, templates, &centres, stop)?;
     for _ in 1..ROUNDS {
-        move_to_means(&mut centres, templates, &of);
+        move_to_means(kernel, &mut centres, templates, &of);
         of = closest(kernel, encoder, templates, &centres, stop)?;
     }
     let mut order: Vec<u32> = (0..templates.len() as u32).collect();
@@ -49,13 +50,14 @@ pub(super) fn arrange(
 }
 
 /// Moves each centre to the mean of the templates closest to it; one without any stays.
-fn move_to_means(centres: &mut [Vec<f32>], templates: &[&[f32]], of: &[u32]) {
+fn move_to_means(kernel: Kernel, centres: &mut [Vec<f32>], templates: &[Packed<'_>], of: &[u32]) {
     let mut counts = vec![0_u32; centres.len()];
     let mut sums: Vec<Vec<f32>> = centres.iter().map(|centre| vec![0.0; centre.len()]).collect();
     for (template, list) in templates.iter().zip(of) {
         counts[*list as usize] += 1;
         let sum = &mut sums[*list as usize];
-        sum.iter_mut().zip(*template).for_each(|(sum, value)| *sum += value);
+        let values = template.values(kernel);
+        sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
     }
     for ((centre, sum), count) in centres.iter_mut().zip(sums).zip(&counts) {
         if *count > 0 {
@@ -68,7 +70,7 @@ fn move_to_means(centres: &mut [Vec<f32>], templates: &[&[f32]], of: &[u32]) {
 fn closest(
     kernel: Kernel,
     encoder: &Encoder,
-    templates: &[&[f32]],
+    templates: &[Packed<'_>],
     centres: &[Vec<f32>],
     stop: &AtomicBool,
 ) -> Option<Vec<u32>> {
@@ -80,16 +82,17 @@ fn closest(
         .map(|(centre, half)| Signs::new(kernel, encoder, centre).lowered(*half))
         .collect();
     let bits = Bits::of(encoder.mean.len(), &signs);
-    let closest = |template: &&[f32]| {
+    let closest = |template: &Packed<'_>| {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        let probe = BitProbe::new(kernel, encoder, template);
+        let template = template.values(kernel);
+        let probe = BitProbe::new(kernel, encoder, &template);
         let mut list = Shortlist::new(COMPARED, 0.0);
         list.scan(kernel, &probe, &bits, 0..bits.len(), 0, |_| true);
         let exact = |(_, centre): &(f32, u32)| {
             let at = *centre as usize;
-            (kernel.dot(template, &centres[at]) - halves[at], *centre)
+            (kernel.dot(&template, &centres[at]) - halves[at], *centre)
         };
         let best = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1));
         list.close().iter().map(exact).max_by(best).map(|(_, centre)| centre)
@@ -99,6 +102,7 @@ fn closest(
 
 #[cfg(test)]
 mod tests {
+    use super::super::template::PackedTemplate;
     use super::*;
     use rand::{Rng, SeedableRng};
 
@@ -113,11 +117,12 @@ mod tests {
         let rows: Vec<Vec<f32>> = (0..2_000)
             .map(|at| centres[at % 100].iter().zip(random(0.4)).map(|(c, n)| c + n).collect())
             .collect();
-        let templates: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let encoder = Encoder::fitted(64, templates.iter().copied());
+        let kernel = Kernel::new();
+        let own: Vec<PackedTemplate> = rows.iter().map(|row| PackedTemplate::new(row)).collect();
+        let templates: Vec<Packed<'_>> = own.iter().map(PackedTemplate::view).collect();
+        let encoder = Encoder::fitted(64, rows.len(), |at| rows[at].clone());
         let go_on = AtomicBool::new(false);
-        let Arranged { order, sizes } =
-            arrange(Kernel::new(), &encoder, &templates, &go_on).unwrap();
+        let Arranged { order, sizes } = arrange(kernel, &encoder, &templates, &go_on).unwrap();
         let mut all = order.clone();
         all.sort_unstable();
         assert!(all.into_iter().eq(0..2_000), "each once");
@@ -128,6 +133,6 @@ mod tests {
             "{beside} of 1,999 lie beside one of their own; by chance 20 would"
         );
         let stop = AtomicBool::new(true);
-        assert!(arrange(Kernel::new(), &encoder, &templates, &stop).is_none());
+        assert!(arrange(kernel, &encoder, &templates, &stop).is_none());
     }
 }

@@ -1,8 +1,9 @@
-//! Templates in fewer bits: eight a value, from which how far a similarity can be off is known, and one a value, from
-//! which it is known about how far.
+//! Templates in 24 bits a value, of which the upper eight alone say how far a similarity can be off at most, and in one bit a value, which
+//! says about how far.
 
 use super::encoder::Encoder;
 use super::kernel::{Affine, Kernel};
+use super::template::Packed;
 
 /// Rows whose bits lie together, so that one instruction looks up a part of each.
 pub(super) const GROUP: usize = 32;
@@ -110,12 +111,14 @@ impl Bits {
     }
 }
 
-/// Rows in eight bits and in one bit a value, in the order in which they were added.
+/// Rows in 24 bits, in two parts, and in one bit a value, in the order in which they were added.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Codes {
     dim: usize,
     /// `[rows, dim]`, each row scaled so that its largest value is 127.
     values: Vec<i8>,
+    /// `[rows, dim]`: what that leaves.
+    parts: Vec<i16>,
     /// `[rows]`: what a row's values are to be multiplied by.
     scales: Vec<f32>,
     pub(super) bits: Bits,
@@ -123,51 +126,44 @@ pub(super) struct Codes {
 
 impl Codes {
     pub(super) fn new(dim: usize, rows: usize) -> Self {
-        let (values, scales) = (Vec::with_capacity(rows * dim), Vec::with_capacity(rows));
-        Self { dim, values, scales, bits: Bits::new(dim, rows) }
+        Self {
+            dim,
+            values: Vec::with_capacity(rows * dim),
+            parts: Vec::with_capacity(rows * dim),
+            scales: Vec::with_capacity(rows),
+            bits: Bits::new(dim, rows),
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.values.len() + size_of_val(&*self.scales) + self.bits.bytes()
+        let scaled = size_of_val(&*self.parts) + size_of_val(&*self.scales);
+        self.values.len() + scaled + self.bits.bytes()
     }
 
-    pub(super) fn push(&mut self, row: &Coded) {
-        self.values.extend_from_slice(&row.values);
+    pub(super) fn push(&mut self, row: Packed<'_>, signs: &Signs) {
+        self.values.extend_from_slice(row.codes);
+        self.parts.extend_from_slice(row.parts);
         self.scales.push(row.scale);
-        self.bits.push(&row.signs);
+        self.bits.push(signs);
     }
 
     /// Overwrites a row with zeros.
     pub(super) fn wipe(&mut self, row: usize) {
-        self.values[row * self.dim..(row + 1) * self.dim].fill(0);
+        let at = row * self.dim..(row + 1) * self.dim;
+        self.values[at.clone()].fill(0);
+        self.parts[at].fill(0);
         self.scales[row] = 0.0;
         self.bits.wipe(row);
     }
 
-    /// A row's eight-bit values, and what to multiply them by.
-    pub(super) fn row(&self, row: usize) -> (&[i8], f32) {
-        (&self.values[row * self.dim..(row + 1) * self.dim], self.scales[row])
+    pub(super) fn row(&self, row: usize) -> Packed<'_> {
+        let at = row * self.dim..(row + 1) * self.dim;
+        Packed { codes: &self.values[at.clone()], parts: &self.parts[at], scale: self.scales[row] }
     }
 }
 
 fn pairs(dim: usize) -> usize {
     dim.div_ceil(2 * NIBBLE)
-}
-
-/// A template's codes.
-#[derive(Debug)]
-pub(super) struct Coded {
-    values: Vec<i8>,
-    scale: f32,
-    pub(super) signs: Signs,
-}
-
-impl Coded {
-    /// template: `[dim]`.
-    pub(super) fn new(kernel: Kernel, encoder: &Encoder, template: &[f32]) -> Self {
-        let (values, scale) = eight_bits(kernel, template);
-        Self { values, scale, signs: Signs::new(kernel, encoder, template) }
-    }
 }
 
 /// What a template's bits say of it.
@@ -285,11 +281,18 @@ impl BitProbe {
 
 #[cfg(test)]
 mod tests {
+    use super::super::template::PackedTemplate;
     use super::*;
     use proptest::prelude::*;
 
     fn similarity(a: &[f32], b: &[f32]) -> f32 {
         a.iter().zip(b).map(|(a, b)| a * b).sum()
+    }
+
+    fn push(codes: &mut Codes, kernel: Kernel, encoder: &Encoder, row: &[f32]) -> Signs {
+        let signs = Signs::new(kernel, encoder, row);
+        codes.push(PackedTemplate::new(row).view(), &signs);
+        signs
     }
 
     fn rows(dim: usize, count: usize) -> impl Strategy<Value = Vec<Vec<f32>>> {
@@ -307,7 +310,7 @@ mod tests {
         #[test]
         fn turning_keeps_products((rows, query) in case()) {
             let (kernel, dim) = (Kernel::new(), query.len());
-            let encoder = Encoder::fitted(dim, rows.iter().map(Vec::as_slice));
+            let encoder = Encoder::fitted(dim, rows.len(), |at| rows[at].clone());
             let centred = |v: &[f32]| -> Vec<f32> { v.iter().zip(&encoder.mean).map(|(v, m)| v - m).collect() };
             let turned = encoder.turned(kernel, &query);
             for row in &rows {
@@ -320,9 +323,9 @@ mod tests {
         #[test]
         fn estimates_are_those_of_the_signs_written_out((rows, query) in case()) {
             let (kernel, dim) = (Kernel::new(), query.len());
-            let encoder = Encoder::fitted(dim, rows.iter().map(Vec::as_slice));
+            let encoder = Encoder::fitted(dim, rows.len(), |at| rows[at].clone());
             let mut codes = Codes::new(dim, rows.len());
-            rows.iter().for_each(|row| codes.push(&Coded::new(kernel, &encoder, row)));
+            rows.iter().for_each(|row| drop(push(&mut codes, kernel, &encoder, row)));
             codes.wipe(rows.len() / 2);
             let probe = BitProbe::new(kernel, &encoder, &query);
             let turned = encoder.turned(kernel, &query);
@@ -330,7 +333,7 @@ mod tests {
                 let got = codes.bits.estimates(kernel, &probe, at / GROUP, 0.0).0[at % GROUP];
                 if at == rows.len() / 2 {
                     prop_assert_eq!(got, 0.0);
-                    prop_assert!(codes.row(at).0.iter().all(|value| *value == 0));
+                    prop_assert!(codes.row(at).values(kernel).iter().all(|value| *value == 0.0));
                     continue;
                 }
                 let of = encoder.turned(kernel, row);
@@ -357,10 +360,10 @@ mod tests {
             row.iter().map(|value| value / length).collect()
         };
         let rows: Vec<Vec<f32>> = (0..640).map(|_| unit()).collect();
-        let encoder = Encoder::fitted(dim, rows.iter().map(Vec::as_slice));
+        let encoder = Encoder::fitted(dim, rows.len(), |at| rows[at].clone());
         let mut codes = Codes::new(dim, rows.len());
-        let coded: Vec<Coded> = rows.iter().map(|row| Coded::new(kernel, &encoder, row)).collect();
-        coded.iter().for_each(|row| codes.push(row));
+        let signs: Vec<Signs> =
+            rows.iter().map(|row| push(&mut codes, kernel, &encoder, row)).collect();
         let mut off = Vec::new();
         for _ in 0..20 {
             let query = unit();
@@ -372,7 +375,7 @@ mod tests {
                 {
                     let row = group * GROUP + at;
                     let exact = similarity(&rows[row], &query);
-                    off.push((got + same - exact) / (probe.deviation * coded[row].signs.error));
+                    off.push((got + same - exact) / (probe.deviation * signs[row].error));
                 }
             }
         }

@@ -2,11 +2,16 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use super::kernel::Kernel;
 
 /// Rounds of mixing: two spread any one value over all, two more do so where the length is no power of two.
 const ROUNDS: u64 = 4;
+/// Rows that a mean is of at most, at equal steps: the mean of all lies about a two-hundredth of a template's spread away.
+const SUMMED: usize = 1 << 15;
+/// Rows that one thread sums up before it looks for more work.
+const SUMMED_AT_ONCE: usize = 2_048;
 
 /// Turns templates about their mean, so that signs say as much as they can: templates of one model share a large
 /// part, in which they do not differ, and a few of their values are larger than all others. A turn of a random kind
@@ -27,16 +32,26 @@ impl Encoder {
         Self::about(vec![0.0; dim], 0)
     }
 
-    /// rows: `[dim]` each.
-    pub(super) fn fitted<'a>(dim: usize, rows: impl Iterator<Item = &'a [f32]>) -> Self {
-        let mut sums = vec![0.0_f64; dim];
-        let mut count = 0;
-        for row in rows {
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
-            count += 1;
-        }
-        let mean = sums.into_iter().map(|sum| (sum / f64::max(1.0, count as f64)) as f32);
-        Self::about(mean.collect(), count)
+    /// About the mean of `count` rows, of which `row` gives the values, `[dim]` each, or of so many of them that more would not move it.
+    /// The same however many threads the pool has.
+    pub(super) fn fitted(dim: usize, count: usize, row: impl Fn(usize) -> Vec<f32> + Sync) -> Self {
+        let each = count.div_ceil(SUMMED).max(1);
+        let summed = count.div_ceil(each);
+        let sum = |first: usize| {
+            let mut sums = vec![0.0_f64; dim];
+            for at in first..(first + SUMMED_AT_ONCE).min(summed) {
+                let values = row(at * each);
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(value));
+            }
+            sums
+        };
+        let parts: Vec<Vec<f64>> =
+            (0..summed).into_par_iter().step_by(SUMMED_AT_ONCE).map(sum).collect();
+        let mean = |at: usize| {
+            let sum: f64 = parts.iter().map(|part| part[at]).sum();
+            (sum / f64::max(1.0, summed as f64)) as f32
+        };
+        Self::about((0..dim).map(mean).collect(), count)
     }
 
     fn about(mean: Vec<f32>, fitted_on: usize) -> Self {

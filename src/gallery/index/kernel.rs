@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::codes::{GROUP, Nibbles};
+use super::template::whole;
 
 /// Lanes summed independently: enough to keep the adders of any processor busy.
 const LANES: usize = 16;
@@ -48,6 +49,14 @@ impl Kernel {
         self.widest(
             #[inline(always)]
             || dot_codes(a, b),
+        )
+    }
+
+    /// Sum of products of a vector with a template in 24 bits a value, in parts of its step. All slices are of the same length.
+    pub(in crate::gallery) fn dot_parts(self, a: &[f32], codes: &[i8], parts: &[i16]) -> f32 {
+        self.widest(
+            #[inline(always)]
+            || dot_parts(a, codes, parts),
         )
     }
 
@@ -118,9 +127,28 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
             sums[lane] += x[lane] * y[lane];
         }
     }
-    let tail: f32 = a_tail.iter().zip(b_tail).map(|(x, y)| x * y).sum();
+    joined(sums) + a_tail.iter().zip(b_tail).map(|(x, y)| x * y).sum::<f32>()
+}
+
+#[inline(always)]
+fn dot_parts(a: &[f32], codes: &[i8], parts: &[i16]) -> f32 {
+    let (a, a_tail) = a.as_chunks::<LANES>();
+    let (codes, codes_tail) = codes.as_chunks::<LANES>();
+    let (parts, parts_tail) = parts.as_chunks::<LANES>();
+    let mut sums = [0.0_f32; LANES];
+    for ((x, code), part) in a.iter().zip(codes).zip(parts) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * whole(code[lane], part[lane]);
+        }
+    }
+    let tail = a_tail.iter().zip(codes_tail).zip(parts_tail);
+    joined(sums) + tail.map(|((x, code), part)| x * whole(*code, *part)).sum::<f32>()
+}
+
+#[inline(always)]
+fn joined(sums: [f32; LANES]) -> f32 {
     let (low, high) = sums.split_at(LANES / 2);
-    low.iter().zip(high).map(|(x, y)| x + y).sum::<f32>() + tail
+    low.iter().zip(high).map(|(x, y)| x + y).sum()
 }
 
 #[inline(always)]
@@ -131,7 +159,18 @@ fn dot_codes(a: &[i8], b: &[i8]) -> i32 {
 /// Unscaled butterflies, then one scaling that makes them a rotation.
 #[inline(always)]
 fn walsh_hadamard(values: &mut [f32]) {
+    const WITHIN: usize = 8;
+    // Those of the closest neighbours on a register at a time.
+    let (registers, _) = values.as_chunks_mut::<WITHIN>();
     let mut half = 1;
+    if !registers.is_empty() {
+        for register in registers {
+            within::<1>(register);
+            within::<2>(register);
+            within::<4>(register);
+        }
+        half = WITHIN;
+    }
     while half < values.len() {
         for pair in values.chunks_exact_mut(2 * half) {
             let (low, high) = pair.split_at_mut(half);
@@ -143,6 +182,14 @@ fn walsh_hadamard(values: &mut [f32]) {
     }
     let scale = 1.0 / (values.len() as f32).sqrt();
     values.iter_mut().for_each(|value| *value *= scale);
+}
+
+#[inline(always)]
+fn within<const HALF: usize>(values: &mut [f32; 8]) {
+    let other: [f32; 8] = std::array::from_fn(|at| values[at ^ HALF]);
+    let signed: [f32; 8] =
+        std::array::from_fn(|at| if at & HALF == 0 { values[at] } else { -values[at] });
+    *values = std::array::from_fn(|at| other[at] + signed[at]);
 }
 
 fn estimate(
@@ -243,6 +290,13 @@ mod tests {
             let plain: f64 = pairs.iter().map(|p| f64::from(p.0) * f64::from(p.1)).sum();
             prop_assert!((f64::from(kernel.dot(&a, &b)) - plain).abs() < 1e-3);
             prop_assert_eq!(kernel.dot(&a, &b).to_bits(), dot(&a, &b).to_bits());
+            let codes: Vec<i8> = pairs.iter().map(|p| p.2).collect();
+            let parts: Vec<i16> = pairs.iter().map(|p| i16::from(p.3) * 256).collect();
+            let got = kernel.dot_parts(&a, &codes, &parts);
+            let whole = |(code, part): (&i8, &i16)| 65536.0 * f64::from(*code) + f64::from(*part);
+            let plain: f64 = a.iter().zip(codes.iter().zip(&parts)).map(|(a, both)| f64::from(*a) * whole(both)).sum();
+            prop_assert!((f64::from(got) - plain).abs() < 1e-3 * 8_388_608.0, "{got} {plain}");
+            prop_assert_eq!(got.to_bits(), dot_parts(&a, &codes, &parts).to_bits());
             let a: Vec<i8> = pairs.iter().map(|p| p.2).collect();
             let b: Vec<i8> = pairs.iter().map(|p| p.3).collect();
             let plain: i32 = pairs.iter().map(|p| i32::from(p.2) * i32::from(p.3)).sum();

@@ -11,6 +11,7 @@ use super::encoder::Encoder;
 use super::graph::{self, Graph, Links};
 use super::kernel::Kernel;
 use super::rough::Shortlist;
+use super::template::Packed;
 
 /// Candidates of a walk for each list that it is to find: the closest are missed less often by a wider one.
 const WIDER: usize = 2;
@@ -38,7 +39,7 @@ impl Lists {
         kernel: Kernel,
         encoder: &Encoder,
         sizes: &[u32],
-        row: impl Fn(u32) -> &'a [f32] + Sync,
+        row: impl Fn(u32) -> Packed<'a> + Sync,
         (graph_from, stop): (usize, &AtomicBool),
     ) -> Result<Self, String> {
         let ends = ends(sizes);
@@ -52,7 +53,7 @@ impl Lists {
         kernel: Kernel,
         encoder: &Encoder,
         sizes: &[u32],
-        row: impl Fn(u32) -> &'a [f32] + Sync,
+        row: impl Fn(u32) -> Packed<'a> + Sync,
         links: Option<Links>,
     ) -> Self {
         let ends = ends(sizes);
@@ -134,13 +135,13 @@ fn directions<'a>(
     kernel: Kernel,
     encoder: &Encoder,
     ends: &[u32],
-    row: impl Fn(u32) -> &'a [f32] + Sync,
+    row: impl Fn(u32) -> Packed<'a> + Sync,
 ) -> Vec<Vec<f32>> {
     let direction = |list: usize| {
         let first = list.checked_sub(1).map_or(0, |before| ends[before]);
         let mut sum = vec![0.0_f32; encoder.mean.len()];
         for at in first..ends[list] {
-            let centred = encoder.centred(row(at));
+            let centred = encoder.centred(&row(at).values(kernel));
             sum.iter_mut().zip(centred).for_each(|(sum, value)| *sum += value);
         }
         let length = kernel.dot(&sum, &sum).sqrt();

@@ -1,4 +1,4 @@
-//! Who is closest, derived from the records: every template in memory with its codes. Readers take one snapshot and no lock.
+//! Who is closest, derived from the records: every template in memory with its bits. Readers take one snapshot and no lock.
 
 mod arrange;
 mod codes;
@@ -12,6 +12,7 @@ mod rough;
 mod rows;
 mod scan;
 mod search;
+mod template;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,8 @@ use persist::SavedLists;
 pub(super) use persist::from_bytes as lists_from_bytes;
 pub(super) use rows::{RowInfo, Rows};
 pub(super) use search::{Hit, SubjectHit};
+use template::Packed;
+pub(super) use template::PackedTemplate;
 
 /// What a search sees, from its beginning to its end.
 #[derive(Debug, Clone)]
@@ -67,8 +70,8 @@ impl Snapshot {
     }
 
     /// A row's template, `[dim]`.
-    pub(super) fn template(&self, row: u32) -> &[f32] {
-        self.rows.vector(row)
+    pub(super) fn template(&self, row: u32) -> Vec<f32> {
+        self.rows.template(row).values(self.kernel)
     }
 
     pub(super) fn info(&self, row: u32) -> &Arc<RowInfo> {
@@ -205,7 +208,7 @@ impl Index {
         rows.remove_rows(&gone);
         let added = before.rows.len() as u32..now.rows.len() as u32;
         for row in added.filter(|row| now.rows.is_live(*row)) {
-            rows.push(Arc::clone(now.rows.info(row)), now.rows.vector(row));
+            rows.push_packed(Arc::clone(now.rows.info(row)), now.rows.template(row));
         }
         let lists = lists.map(Arc::new);
         self.current.store(Arc::new(Snapshot { rows, lists, ..Snapshot::clone(&now) }));
@@ -224,19 +227,19 @@ impl Index {
     /// Fills an empty index: rows in order of enrolment, and saved lists of some of them. Says whether the lists were of use.
     pub(super) fn fill(
         &self,
-        loaded: &[(Arc<RowInfo>, Vec<f32>)],
+        loaded: &[(Arc<RowInfo>, PackedTemplate)],
         saved: Option<SavedLists>,
     ) -> bool {
         let _writer = self.writer.lock();
         let now = self.current.load();
         let dim = now.rows.dim;
         let encoder = if loaded.len() > now.exact_up_to {
-            Encoder::fitted(dim, loaded.iter().map(|(_, vector)| vector.as_slice()))
+            Encoder::fitted(dim, loaded.len(), |at| loaded[at].1.view().values(now.kernel))
         } else {
             Encoder::unfitted(dim)
         };
         let encoder = Arc::new(encoder);
-        let template = |at: u32| loaded[at as usize].1.as_slice();
+        let template = |at: u32| loaded[at as usize].1.view();
         let found = saved.filter(|_| loaded.len() > now.scan_up_to).and_then(|saved| {
             let numbers = loaded.iter().map(|(info, _)| info.number);
             let Arranged { order, sizes } = saved.among(numbers)?;
@@ -302,14 +305,15 @@ fn whole(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> {
     let mut keep: Vec<u32> = (0..old.len() as u32).filter(|row| old.is_live(*row)).collect();
     // In order of enrolment, whatever the order was before.
     keep.sort_unstable_by_key(|row| old.info(*row).number);
-    let encoder = Arc::new(Encoder::fitted(old.dim, keep.iter().map(|row| old.vector(*row))));
+    let row = |at: usize| old.template(keep[at]).values(before.kernel);
+    let encoder = Arc::new(Encoder::fitted(old.dim, keep.len(), row));
     let mut lists = None;
     if keep.len() > before.scan_up_to {
-        let templates: Vec<&[f32]> = keep.iter().map(|row| old.vector(*row)).collect();
+        let templates: Vec<Packed<'_>> = keep.iter().map(|row| old.template(*row)).collect();
         let Arranged { order, sizes } =
             arrange(before.kernel, &encoder, &templates, stop).ok_or_else(stopped)?;
         keep = order.into_iter().map(|at| keep[at as usize]).collect();
-        let row = |row: u32| old.vector(keep[row as usize]);
+        let row = |row: u32| old.template(keep[row as usize]);
         lists =
             Some(Lists::build(before.kernel, &encoder, &sizes, row, (before.graph_from, stop))?);
     }
@@ -323,7 +327,7 @@ fn drop_removed(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> 
     let encoder = Arc::clone(&old.encoder);
     let lists = before.lists.as_ref().map(|lists| {
         let sizes = lists.sizes_of(|row| old.is_live(row));
-        let row = |row: u32| old.vector(keep[row as usize]);
+        let row = |row: u32| old.template(keep[row as usize]);
         Lists::with_links(before.kernel, &encoder, &sizes, row, lists.links().cloned())
     });
     let rows = copied(old, &keep, encoder, before.kernel, stop)?;
@@ -342,7 +346,7 @@ fn copied(
         if stop.load(Ordering::Relaxed) {
             return Err(stopped());
         }
-        rows.extend(part, |row| (old.info(row), old.vector(row)));
+        rows.extend(part, |row| (old.info(row), old.template(row)));
     }
     Ok(rows)
 }

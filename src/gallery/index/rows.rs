@@ -4,9 +4,10 @@ use rayon::prelude::*;
 
 use crate::domain::{AttributeFilter, HandAttributes, SampleId, SubjectId};
 
-use super::codes::{Coded, Codes, GROUP};
+use super::codes::{Codes, GROUP, Signs};
 use super::encoder::Encoder;
 use super::kernel::Kernel;
+use super::template::{Packed, PackedTemplate};
 
 /// Rows of a block. A block is copied when a row is added to it or removed from it, so that searches under way keep what they saw: as
 /// many as bits are looked up for at once. With four times as many, an enrolment spent a millisecond on memory.
@@ -26,9 +27,7 @@ pub(in crate::gallery) struct RowInfo {
 
 #[derive(Debug, Clone)]
 pub(super) struct Block {
-    /// `[rows, dim]`; a removed row is zeroed.
-    pub(super) vectors: Vec<f32>,
-    /// The same rows; a removed one is zeroed here too.
+    /// A removed row is zeroed.
     pub(super) codes: Codes,
     pub(super) infos: Vec<Arc<RowInfo>>,
     /// Subject numbers beside each other, to find a subject's rows fast.
@@ -42,7 +41,6 @@ pub(super) struct Block {
 impl Block {
     fn new(dim: usize) -> Self {
         Self {
-            vectors: Vec::with_capacity(BLOCK * dim),
             codes: Codes::new(dim, BLOCK),
             infos: Vec::with_capacity(BLOCK),
             subjects: Vec::with_capacity(BLOCK),
@@ -51,19 +49,16 @@ impl Block {
         }
     }
 
-    fn push(&mut self, info: Arc<RowInfo>, vector: &[f32], coded: &Coded) {
+    fn push(&mut self, info: Arc<RowInfo>, template: Packed<'_>, signs: &Signs) {
         self.live |= 1 << self.infos.len();
-        self.vectors.extend_from_slice(vector);
-        self.codes.push(coded);
+        self.codes.push(template, signs);
         self.subjects.push(info.subject_number);
         self.facets.push(facets(&info.attributes));
         self.infos.push(info);
     }
 
     fn wipe(&mut self, at: usize) {
-        let dim = self.vectors.len() / self.len();
         self.live &= !(1 << at);
-        self.vectors[at * dim..(at + 1) * dim].fill(0.0);
         self.codes.wipe(at);
     }
 
@@ -118,7 +113,7 @@ impl<'a> Admission<'a> {
     }
 }
 
-/// Every template of a gallery with its codes, removed ones included until a merge drops them. Cloning copies
+/// Every template of a gallery with its bits, removed ones included until a merge drops them. Cloning copies
 /// pointers.
 #[derive(Debug, Clone)]
 pub(in crate::gallery) struct Rows {
@@ -147,9 +142,9 @@ impl Rows {
         self.live
     }
 
-    /// Bytes that templates and codes take.
+    /// Bytes that templates and bits take.
     pub(super) fn bytes(&self) -> usize {
-        let block = |block: &Arc<Block>| size_of_val(&*block.vectors) + block.codes.bytes();
+        let block = |block: &Arc<Block>| block.codes.bytes();
         // All but the last are full, and so equally large.
         match &*self.blocks {
             [] => 0,
@@ -163,34 +158,56 @@ impl Rows {
     }
 
     pub(super) fn push(&mut self, info: Arc<RowInfo>, vector: &[f32]) {
-        let coded = Coded::new(self.kernel, &self.encoder, vector);
-        self.push_coded(info, vector, &coded);
+        self.push_packed(info, PackedTemplate::new(vector).view());
     }
 
-    /// The same for many, whose codes are made by all threads of the pool.
-    pub(super) fn extend<'a>(
-        &mut self,
-        which: &[u32],
-        row: impl Fn(u32) -> (&'a Arc<RowInfo>, &'a [f32]) + Sync,
-    ) {
-        let code = |at: &u32| Coded::new(self.kernel, &self.encoder, row(*at).1);
-        let coded: Vec<Coded> = which.par_iter().with_min_len(64).map(code).collect();
-        for (at, coded) in which.iter().zip(&coded) {
-            let (info, vector) = row(*at);
-            self.push_coded(Arc::clone(info), vector, coded);
-        }
-    }
-
-    fn push_coded(&mut self, info: Arc<RowInfo>, vector: &[f32], coded: &Coded) {
+    /// Adds what is packed already, as it is.
+    pub(super) fn push_packed(&mut self, info: Arc<RowInfo>, template: Packed<'_>) {
         if self.len.is_multiple_of(BLOCK) {
             self.blocks.push(Arc::new(Block::new(self.dim)));
         }
+        let signs = self.signs(template);
         if let Some(block) = self.blocks.last_mut() {
-            Arc::make_mut(block).push(info, vector, coded);
+            Arc::make_mut(block).push(info, template, &signs);
             self.len += 1;
             self.live += 1;
-            self.error += f64::from(coded.signs.error).powi(2);
+            self.error += f64::from(signs.error).powi(2);
         }
+    }
+
+    /// The same for many, block by block on all threads of the pool.
+    pub(super) fn extend<'a>(
+        &mut self,
+        which: &[u32],
+        row: impl Fn(u32) -> (&'a Arc<RowInfo>, Packed<'a>) + Sync,
+    ) {
+        let room = self.len.next_multiple_of(BLOCK) - self.len;
+        let (first, whole) = which.split_at(room.min(which.len()));
+        for at in first {
+            let (info, template) = row(*at);
+            self.push_packed(Arc::clone(info), template);
+        }
+        let block = |which: &[u32]| {
+            let (mut block, mut error) = (Block::new(self.dim), 0.0);
+            for at in which {
+                let (info, template) = row(*at);
+                let signs = self.signs(template);
+                block.push(Arc::clone(info), template, &signs);
+                error += f64::from(signs.error).powi(2);
+            }
+            (Arc::new(block), error)
+        };
+        let blocks: Vec<(Arc<Block>, f64)> = whole.par_chunks(BLOCK).map(block).collect();
+        for (block, error) in blocks {
+            self.len += block.len();
+            self.live += block.len();
+            self.error += error;
+            self.blocks.push(block);
+        }
+    }
+
+    fn signs(&self, template: Packed<'_>) -> Signs {
+        Signs::new(self.kernel, &self.encoder, &template.values(self.kernel))
     }
 
     /// Removes rows and zeroes their templates and codes; unknown and removed ones are passed over.
@@ -224,9 +241,9 @@ impl Rows {
         (&self.blocks[row / BLOCK], row % BLOCK)
     }
 
-    pub(super) fn vector(&self, row: u32) -> &[f32] {
+    pub(super) fn template(&self, row: u32) -> Packed<'_> {
         let (block, at) = self.place(row);
-        &block.vectors[at * self.dim..(at + 1) * self.dim]
+        block.codes.row(at)
     }
 
     pub(super) fn info(&self, row: u32) -> &Arc<RowInfo> {

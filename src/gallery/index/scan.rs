@@ -1,8 +1,8 @@
 //! Exact scans.
 //!
-//! Rows are scored by their codes of eight bits first, a quarter of the bytes. How far such a score can be from the exact one is
-//! bounded, so every row that could be among the closest is known, and only those are scored with their templates: the answer is
-//! that of a scan of all templates, bit by bit.
+//! Rows are scored by the upper eight bits of each value first, a third of the bytes. How far such a score can be from the exact one
+//! is bounded, so every row that could be among the closest is known, and only those are scored by all bits: the answer is that of a
+//! scan of whole templates, bit by bit.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::Snapshot;
 use super::codes::eight_bits;
 use super::kernel::Kernel;
 use super::rows::{Admission, BLOCK, Block};
+use super::template::Packed;
 
 /// Blocks that one thread scans before it looks for more work: about a millisecond.
 const BLOCKS_A_TASK: usize = 256;
@@ -49,11 +50,11 @@ impl CodedProbe {
         block: &Block,
         (first, at): (usize, usize),
     ) -> Score {
-        let (values, scale) = block.codes.row(at);
-        let dot = snapshot.kernel.dot_codes(&self.values, values) as f32;
+        let Packed { codes, scale, .. } = block.codes.row(at);
+        let dot = snapshot.kernel.dot_codes(&self.values, codes) as f32;
         // Rounding moved each value by half a step at most. With x = c + e and q = k + f:
         // q·x = k·c + f·c + q·e, and norms bound the last two.
-        let step_error = scale * 0.5 * (values.len() as f32).sqrt();
+        let step_error = scale * 0.5 * (codes.len() as f32).sqrt();
         let margin = self.error * (1.0 + step_error) + step_error + SLACK;
         Score { about: dot * scale * self.scale, margin, row: (first + at) as u32 }
     }

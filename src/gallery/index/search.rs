@@ -91,8 +91,7 @@ impl<'a> Probe<'a> {
     }
 
     fn hit(&self, row: u32) -> Hit {
-        let dot = self.snapshot.kernel.dot(self.query, self.snapshot.rows.vector(row));
-        Hit { similarity: Similarity::clamped(dot), row }
+        exact(self.snapshot, self.query, row)
     }
 
     /// The subjects of `hits`, best first.
@@ -181,14 +180,16 @@ pub(super) fn subjects(
     }
 }
 
+fn exact(snapshot: &Snapshot, query: &[f32], row: u32) -> Hit {
+    let dot = snapshot.rows.template(row).dot(snapshot.kernel, query);
+    Hit { similarity: Similarity::clamped(dot), row }
+}
+
 /// Every live sample of a subject, best first, ties by enrolment.
 pub(super) fn of_subject(snapshot: &Snapshot, subject_number: u64, query: &[f32]) -> Vec<Hit> {
     let rows = &snapshot.rows;
-    let exact = |row: u32| Hit {
-        similarity: Similarity::clamped(snapshot.kernel.dot(query, rows.vector(row))),
-        row,
-    };
-    let mut hits: Vec<Hit> = rows.of_subject(subject_number).into_iter().map(exact).collect();
+    let own = rows.of_subject(subject_number).into_iter();
+    let mut hits: Vec<Hit> = own.map(|row| exact(snapshot, query, row)).collect();
     let number = |hit: &Hit| rows.info(hit.row).number;
     hits.sort_unstable_by(|a, b| {
         b.similarity.cmp(&a.similarity).then_with(|| number(a).cmp(&number(b)))
@@ -214,9 +215,9 @@ pub(super) fn audit(
     };
     let live: Vec<u32> = (0..rows.len() as u32).filter(|row| rows.is_live(*row)).collect();
     let finds_itself = |row: &u32| {
-        let template = rows.vector(*row);
-        let own = Similarity::clamped(snapshot.kernel.dot(template, template));
-        samples(snapshot, template, &params).first().is_some_and(|hit| hit.similarity >= own)
+        let template = snapshot.template(*row);
+        let own = exact(snapshot, &template, *row).similarity;
+        samples(snapshot, &template, &params).first().is_some_and(|hit| hit.similarity >= own)
     };
     let mut missed: Vec<u32> = Vec::new();
     let mut asked = 0;

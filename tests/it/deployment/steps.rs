@@ -191,10 +191,15 @@ fn samples_without_an_image_block_or_are_dropped_or_stay_with_their_model() {
 }
 
 #[test]
-fn a_server_that_keeps_weights_in_bf16_deploys_models_of_the_registry() {
+fn a_server_that_keeps_weights_in_fewer_bits_deploys_models_of_the_registry() {
+    deploys_on("cpu:bf16");
+    deploys_on("cpu:int8");
+}
+
+fn deploys_on(device: &str) {
     let app = TestApp::spawn_with(|options, _| {
         options.job_threads = 1;
-        "cpu:bf16".clone_into(&mut options.device);
+        device.clone_into(&mut options.device);
     });
     register(&app.options.data_dir, "b", 1);
     create(&app, "g", true);
