@@ -20,6 +20,7 @@ use handclip::domain::{
 };
 use handclip::gallery::{
     Aggregate, Galleries, Gallery, GalleryOptions, GallerySpec, NewSample, SearchParams, Template,
+    TemplateSpace,
 };
 use handclip::storage::{MasterKey, Store, StoreOptions};
 use measure::{argument, cpu_seconds, number, peak_mib};
@@ -132,12 +133,13 @@ fn beside_merges(gallery: &Gallery, params: &SearchParams, queries: &[Embedding]
 /// Samples a second that callers enrol one by one, each durable when its call returns; every tenth is looked for then, and found.
 fn enrolled_one_by_one(gallery: &Gallery, templates: &[Embedding], params: &SearchParams) -> f64 {
     const CALLERS: usize = 32;
+    let space = gallery.spaces()[0].0;
     let at = Instant::now();
     std::thread::scope(|scope| {
         for caller in 0..CALLERS {
             scope.spawn(move || {
                 for (i, template) in templates.iter().enumerate().skip(caller).step_by(CALLERS) {
-                    let new = sample(100_000_000 + i, 1, template.clone());
+                    let new = sample(space, 100_000_000 + i, 1, template.clone());
                     let name = new.sample.clone().unwrap();
                     gallery.enrol(new).unwrap();
                     if i.is_multiple_of(10) {
@@ -151,7 +153,17 @@ fn enrolled_one_by_one(gallery: &Gallery, templates: &[Embedding], params: &Sear
     templates.len() as f64 / at.elapsed().as_secs_f64()
 }
 
-fn sample(number: usize, mates: usize, embedding: Embedding) -> NewSample {
+fn enrol_all(gallery: &Gallery, rows: &[Embedding], mates: usize) {
+    let space = gallery.spaces()[0].0;
+    for (batch, rows) in rows.chunks(BATCH).enumerate() {
+        let new =
+            |(i, row): (usize, &Embedding)| sample(space, batch * BATCH + i, mates, row.clone());
+        let samples: Vec<NewSample> = rows.iter().enumerate().map(new).collect();
+        assert!(gallery.enrol_batch(samples).iter().all(Result::is_ok));
+    }
+}
+
+fn sample(space: TemplateSpace, number: usize, mates: usize, embedding: Embedding) -> NewSample {
     let mut content_hash = [0; 32];
     content_hash[..8].copy_from_slice(&(number as u64).to_le_bytes());
     NewSample {
@@ -163,8 +175,8 @@ fn sample(number: usize, mates: usize, embedding: Embedding) -> NewSample {
         },
         quality: 0.5,
         templates: vec![Template {
-            generation: Generation(1),
-            fingerprint: FINGERPRINT,
+            generation: space.generation,
+            fingerprint: space.fingerprint,
             embedding,
         }],
         content_hash,
@@ -176,7 +188,7 @@ fn sample(number: usize, mates: usize, embedding: Embedding) -> NewSample {
 
 fn main() {
     // Written by compare.py: `[rows, dim]` little-endian f32 each, and the rows that are truly closest, u32.
-    let (Some(rows), Some(queries)) = (argument("--rows"), argument("--queries")) else {
+    let Some(rows) = argument("--rows") else {
         // `cargo test --benches` and the like.
         return;
     };
@@ -184,18 +196,13 @@ fn main() {
     rayon::ThreadPoolBuilder::new().num_threads(number("--threads", 2)).build_global().unwrap();
     let dir = PathBuf::from(argument("--dir").unwrap());
     let (galleries, gallery) = open(&dir, all());
-    let rows = vectors(&rows, dim);
     let at = Instant::now();
-    for (batch, rows) in rows.chunks(BATCH).enumerate() {
-        let samples: Vec<NewSample> = rows
-            .iter()
-            .enumerate()
-            .map(|(i, row)| sample(batch * BATCH + i, mates, row.clone()))
-            .collect();
-        assert!(gallery.enrol_batch(samples).iter().all(Result::is_ok));
-    }
+    enrol_all(&gallery, &vectors(&rows, dim), mates);
     let enrolled = at.elapsed().as_secs_f64();
-    drop(rows);
+    let Some(queries) = argument("--queries") else {
+        // The serving benchmark fills a gallery with strangers this way.
+        return;
+    };
     let at = Instant::now();
     gallery.compact().unwrap();
     let bits = at.elapsed().as_secs_f64();

@@ -1,4 +1,4 @@
--- wrk: posts the pictures that PICTURES lists, one after the other, and prints one line of JSON.
+-- wrk: posts the files that PICTURES lists as CONTENT_TYPE, one after the other, and prints one line of JSON.
 local bodies = {}
 local at = 0
 
@@ -12,7 +12,7 @@ end
 
 function request()
   at = at % #bodies + 1
-  return wrk.format("POST", nil, { ["content-type"] = "image/jpeg" }, bodies[at])
+  return wrk.format("POST", nil, { ["content-type"] = os.getenv("CONTENT_TYPE") }, bodies[at])
 end
 
 function done(summary, latency)

@@ -21,6 +21,7 @@ def main():
     parser.add_argument("--photos", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--fill", help="templates of strangers, `[rows, dim]` little-endian f32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = CLIPModel.from_pretrained(options.model).eval()
@@ -36,16 +37,21 @@ def main():
 
     paths = sorted(Path(options.photos).rglob("*.jpg"))
     index = hnswlib.Index(space="cosine", dim=model.config.projection_dim)
-    index.init_index(max_elements=len(paths), M=16, ef_construction=200)
+    strangers = np.fromfile(options.fill, "<f4").reshape(-1, index.dim) if options.fill else np.empty((0, index.dim), "f4")
+    index.init_index(max_elements=len(paths) + len(strangers), M=16, ef_construction=200)
     index.set_ef(64)
     for start in range(0, len(paths), 32):
         files = [path.read_bytes() for path in paths[start : start + 32]]
         index.add_items(embed(files), np.arange(start, start + len(files)))
+    index.add_items(strangers, np.arange(len(paths), len(paths) + len(strangers)), num_threads=options.threads)
     app = FastAPI()
+
+    def name(at):
+        return paths[at].name if at < len(paths) else f"s{at - len(paths)}"
 
     def answer(data):
         labels, distances = index.knn_query(embed([data]), k=10)
-        return [{"sample": paths[at].name, "similarity": 1.0 - float(far)} for at, far in zip(labels[0], distances[0])]
+        return [{"sample": name(at), "similarity": 1.0 - float(far)} for at, far in zip(labels[0], distances[0])]
 
     @app.post("/identify")
     async def identify(request: Request):

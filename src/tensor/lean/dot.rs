@@ -36,20 +36,31 @@ macro_rules! by_height {
     };
 }
 
-/// Says that this processor multiplies pairs of bfloat16 (AVX-512 BF16) faster than single values: AMD's since Zen 4. Intel's have the
-/// instruction since Cooper Lake, and it takes four times as long as a fused multiply-add there.
+/// Says that this processor multiplies pairs of bfloat16 (AVX-512 BF16): Intel's since Cooper Lake, AMD's since Zen 4.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dot(());
+pub(super) struct Dot {
+    /// Rows up to which that is faster than widening both sides.
+    rows: usize,
+}
 
 impl Dot {
     /// `None` where there is none.
     pub(super) fn detect() -> Option<Self> {
-        Self::present().filter(|_| is_amd())
+        // Intel's takes as long as four fused multiply-adds: it pays while widening the weights takes longer than that. There it adds up
+        // as they do, so that a row is the same by either.
+        let rows = if is_amd() { usize::MAX } else { 2 * HIGHEST };
+        (Avx512f::is_available() && Avx512bf16::is_available()).then_some(Self { rows })
     }
 
-    /// The same, fast or not.
-    pub(super) fn present() -> Option<Self> {
-        (Avx512f::is_available() && Avx512bf16::is_available()).then_some(Self(()))
+    /// The same, faster or not.
+    #[cfg(test)]
+    pub(super) fn for_any_rows(self) -> Self {
+        Self { rows: usize::MAX }
+    }
+
+    /// The same where it is faster for so many rows.
+    pub(super) fn for_rows(self, rows: usize) -> Option<Self> {
+        (rows <= self.rows).then_some(self)
     }
 
     /// `out += left right`, tile after tile.
@@ -132,7 +143,7 @@ fn halves(pairs: __m512i) -> __m512bh {
     unsafe { std::mem::transmute::<__m512i, __m512bh>(pairs) }
 }
 
-fn is_amd() -> bool {
+pub(super) fn is_amd() -> bool {
     let maker = __cpuid(0);
     [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
 }

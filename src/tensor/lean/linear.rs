@@ -216,9 +216,9 @@ impl Lean {
                 let mut halved = HALVED.take();
                 halved.resize(left.len(), HalfRow::ZERO);
                 vectorised(|| halve(left, &mut halved));
-                match dot {
+                match dot.and_then(|dot| dot.for_rows(rows)) {
                     Some(dot) => {
-                        let by = Pairs { left: &halved, weights, dot: *dot };
+                        let by = Pairs { left: &halved, weights, dot };
                         self.share_out(by, rows, out, after, threads);
                     }
                     None => {

@@ -50,12 +50,12 @@ pub(super) fn halve(rows: &[Row], out: &mut [HalfRow]) {
     }
 }
 
-/// Rows as they were, rounded.
+/// Rows as they were, rounded, the second of each pair first: that is how the instruction for pairs adds them up.
 #[inline(always)]
 pub(super) fn widen(rows: &[HalfRow], out: &mut [Row]) {
     for (to, from) in out.iter_mut().zip(rows) {
         for (to, from) in to.0.as_chunks_mut::<2>().0.iter_mut().zip(from.0) {
-            *to = [low(from), high(from)];
+            *to = [high(from), low(from)];
         }
     }
 }
@@ -82,6 +82,8 @@ mod tests {
         let (mut halved, mut widened) = ([HalfRow::ZERO], [Row::ZERO]);
         halve(&[row], &mut halved);
         widen(&halved, &mut widened);
-        assert_eq!(widened[0].0, row.0.map(|value| bf16::from_f32(value).to_f32()));
+        let mut rounded = row.0.map(|value| bf16::from_f32(value).to_f32());
+        rounded.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.reverse());
+        assert_eq!(widened[0].0, rounded);
     }
 }

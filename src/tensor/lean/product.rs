@@ -78,10 +78,10 @@ impl Product for Widened<'_> {
         let mut widened = [Row::ZERO; DEPTH * WIDTH];
         let pairs = widened.as_chunks_mut::<2>().0.iter_mut();
         let from = &self.weights[part.first / 2..(part.first + part.inputs) / 2];
-        for ([even, odd], from) in pairs.zip(from) {
+        for ([first, then], from) in pairs.zip(from) {
             for lane in 0..WIDTH {
-                even.0[lane] = low(from.0[lane]);
-                odd.0[lane] = upper(from.0[lane]);
+                first.0[lane] = upper(from.0[lane]);
+                then.0[lane] = low(from.0[lane]);
             }
         }
         let right = &widened[..part.inputs];
