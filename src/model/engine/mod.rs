@@ -2,6 +2,7 @@
 //! [`Clip`](super::Clip), which has gradients and other devices; here nothing is allocated for a picture that has the size of one
 //! before it, weights lie as they are used, and texts of several lengths share a batch without filling.
 
+mod awake;
 mod text;
 mod tower;
 mod vision;
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::{ClipConfig, ModelError, Parameters, Precision};
+use awake::awake;
 use text::LeanText;
 use tower::Workspace;
 use vision::LeanVision;
@@ -108,7 +110,7 @@ impl Engine {
         };
         if inputs.len() < threads || threads == 1 {
             // Inside the pool once, instead of once for every product.
-            return rayon::scope(|_| run(inputs, threads));
+            return awake(threads, || run(inputs, threads));
         }
         // Two parts a thread, so that a slow thread leaves some to the others, but not so small that the weights pass by for
         // too few rows.

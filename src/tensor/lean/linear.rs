@@ -215,7 +215,10 @@ impl Lean {
             Kept::Bf16(weights, dot) => {
                 let mut halved = HALVED.take();
                 halved.resize(left.len(), HalfRow::ZERO);
-                vectorised(|| halve(left, &mut halved));
+                vectorised(
+                    #[inline(always)]
+                    || halve(left, &mut halved),
+                );
                 match dot.and_then(|dot| dot.for_rows(rows)) {
                     Some(dot) => {
                         let by = Pairs { left: &halved, weights, dot };
@@ -224,7 +227,10 @@ impl Lean {
                     None => {
                         let mut widened = WIDENED.take();
                         widened.resize(left.len(), Row::ZERO);
-                        vectorised(|| widen(&halved, &mut widened));
+                        vectorised(
+                            #[inline(always)]
+                            || widen(&halved, &mut widened),
+                        );
                         let by = Widened { left: &widened, weights };
                         self.share_out(by, rows, out, after, threads);
                         WIDENED.set(widened);
@@ -236,7 +242,10 @@ impl Lean {
                 let (mut codes, mut scales) = ENCODED.take();
                 codes.resize(left.len(), OctetRow::ZERO);
                 scales.resize(panels(self.inputs).div_ceil(DEPTH) * rows, Scale::ZERO);
-                vectorised(|| encode(left, rows, &mut codes, &mut scales));
+                vectorised(
+                    #[inline(always)]
+                    || encode(left, rows, &mut codes, &mut scales),
+                );
                 let octets = Octets { left: &codes, scales: &scales, weights, by: steps };
                 match dot {
                     Some(dot) => {
@@ -245,7 +254,10 @@ impl Lean {
                     None => {
                         let mut widened = WIDENED.take();
                         widened.resize(left.len(), Row::ZERO);
-                        vectorised(|| widen_octets(&codes, &mut widened));
+                        vectorised(
+                            #[inline(always)]
+                            || widen_octets(&codes, &mut widened),
+                        );
                         let by = WidenedOctets { octets, left: &widened };
                         self.share_out(by, rows, out, after, threads);
                         WIDENED.set(widened);

@@ -20,6 +20,7 @@ pub(super) struct OctetRow(pub(super) [u32; WIDTH / 4]);
 impl OctetRow {
     pub(super) const ZERO: Self = Self([0; WIDTH / 4]);
 
+    #[inline(always)]
     fn codes(self) -> [i8; WIDTH] {
         let mut codes = [0; WIDTH];
         for (four, value) in codes.as_chunks_mut::<4>().0.iter_mut().zip(self.0) {
@@ -62,10 +63,12 @@ fn steps(largest: f32) -> (f32, f32) {
     if steps.is_normal() { (largest / 127.0, steps) } else { (0.0, 0.0) }
 }
 
-/// To the nearest, halves away from zero. The cast cuts off.
+/// To the nearest, halves to even. A cast would be made one value at a time, to be right where a value is too large.
 #[inline(always)]
-fn code(value: f32, steps: f32) -> i32 {
-    (value * steps + 0.5_f32.copysign(value)) as i32
+fn code(value: f32, steps: f32) -> i8 {
+    /// Added to a number, it leaves the nearest whole one in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    (value * steps + ROUND).to_bits() as i8
 }
 
 /// Puts `[panel][row]` of `rows` rows in code; scales: `[group][row]`.
@@ -90,8 +93,8 @@ pub(super) fn encode(left: &[Row], rows: usize, codes: &mut [OctetRow], scales: 
                 let mut bytes = [0_u8; WIDTH];
                 for lane in 0..WIDTH {
                     let code = code(from.0[lane], steps);
-                    sums[lane] += code;
-                    bytes[lane] = code as u8;
+                    sums[lane] += i32::from(code);
+                    bytes[lane] = code.cast_unsigned();
                 }
                 for (to, four) in to.0.iter_mut().zip(bytes.as_chunks::<4>().0) {
                     *to = u32::from_le_bytes(*four);
@@ -119,7 +122,7 @@ pub(super) fn pack(weights: &[f32], lane: usize, rows: &mut [OctetRows], steps_o
         for (four, row) in weights.chunks(4).zip(rows) {
             let mut bytes = [ABOVE as u8; 4];
             for (byte, weight) in bytes.iter_mut().zip(four) {
-                *byte = (code(*weight, steps) + ABOVE) as u8;
+                *byte = (i32::from(code(*weight, steps)) + ABOVE) as u8;
             }
             row.0[lane] = u32::from_le_bytes(bytes);
         }

@@ -23,8 +23,9 @@ pub(super) struct Part {
     pub(super) left: usize,
     /// How many lie there in a panel.
     pub(super) rows: usize,
-    /// Which [`DEPTH`] panels of inputs these are, of all outputs' and of the left side's first row.
+    /// Where the scales of the weights lie.
     pub(super) group: usize,
+    /// Where those of the rows begin on the left side.
     pub(super) left_group: usize,
 }
 
