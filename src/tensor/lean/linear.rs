@@ -24,11 +24,11 @@ pub enum Precision {
     #[default]
     F32,
     /// Rounded to bfloat16, and so is what they are multiplied with: half the memory, half of what passes by for every picture, and
-    /// twice the speed where the processor multiplies such pairs.
+    /// twice the speed where the processor multiplies such pairs fast (AMD's since Zen 4).
     Bf16,
     /// In eight bits with a scale for every 128 inputs of an output, and so is what they are multiplied with: a quarter of the memory,
-    /// and twice the speed of bfloat16 where the processor multiplies four at a time. A tower's first and last products, its
-    /// norms and its attention are those of bfloat16.
+    /// and half of the time where the processor multiplies four at a time. A tower's first and last products, its norms and its
+    /// attention are those of bfloat16.
     Int8,
 }
 
