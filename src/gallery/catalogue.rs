@@ -120,20 +120,16 @@ impl Gallery {
         }
     }
 
-    /// Reads a sample's template in a space; `None` when there is none and that may be.
+    /// Reads a sample's template in a space; `None` when there is none.
     pub(super) fn template(
         &self,
         space: TemplateSpace,
         (subject, sample): (u64, u64),
-        may_lack: bool,
     ) -> Result<Option<crate::domain::Embedding>, GalleryError> {
         let generation = space.generation.0;
         let at = Key::Template { gallery: self.number, subject, sample, generation }.encode();
-        match self.store.get(&at)? {
-            Some(bytes) => template_from_bytes(&at, &bytes, space.dim).map(Some),
-            None if may_lack => Ok(None),
-            None => Err(GalleryError::inconsistent(&at, "it is missing")),
-        }
+        let bytes = self.store.get(&at)?;
+        bytes.map(|bytes| template_from_bytes(&at, &bytes, space.dim)).transpose()
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

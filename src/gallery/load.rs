@@ -7,10 +7,10 @@ use crate::domain::SubjectId;
 use crate::storage::StorageError;
 
 use super::catalogue::SubjectEntry;
-use super::index::{PackedTemplate, RowInfo, lists_from_bytes};
+use super::index::{PackedTemplate, RowInfo, SavedLists, lists_from_bytes};
 use super::key::{self, Key};
 use super::record::{SampleDoc, SubjectDoc, from_json, template_from_bytes};
-use super::space::{Role, Space, Spaces, TemplateSpace};
+use super::space::{Role, Space, TemplateSpace};
 use super::{Gallery, GalleryError};
 
 /// Numbers of a subject and a sample, and its template.
@@ -22,11 +22,21 @@ impl Gallery {
     /// Reads the gallery's records into memory. Begun erasures must have been finished.
     pub(super) fn load(&self) -> Result<(), GalleryError> {
         let spaces = self.spaces.load();
-        let stored = || -> Result<Vec<Vec<Stored>>, GalleryError> {
-            spaces.both().map(|space| self.stored_templates(space.of)).collect()
-        };
-        let (rows, stored) = rayon::join(|| self.load_subjects(), stored);
-        self.fill_indexes(&spaces, &rows?, stored?)
+        let home = &spaces.home;
+        let (rows, stored) =
+            rayon::join(|| self.load_subjects(), || self.stored_templates(home.of));
+        let rows = rows?;
+        let loaded = self.joined(home, &rows, stored?, spaces.partial)?;
+        let (lists, any) = self.saved_lists(home.of)?;
+        if !home.index.fill(&loaded, lists) && any {
+            tracing::warn!(gallery = %self.doc.id, "the saved index does not fit and is built anew");
+        }
+        if let Some((space, role)) = &spaces.beside {
+            let stored = self.stored_templates(space.of)?;
+            let loaded = self.joined(space, &rows, stored, *role == Role::Filling)?;
+            space.index.fill(&loaded, None);
+        }
+        Ok(())
     }
 
     /// Reads who is enrolled, and gives what of everybody, in order of enrolment.
@@ -106,51 +116,28 @@ impl Gallery {
         })
     }
 
-    /// Fills the indexes with `rows`, which are in order of enrolment, and the one that is searched from its saved lists
-    /// too when they still fit.
-    fn fill_indexes(
+    /// The lists that were saved of a space, and whether any lists were saved.
+    fn saved_lists(
         &self,
-        spaces: &Spaces,
-        rows: &[Arc<RowInfo>],
-        stored: Vec<Vec<Stored>>,
-    ) -> Result<(), GalleryError> {
-        for (space, stored) in spaces.both().zip(stored) {
-            let home = Arc::ptr_eq(space, &spaces.home);
-            let may_lack = match &spaces.beside {
-                Some((_, Role::Filling)) if !home => true,
-                Some(_) | None => home && spaces.partial,
-            };
-            let loaded = self.joined(space, rows, stored, may_lack)?;
-            if !home {
-                space.index.fill(&loaded, None);
-                continue;
-            }
-            let saved = self.saved_lists()?;
-            let kept = saved.is_some();
-            let of_space = |(generation, lists): (u64, Vec<u8>)| {
-                let same = generation == space.of.generation.0;
-                if same { lists_from_bytes(&lists) } else { None }
-            };
-            if !space.index.fill(&loaded, saved.and_then(of_space)) && kept {
-                tracing::warn!(gallery = %self.doc.id, "the saved index does not fit and is built anew");
-            }
-        }
-        Ok(())
-    }
-
-    /// The generation that lists were saved of, and the lists, whole or not; `None` when there are none.
-    fn saved_lists(&self) -> Result<Option<(u64, Vec<u8>)>, GalleryError> {
+        space: TemplateSpace,
+    ) -> Result<(Option<SavedLists>, bool), GalleryError> {
         let mut bytes = Vec::new();
+        let mut readable = true;
         for record in self.store.scan(&key::in_gallery(key::SEGMENT_CHUNK, self.number)) {
             match record {
                 Ok((_, chunk)) => bytes.extend_from_slice(&chunk),
-                // What is left does not have the digest of the whole.
-                Err(StorageError::Damaged { .. }) => bytes.push(0),
+                Err(StorageError::Damaged { .. }) => readable = false,
                 Err(error) => return Err(error.into()),
             }
         }
-        let split = bytes.split_first_chunk::<8>();
-        Ok(split.map(|(generation, lists)| (u64::from_be_bytes(*generation), lists.to_vec())))
+        let lists = match bytes.split_first_chunk::<8>() {
+            Some((generation, lists)) if readable => {
+                let same = u64::from_be_bytes(*generation) == space.generation.0;
+                if same { lists_from_bytes(lists) } else { None }
+            }
+            Some(_) | None => None,
+        };
+        Ok((lists, !bytes.is_empty()))
     }
 
     /// Each row with its template, in the order of `rows`.

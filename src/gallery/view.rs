@@ -152,7 +152,7 @@ impl GalleryView {
     #[must_use]
     pub fn template_of(&self, subject: &SubjectId, sample: &SampleId) -> Option<Embedding> {
         let numbers = self.gallery.sample_numbers(subject, sample).ok()?;
-        self.gallery.template(self.space.of, numbers, true).ok().flatten()
+        self.gallery.template(self.space.of, numbers).ok().flatten()
     }
 
     /// The thresholds of this space; `None` while there are none.
