@@ -7,8 +7,9 @@
 // The words everybody speaks.
 pub mod domain;
 
-// What they are computed with.
+// What they are computed with, and by whom.
 pub mod simd;
+pub mod urgency;
 
 // From a file to an embedding.
 pub mod image;

@@ -1,7 +1,7 @@
 """Training steps of ViT-B/32's image tower, here and in PyTorch, in turns on the same cores.
 
     pip install torch transformers
-    python benchmarks/train/compare.py [--threads 1 2] [--batches 8 32] [--rounds 3] [--ours BINARY]
+    python benchmarks/train/compare.py [--threads 1 2] [--batches 8 32] [--rounds 3] [--bf16] [--ours BINARY]
 
 Prints medians over the rounds, and the ratios of time and peak memory as medians of each round's own ratio: below 1
 we are ahead. Processor seconds count all threads. They are what to look at on a machine that others use as well, with
@@ -32,6 +32,7 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="products of bfloat16; in PyTorch under autocast")
     parser.add_argument("--ours", help="the benchmark as cargo built it; left out, cargo runs it")
     arguments = parser.parse_args()
     ours = [arguments.ours] if arguments.ours else ["cargo", "bench", "--locked", "--bench", "train", "--"]
@@ -41,6 +42,7 @@ def main():
     for threads in arguments.threads:
         for batch in arguments.batches:
             size = ["--batch", str(batch), "--steps", str(STEPS.get(batch, 3))]
+            size += ["--bf16"] * arguments.bf16
             # As `handclip train` does: freed memory is kept for the next step.
             environment = {"MIMALLOC_PURGE_DELAY": "-1", "RAYON_NUM_THREADS": str(threads)}
             rounds = [(run(ours + size, environment), run(theirs + [*size, "--threads", str(threads)], {}))

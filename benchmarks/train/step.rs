@@ -35,9 +35,9 @@ fn main() {
     let config = ClipConfig::from_json(&config).unwrap();
     let parameters = Parameters::init(&config, 1, &device).unwrap();
     let of_images = |name: &str| name.starts_with("vision_model.") || name.starts_with("visual_");
-    let clip = Clip::learning(&config, &parameters, &of_images, None).unwrap();
     let half = std::env::args().any(|argument| argument == "--bf16");
-    let clip = if half { clip.compute_in(DType::BF16) } else { clip };
+    let dtype = if half { DType::BF16 } else { DType::F32 };
+    let clip = Clip::learning(&config, &parameters, &of_images, None, dtype).unwrap();
     let classifier = Tensor::randn(0.0_f32, 0.02, (CLASSES, config.projection_dim), &device);
     let classifier = Var::from_tensor(&classifier.unwrap()).unwrap();
     let mut trained = parameters.vars();

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::error::JobError;
 use super::job::{JobFailure, JobId, JobRecord, JobState};
 use super::queue::{Jobs, Live};
+use crate::urgency::{FAR_BACK, give_way};
 
 /// How often a slot that has nothing to do looks for jobs that are too old to keep.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -156,7 +157,7 @@ impl Runner {
             let pool = ThreadPoolBuilder::new()
                 .num_threads(threads.max(1))
                 .thread_name(|number| format!("job-{number}"))
-                .start_handler(|_| give_way())
+                .start_handler(|_| give_way(FAR_BACK))
                 .build()
                 .map_err(|error| JobError::Threads(error.to_string()))?;
             let (jobs, handlers, slot) = (runner.jobs.clone(), Arc::clone(&handlers), slot.clone());
@@ -228,16 +229,6 @@ fn work(jobs: &Jobs, handlers: &Handlers, slot: &str, pool: &ThreadPool) {
             Err(failure) => tracing::warn!(job = %id, kind, %failure, "a job ended early"),
         }
         jobs.finish(id, outcome, panicked);
-    }
-}
-
-/// Lets every other thread of the process go first: queries are not to wait for a job.
-fn give_way() {
-    /// As far down as it goes before a thread only runs when nothing else wants to.
-    const STEPS: i32 = 15;
-    // On Linux this is the thread's own, not the process's.
-    if let Err(error) = rustix::process::nice(STEPS) {
-        tracing::warn!(%error, "jobs run as urgently as queries");
     }
 }
 

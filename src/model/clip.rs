@@ -5,6 +5,7 @@ use super::stages::Stages;
 use super::text::TextTower;
 use super::vision::VisionTower;
 use super::{Adapters, ClipConfig, ModelError, Parameters};
+use crate::tensor::lean::Rounded;
 
 /// Both towers of a CLIP model.
 pub struct Clip {
@@ -21,11 +22,14 @@ impl Clip {
     /// # Errors
     /// [`ModelError`] when the parameters are not those of the configuration.
     pub fn new(config: &ClipConfig, parameters: &Parameters) -> Result<Self, ModelError> {
-        Self::learning(config, parameters, &|_| true, None)
+        Self::learning(config, parameters, &|_| true, None, DType::F32)
     }
 
     /// A model of which only the parameters that `learns` names follow their variables and get gradients; the
     /// others must not change. With `adapters`, those are added to its weights and get gradients as well.
+    ///
+    /// The towers compute in `dtype`; parameters, their gradients and the features are in f32. In bfloat16 a CPU rounds only what is
+    /// multiplied by a weight, and what gradients are products of, and only where that is faster ([`Rounded`]).
     ///
     /// # Errors
     /// As [`Clip::new`].
@@ -34,8 +38,21 @@ impl Clip {
         parameters: &Parameters,
         learns: &dyn Fn(&str) -> bool,
         adapters: Option<&Adapters>,
+        dtype: DType,
     ) -> Result<Self, ModelError> {
-        Self::load(config, Source { parameters, tracks: learns, adapters })
+        config.validate()?;
+        let on_cpu = parameters.require("logit_scale")?.device().is_cpu();
+        let rounds = on_cpu && dtype == DType::BF16;
+        let rounded = if rounds { Rounded::detect() } else { None };
+        let dtype = if rounds { DType::F32 } else { dtype };
+        let source = Source { parameters, tracks: learns, adapters, rounded };
+        Ok(Self {
+            vision: VisionTower::load(source, &config.vision)?,
+            text: TextTower::load(source, &config.text)?,
+            logit_scale: source.tensor("logit_scale")?,
+            config: config.clone(),
+            dtype,
+        })
     }
 
     /// A model for inference: no gradients, and it may not follow later changes of the parameters.
@@ -43,25 +60,7 @@ impl Clip {
     /// # Errors
     /// As [`Clip::new`].
     pub fn frozen(config: &ClipConfig, parameters: &Parameters) -> Result<Self, ModelError> {
-        Self::learning(config, parameters, &|_| false, None)
-    }
-
-    fn load(config: &ClipConfig, source: Source<'_>) -> Result<Self, ModelError> {
-        config.validate()?;
-        Ok(Self {
-            vision: VisionTower::load(source, &config.vision)?,
-            text: TextTower::load(source, &config.text)?,
-            logit_scale: source.tensor("logit_scale")?,
-            config: config.clone(),
-            dtype: DType::F32,
-        })
-    }
-
-    /// Computes the towers in this type; parameters, their gradients and the features stay in f32.
-    #[must_use]
-    pub fn compute_in(mut self, dtype: DType) -> Self {
-        self.dtype = dtype;
-        self
+        Self::learning(config, parameters, &|_| false, None, DType::F32)
     }
 
     /// Raw image features, `[batch, dim]`, of normalised pixels `[batch, 3, height, width]`.

@@ -4,6 +4,7 @@ use super::adapters::{Adapter, Adapters};
 use super::config::Activation;
 use super::stages::Stage;
 use super::{ModelError, Parameters};
+use crate::tensor::lean::Rounded;
 use crate::tensor::{
     self, Affine, BlockParameters, attention, attention_weights, block, gelu, layer_norm, linear,
     mix_heads, quick_gelu,
@@ -18,6 +19,8 @@ pub(super) struct Source<'a> {
     pub(super) tracks: &'a dyn Fn(&str) -> bool,
     /// What is added to weight matrices.
     pub(super) adapters: Option<&'a Adapters>,
+    /// Whether products on a CPU are of rounded values.
+    pub(super) rounded: Option<Rounded>,
 }
 
 impl Source<'_> {
@@ -32,6 +35,7 @@ pub(super) struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     adapter: Option<Adapter>,
+    rounded: Option<Rounded>,
 }
 
 impl Linear {
@@ -41,12 +45,18 @@ impl Linear {
             weight: source.tensor(&name)?,
             bias: Some(source.tensor(&format!("{at}.bias"))?),
             adapter: source.adapters.and_then(|adapters| adapters.of(&name)),
+            rounded: source.rounded,
         })
     }
 
     /// Without a bias. weight: `[outputs, ..inputs]`, flattened to `[outputs, inputs]`.
     pub(super) fn load_projection(source: Source<'_>, at: &str) -> Result<Self, ModelError> {
-        Ok(Self { weight: source.tensor(&format!("{at}.weight"))?, bias: None, adapter: None })
+        Ok(Self {
+            weight: source.tensor(&format!("{at}.weight"))?,
+            bias: None,
+            adapter: None,
+            rounded: source.rounded,
+        })
     }
 
     /// The matrix with what is added to it.
@@ -70,7 +80,7 @@ impl Linear {
     }
 
     pub(super) fn forward(&self, xs: &Tensor) -> CandleResult<Tensor> {
-        linear(xs, &self.weight()?.flatten_from(1)?, self.bias.as_ref())
+        linear(xs, &self.weight()?.flatten_from(1)?, self.bias.as_ref(), self.rounded)
     }
 }
 
@@ -114,7 +124,7 @@ impl Qkv {
         let weights = [parts[0].weight()?, parts[1].weight()?, parts[2].weight()?];
         let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
         let (weight, bias) = (Tensor::cat(&weights, 0)?, Tensor::cat(&biases, 0)?);
-        Ok(Linear { weight, bias: Some(bias), adapter: None })
+        Ok(Linear { weight, bias: Some(bias), adapter: None, rounded: parts[0].rounded })
     }
 
     fn forward(&self, xs: &Tensor) -> CandleResult<Tensor> {

@@ -79,9 +79,9 @@ mod tests {
         let bias = Var::rand(-1.0_f32, 1.0, 4, &cpu).unwrap();
         let xs = Var::rand(-1.0_f32, 1.0, (3, 4), &cpu).unwrap();
         let (w, b) = (weight.as_tensor(), bias.as_tensor());
-        let ys = linear(xs.as_tensor(), w, Some(b)).unwrap();
-        let ys = linear(&ys.sqr().unwrap(), w, None).unwrap();
-        let ys = linear(&ys, &w.t().unwrap(), Some(b)).unwrap();
+        let ys = linear(xs.as_tensor(), w, Some(b), None).unwrap();
+        let ys = linear(&ys.sqr().unwrap(), w, None, None).unwrap();
+        let ys = linear(&ys, &w.t().unwrap(), Some(b), None).unwrap();
         let loss = (ys.sqr().unwrap().sum_all().unwrap() + w.sum_all().unwrap()).unwrap();
         let (ours, theirs) = (backward(&loss).unwrap(), loss.backward().unwrap());
         for var in [&weight, &bias, &xs] {

@@ -5,17 +5,26 @@ use candle_core::{
 use rayon::prelude::*;
 
 use super::backward::hand_over;
-use super::buffer::{ROWS_PER_TASK, f32s, fusible, with_f32s};
+use super::buffer::{ROWS_PER_TASK, f32s, fusible, on_cpu, with_f32s};
 use super::card;
+use super::lean::{Matrix, Rounded};
 use super::simd::vectorised;
 
 /// `xs weight^T + bias`. xs: `[.., inputs]`; weight: `[outputs, inputs]` as PyTorch stores it;
 /// bias: `[outputs]`. The result is of the type of xs, whatever the others are. Gradients are computed only for the arguments that are tracked, so a frozen
 /// input costs nothing.
 ///
+/// With `rounded`, both sides of every product in f32 on a CPU are rounded to bfloat16, and so are those of its gradients; sums stay in
+/// f32.
+///
 /// # Errors
 /// When the sizes do not fit.
-pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    rounded: Option<Rounded>,
+) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
     let mut shape = xs.dims().to_vec();
     let Some(last) = shape.last_mut().filter(|last| **last == inputs) else {
@@ -29,11 +38,13 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     *last = outputs;
     let rows = xs.reshape(((), inputs))?;
     let ys = match bias {
-        Some(bias) if fusible(xs, &[weight, bias]) => {
-            rows.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)?
-        }
+        Some(bias) if fusible(xs, &[weight, bias]) => rows.contiguous()?.apply_op3(
+            &weight.contiguous()?,
+            &bias.contiguous()?,
+            Linear { rounded },
+        )?,
         None if fusible(xs, &[weight]) => {
-            rows.contiguous()?.apply_op2(&weight.contiguous()?, Linear)?
+            rows.contiguous()?.apply_op2(&weight.contiguous()?, Linear { rounded })?
         }
         Some(_) | None => {
             let ys = rows.matmul(&weight.to_dtype(xs.dtype())?.t()?)?;
@@ -46,41 +57,104 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     ys.reshape(shape)
 }
 
-struct Linear;
+struct Linear {
+    rounded: Option<Rounded>,
+}
 
 impl Linear {
     fn product(
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(Vec<f32>, Shape)> {
+        &self,
+        (xs, xs_layout): (&CpuStorage, &Layout),
+        (weight, weight_layout): (&CpuStorage, &Layout),
+        bias: Option<&[f32]>,
+    ) -> Result<(CpuStorage, Shape)> {
         let (rows, inputs) = xs_layout.shape().dims2()?;
         let (outputs, _) = weight_layout.shape().dims2()?;
+        if let Some(bias) = bias
+            && (bias.len() != outputs || outputs == 0)
+        {
+            let got = bias.len();
+            return Err(Error::Msg(format!("a bias of {got} for {outputs} outputs")).bt());
+        }
+        let shape = Shape::from((rows, outputs));
+        if let Some(rounded) = self.rounded.filter(|_| inputs > 0) {
+            let left = Matrix::AsIs(f32s(xs, xs_layout)?);
+            let right = Matrix::Turned(f32s(weight, weight_layout)?);
+            let ys = rounded.product([rows, inputs, outputs], left, right, bias);
+            return Ok((CpuStorage::F32(ys), shape));
+        }
         let sizes = (1, rows, outputs, inputs);
         let transposed = weight_layout.transpose(0, 1)?;
         let ys = xs.matmul(weight, sizes, xs_layout, &transposed)?;
         let dtype = ys.dtype();
-        let CpuStorage::F32(ys) = ys else {
+        let CpuStorage::F32(mut ys) = ys else {
             return Err(Error::UnsupportedDTypeForOp(dtype, "linear").bt());
         };
-        Ok((ys, Shape::from((rows, outputs))))
+        if let Some(bias) = bias {
+            add_to_rows(&mut ys, bias);
+        }
+        Ok((CpuStorage::F32(ys), shape))
     }
 
-    fn gradients(xs: &Tensor, weight: &Tensor, grads: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let dxs = if xs.track_op() {
-            Some(grads.matmul(&weight.detach().to_dtype(grads.dtype())?)?)
-        } else {
-            None
+    fn gradients(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        grads: &Tensor,
+    ) -> Result<[Option<Tensor>; 2]> {
+        let rounded = self.rounded.filter(|_| on_cpu(&[xs, weight, grads]));
+        let (rows, outputs) = grads.dims2()?;
+        let (_, inputs) = weight.dims2()?;
+        let dxs = match rounded {
+            _ if !xs.track_op() => None,
+            Some(rounded) if outputs > 0 => {
+                let (grads, weight) = (grads.contiguous()?, weight.contiguous()?);
+                let product = with_f32s(&grads, |grads| {
+                    with_f32s(&weight, |weight| {
+                        let sizes = [rows, outputs, inputs];
+                        let (left, right) = (Matrix::AsIs(grads), Matrix::AsIs(weight));
+                        Ok(rounded.product(sizes, left, right, None))
+                    })
+                })?;
+                Some(Tensor::from_vec(product, (rows, inputs), xs.device())?)
+            }
+            Some(_) | None => Some(grads.matmul(&weight.detach().to_dtype(grads.dtype())?)?),
         };
-        let dweight = if weight.track_op() {
-            let gradient = grads.t()?.matmul(&xs.detach())?.to_dtype(weight.dtype())?;
-            hand_over(weight, gradient)?
-        } else {
-            None
+        let dweight = match rounded {
+            _ if !weight.track_op() => None,
+            Some(rounded) if rows > 0 => {
+                let (grads, xs) = (grads.contiguous()?, xs.contiguous()?);
+                let product = with_f32s(&grads, |grads| {
+                    with_f32s(&xs, |xs| {
+                        let sizes = [outputs, rows, inputs];
+                        let (left, right) = (Matrix::Turned(grads), Matrix::AsIs(xs));
+                        Ok(rounded.product(sizes, left, right, None))
+                    })
+                })?;
+                let gradient = Tensor::from_vec(product, (outputs, inputs), weight.device())?;
+                hand_over(weight, gradient)?
+            }
+            Some(_) | None => {
+                let gradient = grads.t()?.matmul(&xs.detach())?.to_dtype(weight.dtype())?;
+                hand_over(weight, gradient)?
+            }
         };
         Ok([dxs, dweight])
     }
+}
+
+/// Adds a vector to every row of `[rows, columns]`.
+fn add_to_rows(rows: &mut [f32], vector: &[f32]) {
+    rows.par_chunks_mut(ROWS_PER_TASK * vector.len()).for_each(|rows| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact_mut(vector.len()) {
+                    row.iter_mut().zip(vector).for_each(|(value, more)| *value += more);
+                }
+            },
+        );
+    });
 }
 
 /// Sums `[rows, columns]` over its rows, in an order that does not depend on the threads.
@@ -116,8 +190,7 @@ impl CustomOp2 for Linear {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (ys, shape) = Self::product(xs, xs_layout, weight, weight_layout)?;
-        Ok((CpuStorage::F32(ys), shape))
+        self.product((xs, xs_layout), (weight, weight_layout), None)
     }
 
     fn cuda_fwd(
@@ -137,7 +210,7 @@ impl CustomOp2 for Linear {
         _ys: &Tensor,
         grads: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dxs, dweight] = Self::gradients(xs, weight, &grads.contiguous()?)?;
+        let [dxs, dweight] = self.gradients(xs, weight, &grads.contiguous()?)?;
         Ok((dxs, dweight))
     }
 }
@@ -156,24 +229,8 @@ impl CustomOp3 for Linear {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (mut ys, shape) = Self::product(xs, xs_layout, weight, weight_layout)?;
         let bias = f32s(bias, bias_layout)?;
-        let (_, outputs) = shape.dims2()?;
-        if bias.len() != outputs || outputs == 0 {
-            let got = bias.len();
-            return Err(Error::Msg(format!("a bias of {got} for {outputs} outputs")).bt());
-        }
-        ys.par_chunks_mut(ROWS_PER_TASK * outputs).for_each(|rows| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for row in rows.chunks_exact_mut(outputs) {
-                        row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-                    }
-                },
-            );
-        });
-        Ok((CpuStorage::F32(ys), shape))
+        self.product((xs, xs_layout), (weight, weight_layout), Some(bias))
     }
 
     fn cuda_fwd(
@@ -197,7 +254,7 @@ impl CustomOp3 for Linear {
         grads: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grads = grads.contiguous()?;
-        let [dxs, dweight] = Self::gradients(xs, weight, &grads)?;
+        let [dxs, dweight] = self.gradients(xs, weight, &grads)?;
         let dbias = if bias.track_op() && bias.device().is_cuda() {
             hand_over(bias, card::column_sums(&grads)?)?
         } else if bias.track_op() {
@@ -220,16 +277,16 @@ mod tests {
     #[test]
     fn linear_agrees_with_basic_operations_and_finite_differences() {
         let shapes: [&[usize]; 3] = [&[3, 23, 6], &[5, 6], &[5]];
-        check(&shapes, |xs| linear(&xs[0], &xs[1], Some(&xs[2])));
-        check(&shapes[..2], |xs| linear(&xs[0], &xs[1], None));
+        check(&shapes, |xs| linear(&xs[0], &xs[1], Some(&xs[2]), None));
+        check(&shapes[..2], |xs| linear(&xs[0], &xs[1], None, None));
     }
 
     #[test]
     fn linear_takes_views_and_leaves_untracked_arguments_alone() {
-        check(&[&[6, 4], &[5, 6]], |xs| linear(&xs[0].t()?, &xs[1], None));
+        check(&[&[6, 4], &[5, 6]], |xs| linear(&xs[0].t()?, &xs[1], None, None));
         let input = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
         let weight = Var::ones((4, 3), DType::F32, &Device::Cpu).unwrap();
-        let loss = linear(&input, weight.as_tensor(), None).unwrap().sum_all().unwrap();
+        let loss = linear(&input, weight.as_tensor(), None, None).unwrap().sum_all().unwrap();
         let grads = loss.backward().unwrap();
         assert!(grads.get(&input).is_none());
         assert_eq!(grads.get(&weight).unwrap().to_vec2::<f32>().unwrap(), [[2.0; 3]; 4]);
@@ -240,9 +297,9 @@ mod tests {
         let cpu = Device::Cpu;
         let xs = Tensor::zeros((2, 3), DType::F32, &cpu).unwrap();
         let weight = Tensor::zeros((4, 5), DType::F32, &cpu).unwrap();
-        assert!(linear(&xs, &weight, None).is_err());
+        assert!(linear(&xs, &weight, None, None).is_err());
         let weight = Tensor::zeros((4, 3), DType::F32, &cpu).unwrap();
         let bias = Tensor::zeros(3, DType::F32, &cpu).unwrap();
-        assert!(linear(&xs, &weight, Some(&bias)).is_err());
+        assert!(linear(&xs, &weight, Some(&bias), None).is_err());
     }
 }

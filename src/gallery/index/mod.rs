@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::types::{GalleryOptions, IndexInfo, SearchParams, SelfRetrieval};
+use crate::urgency::{BEHIND, give_way};
 use arrange::{Arranged, arrange};
 use encoder::Encoder;
 use kernel::Kernel;
@@ -189,6 +190,7 @@ impl Index {
         // A pool of its own: on the shared one, a scan would wait behind what is built.
         let pool = rayon::ThreadPoolBuilder::new()
             .thread_name(|at| format!("index-build-{at}"))
+            .start_handler(|_| give_way(BEHIND))
             .build()
             .map_err(|error| error.to_string())?;
         let merged = pool.install(|| match merge {

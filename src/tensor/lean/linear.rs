@@ -4,11 +4,13 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::amx::{self, Amx};
 use super::dot::{Dot, DotOctets};
 use super::octets::{GROUP, OctetRow, OctetRows, Scale, encode, pack, widen as widen_octets};
 use super::pairs::{HalfRow, HalfRows, halve, high, low, round, widen};
-use super::product::{DEPTH, Exact, Octets, Pairs, Part, Product, Quads, Widened, WidenedOctets};
-use super::tile::HIGHEST;
+use super::product::{
+    DEPTH, Exact, Octets, Pairs, Part, Product, Quads, Tiles, Widened, WidenedOctets,
+};
 use super::{Row, WIDTH, panels};
 use crate::tensor::activation::{gelu_at, quick_gelu_at};
 use crate::tensor::simd::{dispatch, vectorised};
@@ -71,8 +73,33 @@ enum Kept {
     /// `[panel of outputs][input][WIDTH]`, inputs filled up to whole panels.
     F32(Vec<Row>),
     /// `[panel of outputs][input / 2][WIDTH]`, likewise.
-    Bf16(Vec<HalfRows>, Option<Dot>),
+    Bf16(Vec<HalfRows>, Halves),
     Int8(KeptOctets),
+}
+
+/// How values in bfloat16 are multiplied.
+#[derive(Debug, Clone, Copy)]
+enum Halves {
+    Tiles(Amx),
+    /// By pairs, for few rows or for all.
+    Dot(Dot),
+    Widened,
+}
+
+impl Halves {
+    /// The fastest that this processor has.
+    fn detect() -> Self {
+        let tiles = Amx::detect().map(Self::Tiles);
+        tiles.or_else(|| Dot::detect().map(Self::Dot)).unwrap_or(Self::Widened)
+    }
+
+    /// That for so many rows.
+    fn for_rows(self, rows: usize) -> Self {
+        match self {
+            Self::Dot(dot) => dot.for_rows(rows).map_or(Self::Widened, Self::Dot),
+            Self::Tiles(_) | Self::Widened => self,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -130,7 +157,7 @@ impl Lean {
                         to.0[output % WIDTH] = round(pair[0]) | second << 16;
                     }
                 }
-                Kept::Bf16(packed, Dot::detect())
+                Kept::Bf16(packed, Halves::detect())
             }
             Precision::Int8 => {
                 let groups = deep.div_ceil(GROUP);
@@ -212,19 +239,24 @@ impl Lean {
             Kept::F32(weights) => {
                 self.share_out(Exact { left, weights }, rows, out, after, threads)
             }
-            Kept::Bf16(weights, dot) => {
+            Kept::Bf16(weights, halves) => {
                 let mut halved = HALVED.take();
-                halved.resize(left.len(), HalfRow::ZERO);
+                // Whatever fills up the last tile.
+                halved.resize(left.len() + amx::HEIGHT - 1, HalfRow::ZERO);
                 vectorised(
                     #[inline(always)]
                     || halve(left, &mut halved),
                 );
-                match dot.and_then(|dot| dot.for_rows(rows)) {
-                    Some(dot) => {
+                match halves.for_rows(rows) {
+                    Halves::Tiles(amx) => {
+                        let by = Tiles { left: &halved, weights, amx };
+                        self.share_out(by, rows, out, after, threads);
+                    }
+                    Halves::Dot(dot) => {
                         let by = Pairs { left: &halved, weights, dot };
                         self.share_out(by, rows, out, after, threads);
                     }
-                    None => {
+                    Halves::Widened => {
                         let mut widened = WIDENED.take();
                         widened.resize(left.len(), Row::ZERO);
                         vectorised(
@@ -306,19 +338,20 @@ impl<P: Product> WithSimd for Task<'_, P> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { product, deep, bias, first, rows, out, after } = self;
-        let block = (BLOCK_BYTES / (deep * P::BYTES)).clamp(4 * HIGHEST, 40 * HIGHEST);
-        let block = block / HIGHEST * HIGHEST;
-        let groups = deep.div_ceil(DEPTH);
+        let block = (BLOCK_BYTES / (deep * P::BYTES)).clamp(4 * P::HEIGHT, 40 * P::HEIGHT);
+        let block = block / P::HEIGHT * P::HEIGHT;
+        let groups = deep.div_ceil(P::DEPTH);
+        let ready = product.ready();
         for start in (0..rows).step_by(block) {
             let here = block.min(rows - start);
             for (panel, out) in out.chunks_exact_mut(rows).enumerate() {
                 let panel = first + panel;
                 let out = &mut out[start..start + here];
                 begin(out, &bias[panel], after);
-                for deepest in (0..deep).step_by(DEPTH) {
-                    let inputs = DEPTH.min(deep - deepest) * WIDTH;
+                for deepest in (0..deep).step_by(P::DEPTH) {
+                    let inputs = P::DEPTH.min(deep - deepest) * WIDTH;
                     let first = (panel * deep + deepest) * WIDTH;
-                    let group = deepest / DEPTH;
+                    let group = deepest / P::DEPTH;
                     let part = Part {
                         first,
                         inputs,
@@ -327,7 +360,7 @@ impl<P: Product> WithSimd for Task<'_, P> {
                         group: panel * groups + group,
                         left_group: group * rows + start,
                     };
-                    product.add(simd, part, out);
+                    product.add(simd, &ready, part, out);
                 }
                 finish(out, after);
             }

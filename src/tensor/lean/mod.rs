@@ -7,6 +7,11 @@
 //! Sums run over the inputs in one order, whatever stands beside a row and however many threads there are: a picture has the
 //! same embedding alone and in a batch, to the last bit.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[path = "no_amx.rs"]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod dot;
@@ -19,11 +24,13 @@ mod octets;
 mod pairs;
 mod prefetch;
 mod product;
+mod rounded;
 mod tile;
 
 pub use attention::{Heads, Span, attention};
 pub use linear::{After, Lean, Precision};
 pub use norm::LeanNorm;
+pub use rounded::{Matrix, Rounded};
 
 /// Columns of a panel: two registers of AVX-512, four of AVX2.
 pub const WIDTH: usize = 32;

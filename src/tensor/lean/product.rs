@@ -1,7 +1,9 @@
-//! The ways to multiply: f32 as it is, pairs of bfloat16 and fours of eight bits where the processor has them, and the same widened.
+//! The ways to multiply: f32 as it is, tiles or pairs of bfloat16 and fours of eight bits where the processor has them, and the same
+//! widened.
 
 use pulp::Simd;
 
+use super::amx::{self, Amx, Shaped};
 use super::dot::{Dot, DotOctets};
 use super::octets::{OctetRow, OctetRows, Scale};
 use super::pairs::{HalfRow, HalfRows, high as upper, low};
@@ -42,9 +44,18 @@ impl Part {
 pub(super) trait Product: Copy + Send + Sync {
     /// Bytes of a row's part in a panel of the left side.
     const BYTES: usize;
+    /// Panels of inputs taken at a time.
+    const DEPTH: usize = DEPTH;
+    /// Rows of a tile at most.
+    const HEIGHT: usize = HIGHEST;
+    /// What a thread needs for it, besides.
+    type Ready;
+
+    /// Gets it, once for many parts.
+    fn ready(self) -> Self::Ready;
 
     /// `out += left right` over some inputs; out: `[row][WIDTH]`.
-    fn add<S: Simd>(self, simd: S, part: Part, out: &mut [Row]);
+    fn add<S: Simd>(self, simd: S, ready: &Self::Ready, part: Part, out: &mut [Row]);
 }
 
 #[derive(Clone, Copy)]
@@ -55,9 +66,12 @@ pub(super) struct Exact<'a> {
 
 impl Product for Exact<'_> {
     const BYTES: usize = size_of::<Row>();
+    type Ready = ();
+
+    fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, simd: S, part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, simd: S, (): &(), part: Part, out: &mut [Row]) {
         let mut ahead = part.ahead(self.weights, 1, tiles(out.len(), high::<S>()).count());
         let right = &self.weights[part.first..part.first + part.inputs];
         strips(simd, &self.left[part.left..], part.rows, right, out, &mut || ahead.step());
@@ -72,9 +86,12 @@ pub(super) struct Widened<'a> {
 
 impl Product for Widened<'_> {
     const BYTES: usize = size_of::<Row>();
+    type Ready = ();
+
+    fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, simd: S, part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, simd: S, (): &(), part: Part, out: &mut [Row]) {
         let mut ahead = part.ahead(self.weights, 2, tiles(out.len(), high::<S>()).count());
         let mut widened = [Row::ZERO; DEPTH * WIDTH];
         let pairs = widened.as_chunks_mut::<2>().0.iter_mut();
@@ -99,12 +116,40 @@ pub(super) struct Pairs<'a> {
 
 impl Product for Pairs<'_> {
     const BYTES: usize = size_of::<HalfRow>();
+    type Ready = ();
+
+    fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, _: S, part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, _: S, (): &(), part: Part, out: &mut [Row]) {
         let mut ahead = part.ahead(self.weights, 2, tiles(out.len(), HIGHEST).count());
         let right = &self.weights[part.first / 2..(part.first + part.inputs) / 2];
         self.dot.strips(&self.left[part.left..], part.rows, right, out, &mut || ahead.step());
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Tiles<'a> {
+    /// `[panel][row]`, and behind the last so many rows more as fill up a tile.
+    pub(super) left: &'a [HalfRow],
+    pub(super) weights: &'a [HalfRows],
+    pub(super) amx: Amx,
+}
+
+impl Product for Tiles<'_> {
+    const BYTES: usize = size_of::<HalfRow>();
+    const DEPTH: usize = 8;
+    const HEIGHT: usize = 2 * amx::HEIGHT;
+    type Ready = Shaped;
+
+    fn ready(self) -> Shaped {
+        self.amx.shape()
+    }
+
+    #[inline(always)]
+    fn add<S: Simd>(self, _: S, shaped: &Shaped, part: Part, out: &mut [Row]) {
+        let right = &self.weights[part.first / 2..(part.first + part.inputs) / 2];
+        shaped.strips(&self.left[part.left..], part.rows, right, out);
     }
 }
 
@@ -139,9 +184,12 @@ pub(super) struct Quads<'a> {
 
 impl Product for Quads<'_> {
     const BYTES: usize = size_of::<OctetRow>();
+    type Ready = ();
+
+    fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, _: S, part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, _: S, (): &(), part: Part, out: &mut [Row]) {
         let Self { octets, dot } = self;
         let mut ahead = part.ahead(octets.weights, 4, tiles(out.len(), HIGHEST).count());
         let left = (&octets.left[part.left..], part.rows, octets.scales(part, out.len()));
@@ -160,9 +208,12 @@ pub(super) struct WidenedOctets<'a> {
 
 impl Product for WidenedOctets<'_> {
     const BYTES: usize = size_of::<Row>();
+    type Ready = ();
+
+    fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, simd: S, part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, simd: S, (): &(), part: Part, out: &mut [Row]) {
         /// Rows that wait for their scale.
         const WAITING: usize = 2 * HIGHEST;
         let octets = self.octets;

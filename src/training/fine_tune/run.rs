@@ -183,12 +183,13 @@ impl<'a> Run<'a> {
         let mut optimizer = Optimizer::new(&trained, optimizer_config(settings))?;
         let blocks = inputs.model.vision.num_hidden_layers;
         optimizer.scale_rates(|name| settings.layer_decay.powi(depth(name, blocks)));
-        let clip = Clip::learning(inputs.model, parameters, &learns, adapters.as_ref())?;
+        let dtype = match recipe.compute.precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        };
+        let clip = Clip::learning(inputs.model, parameters, &learns, adapters.as_ref(), dtype)?;
         let mut run = Self {
-            clip: match recipe.compute.precision {
-                Precision::F32 => clip,
-                Precision::Bf16 => clip.compute_in(DType::BF16),
-            },
+            clip,
             adapters,
             heads,
             prompts: None,

@@ -78,15 +78,15 @@ fn pairs_and_widened_values_give_the_same() {
         let left: Vec<f32> = (0..rows * inputs).map(|at| value(at + 5)).collect();
         let left = in_panels(&left, inputs);
         let mut linear = Lean::pack(inputs, &[&weights], &[], Precision::Bf16);
-        let mut by = |dot| {
+        let mut by = |halves| {
             if let Kept::Bf16(_, kept) = &mut linear.weights {
-                *kept = dot;
+                *kept = halves;
             }
             let mut out = vec![Row::ZERO; panels(outputs) * rows];
             linear.forward(&left, rows, &mut out, After::Nothing, 2);
             out
         };
-        let (pairs, widened) = (by(Some(dot)), by(None));
+        let (pairs, widened) = (by(Halves::Dot(dot)), by(Halves::Widened));
         assert_ne!(pairs, vec![Row::ZERO; pairs.len()]);
         // The same products. AMD's instruction does not say how it adds up.
         let most = if is_amd() {
@@ -97,6 +97,37 @@ fn pairs_and_widened_values_give_the_same() {
         for (one, other) in pairs.iter().zip(&widened) {
             for (one, other) in one.0.iter().zip(other.0) {
                 assert!((one - other).abs() < most, "{one} {other}");
+            }
+        }
+    }
+}
+
+/// Tiles, where this processor has them, and f32: the same products, added up in another order.
+#[test]
+fn tiles_and_widened_values_agree_whatever_the_rows() {
+    let Some(amx) = Amx::detect() else {
+        println!("skipped: this processor does not multiply tiles");
+        return;
+    };
+    let (inputs, outputs) = (515, 70);
+    let weights: Vec<f32> = (0..inputs * outputs).map(value).collect();
+    let mut linear = Lean::pack(inputs, &[&weights], &[], Precision::Bf16);
+    for rows in (1..=70).chain([500, 1301]) {
+        let left: Vec<f32> = (0..rows * inputs).map(|at| value(at + 5)).collect();
+        let left = in_panels(&left, inputs);
+        let mut by = |halves| {
+            if let Kept::Bf16(_, kept) = &mut linear.weights {
+                *kept = halves;
+            }
+            let mut out = vec![Row::ZERO; panels(outputs) * rows];
+            linear.forward(&left, rows, &mut out, After::Nothing, 2);
+            out
+        };
+        let (tiles, widened) = (by(Halves::Tiles(amx)), by(Halves::Widened));
+        assert_ne!(tiles, widened, "made by the same instructions");
+        for (one, other) in tiles.iter().zip(&widened) {
+            for (one, other) in one.0.iter().zip(other.0) {
+                assert!((one - other).abs() < 3e-4, "{rows}: {one} {other}");
             }
         }
     }

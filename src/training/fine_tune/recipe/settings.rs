@@ -41,7 +41,8 @@ pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits with the range of f32; for CUDA (on a CPU it is slower than f32).
+    /// 16 bits with the range of f32: for CUDA, and for products on a CPU with AMX (Intel since Sapphire Rapids; others compute as in
+    /// f32).
     Bf16,
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 use super::super::heads::IdentityHeads;
 use super::super::prompt_learning::Prompts;
@@ -143,8 +143,9 @@ fn adapters_get_the_gradients_of_pytorch_and_what_they_change_gets_none() {
     let adapters = Adapters::on_attention(&golden.parameters, 2, 4.0, 1, &of_images).unwrap();
     let mut vars = adapters.vars();
     vars.iter().for_each(|(name, var)| var.set(&golden.values[name]).unwrap());
-    let clip =
-        Clip::learning(&golden.config, &golden.parameters, &|_| false, Some(&adapters)).unwrap();
+    let (config, parameters) = (&golden.config, &golden.parameters);
+    let (none, adapted) = (|_: &str| false, Some(&adapters));
+    let clip = Clip::learning(config, parameters, &none, adapted, DType::F32).unwrap();
     let heads = golden.heads(IDENTITY[0].1);
     vars.extend(heads.vars());
     vars.extend(golden.parameters.vars());
