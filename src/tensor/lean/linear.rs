@@ -26,7 +26,7 @@ pub enum Precision {
     #[default]
     F32,
     /// Rounded to bfloat16, and so is what they are multiplied with: half the memory, half of what passes by for every picture, and
-    /// twice the speed where the processor multiplies such pairs fast (AMD's since Zen 4).
+    /// twice the speed where the processor multiplies such pairs fast (AMD's since Zen 4), more where it multiplies tiles of them (AMX).
     Bf16,
     /// In eight bits with a scale for every 128 inputs of an output, and so is what they are multiplied with: a quarter of the memory,
     /// and half of the time where the processor multiplies four at a time. A tower's first and last products, its norms and its
