@@ -108,31 +108,16 @@ impl Linear {
         let dxs = match rounded {
             _ if !xs.track_op() => None,
             Some(rounded) if outputs > 0 => {
-                let (grads, weight) = (grads.contiguous()?, weight.contiguous()?);
-                let product = with_f32s(&grads, |grads| {
-                    with_f32s(&weight, |weight| {
-                        let sizes = [rows, outputs, inputs];
-                        let (left, right) = (Matrix::AsIs(grads), Matrix::AsIs(weight));
-                        Ok(rounded.product(sizes, left, right, None))
-                    })
-                })?;
-                Some(Tensor::from_vec(product, (rows, inputs), xs.device())?)
+                let sizes = [rows, outputs, inputs];
+                Some(rounded_product(rounded, sizes, (grads, Side::AsIs), weight)?)
             }
             Some(_) | None => Some(grads.matmul(&weight.detach().to_dtype(grads.dtype())?)?),
         };
         let dweight = match rounded {
             _ if !weight.track_op() => None,
             Some(rounded) if rows > 0 => {
-                let (grads, xs) = (grads.contiguous()?, xs.contiguous()?);
-                let product = with_f32s(&grads, |grads| {
-                    with_f32s(&xs, |xs| {
-                        let sizes = [outputs, rows, inputs];
-                        let (left, right) = (Matrix::Turned(grads), Matrix::AsIs(xs));
-                        Ok(rounded.product(sizes, left, right, None))
-                    })
-                })?;
-                let gradient = Tensor::from_vec(product, (outputs, inputs), weight.device())?;
-                hand_over(weight, gradient)?
+                let sizes = [outputs, rows, inputs];
+                hand_over(weight, rounded_product(rounded, sizes, (grads, Side::Turned), xs)?)?
             }
             Some(_) | None => {
                 let gradient = grads.t()?.matmul(&xs.detach())?.to_dtype(weight.dtype())?;
@@ -141,6 +126,33 @@ impl Linear {
         };
         Ok([dxs, dweight])
     }
+}
+
+/// How a tensor is taken.
+enum Side {
+    AsIs,
+    Turned,
+}
+
+/// [`Rounded::product`] of two tensors.
+fn rounded_product(
+    rounded: Rounded,
+    sizes: [usize; 3],
+    (left, side): (&Tensor, Side),
+    right: &Tensor,
+) -> Result<Tensor> {
+    let (left, right) = (left.contiguous()?, right.contiguous()?);
+    let product = |right: &[f32]| {
+        with_f32s(&left, |left| {
+            let left = match side {
+                Side::AsIs => Matrix::AsIs(left),
+                Side::Turned => Matrix::Turned(left),
+            };
+            Ok(rounded.product(sizes, left, Matrix::AsIs(right), None))
+        })
+    };
+    let [rows, _, columns] = sizes;
+    Tensor::from_vec(with_f32s(&right, product)?, (rows, columns), left.device())
 }
 
 /// Adds a vector to every row of `[rows, columns]`.

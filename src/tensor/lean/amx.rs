@@ -14,7 +14,9 @@ use super::pairs::{HalfRow, HalfRows};
 use super::{Row, WIDTH};
 
 /// Rows of a tile.
-pub(super) const HEIGHT: usize = 16;
+const HEIGHT: usize = 16;
+/// Rows that are multiplied at a time.
+pub(super) const BLOCK: usize = 2 * HEIGHT;
 
 /// Bytes from the weights that are multiplied to those that are asked for: memory takes as long to answer as so many take to be used up.
 const AHEAD: usize = 32 << 10;
@@ -38,7 +40,7 @@ impl Amx {
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &SHAPES, options(nostack, preserves_flags, readonly));
         }
-        Shaped(PhantomData)
+        Shaped { filled: [[Row::ZERO; HEIGHT]; 2], thread: PhantomData }
     }
 }
 
@@ -87,7 +89,11 @@ struct Shapes([u8; 64]);
 
 /// Tiles that have their shape, on the thread where they got it. A system that changes threads would save them over and over: they are
 /// given up in the end.
-pub(super) struct Shaped(PhantomData<*const ()>);
+pub(super) struct Shaped {
+    /// Where tiles of a result lie that have fewer rows.
+    filled: [[Row; HEIGHT]; 2],
+    thread: PhantomData<*const ()>,
+}
 
 impl Drop for Shaped {
     fn drop(&mut self) {
@@ -97,13 +103,13 @@ impl Drop for Shaped {
 }
 
 impl Shaped {
-    /// `out += left right`, 32 rows after 32 rows.
+    /// `out += left right`, [`BLOCK`] rows after [`BLOCK`] rows.
     ///
-    /// left: `[panel][row]` with `rows` rows a panel, and behind the last up to fifteen rows of whatever; right:
+    /// left: `[panel][row]` with `rows` rows a panel, and behind the last as many of whatever as fill up a block; right:
     /// `[inputs / 2][WIDTH]`, the inputs a multiple of [`WIDTH`]; out: `[row][WIDTH]`. What lies behind `right` is asked for meanwhile.
     /// Panics where sizes do not fit.
     pub(super) fn strips(
-        &self,
+        &mut self,
         left: &[HalfRow],
         rows: usize,
         right: &[HalfRows],
@@ -111,37 +117,31 @@ impl Shaped {
     ) {
         let panels = right.len() / (WIDTH / 2);
         let Some(others) = panels.checked_sub(1) else { return };
-        let read = others * rows + out.len().next_multiple_of(HEIGHT);
+        let read = others * rows + out.len().next_multiple_of(BLOCK);
         assert!(read <= left.len(), "a left side without the rows that fill up its tiles");
-        let lines = LINES.div_ceil(out.len().div_ceil(2 * HEIGHT).max(1));
+        let lines = LINES.div_ceil(out.len().div_ceil(BLOCK).max(1));
         let mut ahead = right.as_ptr().cast::<u8>().wrapping_add(AHEAD);
-        for (at, out) in out.chunks_mut(2 * HEIGHT).enumerate() {
-            let left = left[2 * HEIGHT * at..].as_ptr();
-            let (upper, lower) = out.split_at_mut(HEIGHT.min(out.len()));
-            // What fills up a tile of the result needs a place of its own.
-            let mut filled = [Row::ZERO; HEIGHT];
-            let last = if lower.is_empty() { &mut *upper } else { &mut *lower };
-            let short = last.len() < HEIGHT;
-            if short {
-                filled[..last.len()].copy_from_slice(last);
-            }
-            let last = if short { filled.as_mut_ptr() } else { last.as_mut_ptr() };
-            let step = rows * size_of::<HalfRow>();
-            let right = Weights { at: right.as_ptr(), panels, ahead, lines };
-            ahead = ahead.wrapping_add(panels * lines * 64);
-            // SAFETY: the tiles have their shape. Of the left side it reads `panels` times 32 or 16 rows, `rows` apart, which are there as
-            // asserted above; of the right side all; and it reads and writes sixteen rows of each result, which were cut that long or are
-            // `filled`.
-            unsafe {
-                if lower.is_empty() {
-                    one(left, step, right, last);
-                } else {
-                    two(left, step, right, [upper.as_mut_ptr(), last]);
+        for (at, out) in out.chunks_mut(BLOCK).enumerate() {
+            let mut halves: [&mut [Row]; 2] = out.split_at_mut(HEIGHT.min(out.len())).into();
+            let mut tiles = [std::ptr::null_mut(); 2];
+            for ((tile, half), filled) in tiles.iter_mut().zip(&mut halves).zip(&mut self.filled) {
+                let whole = half.len() == HEIGHT;
+                if !whole {
+                    filled[..half.len()].copy_from_slice(half);
                 }
+                *tile = if whole { half.as_mut_ptr() } else { filled.as_mut_ptr() };
             }
-            if short {
-                let last = if lower.is_empty() { upper } else { lower };
-                last.copy_from_slice(&filled[..last.len()]);
+            let left = left[BLOCK * at..].as_ptr();
+            let weights = Weights { at: right.as_ptr(), panels, ahead, lines };
+            // SAFETY: the tiles have their shape. Of the left side it reads `panels` times 32 rows, `rows` apart, which are there as asserted
+            // above; of the right side all; and it reads and writes sixteen rows of each half of the result, which is that long or
+            // lies in `filled`.
+            unsafe { multiply(left, rows * size_of::<HalfRow>(), weights, tiles) };
+            ahead = ahead.wrapping_add(panels * lines * 64);
+            for (half, filled) in halves.iter_mut().zip(&self.filled) {
+                if half.len() < HEIGHT {
+                    half.copy_from_slice(&filled[..half.len()]);
+                }
             }
         }
     }
@@ -164,7 +164,12 @@ struct Weights {
 /// # Safety
 /// The tiles of this thread have their shape; 32 rows of the left side at every step, all weights and sixteen rows of each result are
 /// there.
-unsafe fn two(left: *const HalfRow, step: usize, right: Weights, [upper, lower]: [*mut Row; 2]) {
+unsafe fn multiply(
+    left: *const HalfRow,
+    step: usize,
+    right: Weights,
+    [upper, lower]: [*mut Row; 2],
+) {
     // SAFETY: as the caller promises; a prefetch cannot fault, whatever the address.
     unsafe {
         asm!(
@@ -208,50 +213,6 @@ unsafe fn two(left: *const HalfRow, step: usize, right: Weights, [upper, lower]:
             narrow = in(reg) size_of::<HalfRow>(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
-}
-
-/// Sixteen rows by 32 outputs, in two tiles.
-///
-/// # Safety
-/// As for [`two`], with sixteen rows of the left side and one result.
-unsafe fn one(left: *const HalfRow, step: usize, right: Weights, out: *mut Row) {
-    // SAFETY: as there.
-    unsafe {
-        asm!(
-            "tileloadd tmm0, [{to} + {wide}]",
-            "tileloadd tmm1, [{to} + {wide} + 64]",
-            "2:",
-            "tileloadd tmm4, [{left} + {narrow}]",
-            "tileloadd tmm6, [{right} + {wide}]",
-            "tileloadd tmm7, [{right} + {wide} + 64]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "mov {line}, {lines}",
-            "3:",
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, 64",
-            "dec {line}",
-            "jnz 3b",
-            "add {left}, {step}",
-            "add {right}, 2048",
-            "dec {panels}",
-            "jnz 2b",
-            "tilestored [{to} + {wide}], tmm0",
-            "tilestored [{to} + {wide} + 64], tmm1",
-            left = inout(reg) left => _,
-            right = inout(reg) right.at => _,
-            panels = inout(reg) right.panels => _,
-            ahead = inout(reg) right.ahead => _,
-            line = out(reg) _,
-            lines = in(reg) right.lines,
-            step = in(reg) step,
-            to = in(reg) out,
-            wide = in(reg) size_of::<Row>(),
-            narrow = in(reg) size_of::<HalfRow>(),
-            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }

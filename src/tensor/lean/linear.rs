@@ -241,8 +241,8 @@ impl Lean {
             }
             Kept::Bf16(weights, halves) => {
                 let mut halved = HALVED.take();
-                // Whatever fills up the last tile.
-                halved.resize(left.len() + amx::HEIGHT - 1, HalfRow::ZERO);
+                // Whatever fills up the last tiles.
+                halved.resize(left.len() + amx::BLOCK - 1, HalfRow::ZERO);
                 vectorised(
                     #[inline(always)]
                     || halve(left, &mut halved),
@@ -341,7 +341,7 @@ impl<P: Product> WithSimd for Task<'_, P> {
         let block = (BLOCK_BYTES / (deep * P::BYTES)).clamp(4 * P::HEIGHT, 40 * P::HEIGHT);
         let block = block / P::HEIGHT * P::HEIGHT;
         let groups = deep.div_ceil(P::DEPTH);
-        let ready = product.ready();
+        let mut ready = product.ready();
         for start in (0..rows).step_by(block) {
             let here = block.min(rows - start);
             for (panel, out) in out.chunks_exact_mut(rows).enumerate() {
@@ -360,7 +360,7 @@ impl<P: Product> WithSimd for Task<'_, P> {
                         group: panel * groups + group,
                         left_group: group * rows + start,
                     };
-                    product.add(simd, &ready, part, out);
+                    product.add(simd, &mut ready, part, out);
                 }
                 finish(out, after);
             }

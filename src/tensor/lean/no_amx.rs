@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use super::Row;
 use super::pairs::{HalfRow, HalfRows};
 
-pub(super) const HEIGHT: usize = 16;
+pub(super) const BLOCK: usize = 32;
 
 /// Never there.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,7 @@ impl Amx {
 pub(super) struct Shaped(Infallible);
 
 impl Shaped {
-    pub(super) fn strips(&self, _: &[HalfRow], _: usize, _: &[HalfRows], _: &mut [Row]) {
+    pub(super) fn strips(&mut self, _: &[HalfRow], _: usize, _: &[HalfRows], _: &mut [Row]) {
         match self.0 {}
     }
 }

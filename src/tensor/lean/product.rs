@@ -55,7 +55,7 @@ pub(super) trait Product: Copy + Send + Sync {
     fn ready(self) -> Self::Ready;
 
     /// `out += left right` over some inputs; out: `[row][WIDTH]`.
-    fn add<S: Simd>(self, simd: S, ready: &Self::Ready, part: Part, out: &mut [Row]);
+    fn add<S: Simd>(self, simd: S, ready: &mut Self::Ready, part: Part, out: &mut [Row]);
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +71,7 @@ impl Product for Exact<'_> {
     fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, simd: S, (): &(), part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, simd: S, (): &mut (), part: Part, out: &mut [Row]) {
         let mut ahead = part.ahead(self.weights, 1, tiles(out.len(), high::<S>()).count());
         let right = &self.weights[part.first..part.first + part.inputs];
         strips(simd, &self.left[part.left..], part.rows, right, out, &mut || ahead.step());
@@ -91,7 +91,7 @@ impl Product for Widened<'_> {
     fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, simd: S, (): &(), part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, simd: S, (): &mut (), part: Part, out: &mut [Row]) {
         let mut ahead = part.ahead(self.weights, 2, tiles(out.len(), high::<S>()).count());
         let mut widened = [Row::ZERO; DEPTH * WIDTH];
         let pairs = widened.as_chunks_mut::<2>().0.iter_mut();
@@ -121,7 +121,7 @@ impl Product for Pairs<'_> {
     fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, _: S, (): &(), part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, _: S, (): &mut (), part: Part, out: &mut [Row]) {
         let mut ahead = part.ahead(self.weights, 2, tiles(out.len(), HIGHEST).count());
         let right = &self.weights[part.first / 2..(part.first + part.inputs) / 2];
         self.dot.strips(&self.left[part.left..], part.rows, right, out, &mut || ahead.step());
@@ -130,7 +130,7 @@ impl Product for Pairs<'_> {
 
 #[derive(Clone, Copy)]
 pub(super) struct Tiles<'a> {
-    /// `[panel][row]`, and behind the last so many rows more as fill up a tile.
+    /// `[panel][row]`, and behind the last so many rows more as fill up a block of tiles.
     pub(super) left: &'a [HalfRow],
     pub(super) weights: &'a [HalfRows],
     pub(super) amx: Amx,
@@ -139,7 +139,7 @@ pub(super) struct Tiles<'a> {
 impl Product for Tiles<'_> {
     const BYTES: usize = size_of::<HalfRow>();
     const DEPTH: usize = 8;
-    const HEIGHT: usize = 2 * amx::HEIGHT;
+    const HEIGHT: usize = amx::BLOCK;
     type Ready = Shaped;
 
     fn ready(self) -> Shaped {
@@ -147,7 +147,7 @@ impl Product for Tiles<'_> {
     }
 
     #[inline(always)]
-    fn add<S: Simd>(self, _: S, shaped: &Shaped, part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, _: S, shaped: &mut Shaped, part: Part, out: &mut [Row]) {
         let right = &self.weights[part.first / 2..(part.first + part.inputs) / 2];
         shaped.strips(&self.left[part.left..], part.rows, right, out);
     }
@@ -189,7 +189,7 @@ impl Product for Quads<'_> {
     fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, _: S, (): &(), part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, _: S, (): &mut (), part: Part, out: &mut [Row]) {
         let Self { octets, dot } = self;
         let mut ahead = part.ahead(octets.weights, 4, tiles(out.len(), HIGHEST).count());
         let left = (&octets.left[part.left..], part.rows, octets.scales(part, out.len()));
@@ -213,7 +213,7 @@ impl Product for WidenedOctets<'_> {
     fn ready(self) {}
 
     #[inline(always)]
-    fn add<S: Simd>(self, simd: S, (): &(), part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, simd: S, (): &mut (), part: Part, out: &mut [Row]) {
         /// Rows that wait for their scale.
         const WAITING: usize = 2 * HIGHEST;
         let octets = self.octets;

@@ -81,17 +81,18 @@ impl Rounded {
             );
         });
         let rounds = rows.div_ceil(rayon::current_num_threads() * ROWS);
-        let each = rows.div_ceil(rayon::current_num_threads() * rounds).next_multiple_of(BLOCK);
+        let each =
+            rows.div_ceil(rayon::current_num_threads() * rounds).next_multiple_of(amx::BLOCK);
         out.par_chunks_mut(each * columns).enumerate().for_each(|(at, out)| {
             let here = out.len() / columns;
             let (mut halved, mut sums) = (LEFT.take(), SUMS.take());
-            halved.resize(deep * here + amx::HEIGHT - 1, HalfRow::ZERO);
+            halved.resize(deep * here + amx::BLOCK - 1, HalfRow::ZERO);
             sums.resize(PANELS * here, Row::ZERO);
             vectorised(
                 #[inline(always)]
                 || pack_left(left, [rows, inputs], at * each, &mut halved[..deep * here]),
             );
-            let shaped = self.0.shape();
+            let mut shaped = self.0.shape();
             for (at, right) in packed.chunks(PANELS * deep * WIDTH / 2).enumerate() {
                 let first = at * PANELS * WIDTH;
                 for (panel, right) in right.chunks_exact(deep * WIDTH / 2).enumerate() {
