@@ -109,7 +109,12 @@ impl Linear {
             _ if !xs.track_op() => None,
             Some(rounded) if outputs > 0 => {
                 let sizes = [rows, outputs, inputs];
-                Some(rounded_product(rounded, sizes, (grads, Side::AsIs), weight)?)
+                Some(rounded_product(
+                    rounded,
+                    sizes,
+                    (grads, |values| Matrix::AsIs(values)),
+                    weight,
+                )?)
             }
             Some(_) | None => Some(grads.matmul(&weight.detach().to_dtype(grads.dtype())?)?),
         };
@@ -117,7 +122,10 @@ impl Linear {
             _ if !weight.track_op() => None,
             Some(rounded) if rows > 0 => {
                 let sizes = [outputs, rows, inputs];
-                hand_over(weight, rounded_product(rounded, sizes, (grads, Side::Turned), xs)?)?
+                hand_over(
+                    weight,
+                    rounded_product(rounded, sizes, (grads, |values| Matrix::Turned(values)), xs)?,
+                )?
             }
             Some(_) | None => {
                 let gradient = grads.t()?.matmul(&xs.detach())?.to_dtype(weight.dtype())?;
@@ -128,28 +136,16 @@ impl Linear {
     }
 }
 
-/// How a tensor is taken.
-enum Side {
-    AsIs,
-    Turned,
-}
-
-/// [`Rounded::product`] of two tensors.
+/// [`Rounded::product`] of two tensors, the left one as it is said to lie.
 fn rounded_product(
     rounded: Rounded,
     sizes: [usize; 3],
-    (left, side): (&Tensor, Side),
+    (left, lies): (&Tensor, fn(&[f32]) -> Matrix<'_>),
     right: &Tensor,
 ) -> Result<Tensor> {
     let (left, right) = (left.contiguous()?, right.contiguous()?);
     let product = |right: &[f32]| {
-        with_f32s(&left, |left| {
-            let left = match side {
-                Side::AsIs => Matrix::AsIs(left),
-                Side::Turned => Matrix::Turned(left),
-            };
-            Ok(rounded.product(sizes, left, Matrix::AsIs(right), None))
-        })
+        with_f32s(&left, |left| Ok(rounded.product(sizes, lies(left), Matrix::AsIs(right), None)))
     };
     let [rows, _, columns] = sizes;
     Tensor::from_vec(with_f32s(&right, product)?, (rows, columns), left.device())

@@ -17,6 +17,8 @@ use super::{Row, WIDTH};
 const HEIGHT: usize = 16;
 /// Rows that are multiplied at a time.
 pub(super) const BLOCK: usize = 2 * HEIGHT;
+/// Panels of inputs to take at a time: their part of a panel of weights stays in the first-level cache.
+pub(super) const DEPTH: usize = 8;
 
 /// Bytes from the weights that are multiplied to those that are asked for: memory takes as long to answer as so many take to be used up.
 const AHEAD: usize = 32 << 10;

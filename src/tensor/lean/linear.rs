@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::amx::{self, Amx};
 use super::dot::{Dot, DotOctets};
 use super::octets::{GROUP, OctetRow, OctetRows, Scale, encode, pack, widen as widen_octets};
-use super::pairs::{HalfRow, HalfRows, halve, high, low, round, widen};
+use super::pairs::{HalfRow, HalfRows, halve, high, low, pair, widen};
 use super::product::{
     DEPTH, Exact, Octets, Pairs, Part, Product, Quads, Tiles, Widened, WidenedOctets,
 };
@@ -152,9 +152,9 @@ impl Lean {
                 let mut packed = vec![HalfRows::ZERO; size / 2];
                 for (output, row) in rows() {
                     let panel = &mut packed[output / WIDTH * deep / 2..];
-                    for (to, pair) in panel.iter_mut().zip(row.chunks(2)) {
-                        let second = pair.get(1).map_or(0, |value| round(*value));
-                        to.0[output % WIDTH] = round(pair[0]) | second << 16;
+                    for (to, two) in panel.iter_mut().zip(row.chunks(2)) {
+                        let second = two.get(1).copied().unwrap_or_default();
+                        to.0[output % WIDTH] = pair(two[0], second);
                     }
                 }
                 Kept::Bf16(packed, Halves::detect())

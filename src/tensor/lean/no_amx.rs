@@ -6,6 +6,7 @@ use super::Row;
 use super::pairs::{HalfRow, HalfRows};
 
 pub(super) const BLOCK: usize = 32;
+pub(super) const DEPTH: usize = 8;
 
 /// Never there.
 #[derive(Debug, Clone, Copy)]

@@ -28,6 +28,12 @@ pub(super) fn round(value: f32) -> u32 {
     if value.is_nan() { 0x7fc0 } else { rounded }
 }
 
+/// Two neighbours, rounded.
+#[inline(always)]
+pub(super) fn pair(first: f32, second: f32) -> u32 {
+    round(first) | round(second) << 16
+}
+
 /// The first of a pair.
 #[inline(always)]
 pub(super) fn low(pair: u32) -> f32 {
@@ -45,7 +51,7 @@ pub(super) fn high(pair: u32) -> f32 {
 pub(super) fn halve(rows: &[Row], out: &mut [HalfRow]) {
     for (to, from) in out.iter_mut().zip(rows) {
         for (to, from) in to.0.iter_mut().zip(from.0.as_chunks::<2>().0) {
-            *to = round(from[0]) | round(from[1]) << 16;
+            *to = pair(from[0], from[1]);
         }
     }
 }

@@ -138,7 +138,7 @@ pub(super) struct Tiles<'a> {
 
 impl Product for Tiles<'_> {
     const BYTES: usize = size_of::<HalfRow>();
-    const DEPTH: usize = 8;
+    const DEPTH: usize = amx::DEPTH;
     const HEIGHT: usize = amx::BLOCK;
     type Ready = Shaped;
 

@@ -5,14 +5,12 @@ use std::cell::Cell;
 use rayon::prelude::*;
 
 use super::amx::{self, Amx};
-use super::pairs::{HalfRow, HalfRows, round};
+use super::pairs::{HalfRow, HalfRows, pair};
 use super::{Row, WIDTH, panels};
 use crate::tensor::simd::vectorised;
 
 /// Rows of a result that a thread makes at a time: with as many inputs as a tower has, their left side stays in the second-level cache.
 const ROWS: usize = 256;
-/// Panels of inputs taken at a time: their part of a panel of the right side stays in the first-level cache.
-const DEPTH: usize = 8;
 /// Panels of a result that are written at a time: in pieces of a panel, each row's would be in a page of its own.
 const PANELS: usize = 4;
 /// Columns that are turned at a time.
@@ -99,8 +97,8 @@ impl Rounded {
                     let start = bias.map_or(Row::ZERO, |bias| row_at(bias, first + panel * WIDTH));
                     let sums = &mut sums[panel * here..][..here];
                     sums.fill(start);
-                    for (part, right) in right.chunks(DEPTH * WIDTH / 2).enumerate() {
-                        shaped.strips(&halved[part * DEPTH * here..], here, right, sums);
+                    for (part, right) in right.chunks(amx::DEPTH * WIDTH / 2).enumerate() {
+                        shaped.strips(&halved[part * amx::DEPTH * here..], here, right, sums);
                     }
                 }
                 vectorised(
@@ -135,12 +133,6 @@ fn write(sums: &[Row], rows: usize, first: usize, out: &mut [f32]) {
             }
         }
     }
-}
-
-/// Two values side by side.
-#[inline(always)]
-fn pair(first: f32, second: f32) -> u32 {
-    round(first) | round(second) << 16
 }
 
 /// Rows of `[rows, inputs]` from `first` on, as many as there is room for, into `[panel][row]`.
