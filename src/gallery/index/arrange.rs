@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::codes::{BitProbe, Bits, Signs};
+use super::bits::{BitProbe, Bits, Signs};
 use super::encoder::Encoder;
 use super::kernel::Kernel;
 use super::rough::Shortlist;

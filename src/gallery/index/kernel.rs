@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::codes::{GROUP, Nibbles};
+use super::bits::{GROUP, Nibbles};
 use super::template::whole;
 
 /// Lanes summed independently: enough to keep the adders of any processor busy.
@@ -93,6 +93,14 @@ impl Kernel {
             );
         }
         estimate(bits, tables, affine, bar)
+    }
+
+    /// How many values are not below `bar`.
+    pub(super) fn count_from(self, values: &[f32], bar: f32) -> usize {
+        self.widest(
+            #[inline(always)]
+            || values.iter().map(|value| usize::from(*value >= bar)).sum(),
+        )
     }
 
     /// Runs a loop compiled for the widest vectors of this machine. It must be inlined into `work`.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use rayon::prelude::*;
 
-use super::codes::{BitProbe, Bits, Signs};
+use super::bits::{BitProbe, Bits, Signs};
 use super::encoder::Encoder;
 use super::graph::{self, Graph, Links};
 use super::kernel::Kernel;

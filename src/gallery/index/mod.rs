@@ -1,12 +1,14 @@
 //! Who is closest, derived from the records: every template in memory with its bits. Readers take one snapshot and no lock.
 
 mod arrange;
+mod bits;
 mod codes;
 mod encoder;
 mod graph;
 mod kernel;
 mod lists;
 mod persist;
+mod planes;
 mod reader;
 mod rough;
 mod rows;

@@ -3,14 +3,15 @@
 //! A bit a value, looked up for 32 rows at a time, costs a few nanoseconds a row, where an exact scan reads eight times as
 //! much. How far such an estimate is off is known on average only (`BitProbe::deviation`): rows that would have to be further off
 //! than almost any is are left out, and the others are scored as in an exact scan. So the work follows the question. Where a probe has
-//! mates that stand out, few rows are left; where all are about as far away, many; and where too many are, an exact scan is faster.
+//! mates that stand out, few rows are left. Where all are about as far away, many are: a second bit is read then, which leaves a
+//! third of the doubt. Where too many are left even so, an exact scan is faster.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::Snapshot;
-use super::codes::{BitProbe, Bits, GROUP};
+use super::bits::{BitProbe, Bits, GROUP};
 use super::kernel::Kernel;
 use super::rows::BLOCK;
 use super::scan::{CodedProbe, Score};
@@ -20,6 +21,8 @@ const ROWS_A_TASK: usize = 8_192 * BLOCK;
 
 /// Of so many rows one may be left: scores of more take longer than an exact scan, which reads row after row.
 const ONE_IN: usize = 16;
+/// Of so many rows one may be left by their first bits: scores of more take longer than to read the second, and leave fewer.
+const FIRST_ONE_IN: usize = 64;
 
 /// Estimates of rows that may be among the closest.
 pub(super) struct Shortlist {
@@ -113,41 +116,62 @@ struct Search<'a> {
     snapshot: &'a Snapshot,
     probe: BitProbe,
     wanted: usize,
-    margin: f32,
+    /// By how much a row may be estimated below the last of the wanted ones, by its first bits, and by both.
+    margins: [f32; 2],
 }
 
 impl Search<'_> {
-    /// Looks at `rows`, whichever blocks they lie in.
+    /// Looks at `rows`, whichever runs they lie in.
     fn scan(&self, list: &mut Shortlist, rows: Range<usize>) {
-        let blocks = &self.snapshot.rows.blocks;
-        let mut first = rows.start / BLOCK * BLOCK;
-        while first < rows.end {
-            let block = &blocks[first / BLOCK];
-            let within = rows.start.saturating_sub(first)..(rows.end - first).min(block.len());
-            let counts = |at| block.is_live(at);
-            list.scan(self.snapshot.kernel, &self.probe, &block.codes.bits, within, first, counts);
-            first += BLOCK;
+        let all = &self.snapshot.rows;
+        for (run, first, within) in all.planes.runs(rows) {
+            let counts = |at| all.is_live((first + at) as u32);
+            list.scan(self.snapshot.kernel, &self.probe, &run.bits, within, first, counts);
         }
     }
 
     fn list(&self) -> Shortlist {
-        Shortlist::new(self.wanted, self.margin)
+        Shortlist::new(self.wanted, self.margins[0])
     }
 
     /// Estimates of `rows`, and the best of them.
     fn estimate(&self, rows: Range<usize>) -> Estimated {
-        let snapshot = self.snapshot;
         let mut best = Shortlist::new(self.wanted, 0.0);
         let mut estimates = Vec::with_capacity(rows.len().next_multiple_of(GROUP));
-        for (first, block) in
-            rows.clone().step_by(BLOCK).zip(&snapshot.rows.blocks[rows.start / BLOCK..])
-        {
+        for group in rows.start / GROUP..rows.end.div_ceil(GROUP) {
+            let (run, at) = self.snapshot.rows.planes.group(group);
             let (some, passing) =
-                block.codes.bits.estimates(snapshot.kernel, &self.probe, 0, best.bar);
+                run.bits.estimates(self.snapshot.kernel, &self.probe, at, best.bar);
             estimates.extend_from_slice(&some);
-            best.offer_some(&some, passing, first, |row| block.is_live(row - first));
+            self.offer(&mut best, &some, passing, group);
         }
         Estimated { rows, estimates, best: best.close() }
+    }
+
+    /// The same by two bits for rows in groups that have one from `bar` on; no others can be among the closest.
+    fn refine(&self, part: Estimated, bar: f32) -> Estimated {
+        let Estimated { rows, mut estimates, .. } = part;
+        let mut best = Shortlist::new(self.wanted, 0.0);
+        for (group, rough) in (rows.start / GROUP..).zip(estimates.as_chunks_mut().0) {
+            if !any_from(bar, rough) {
+                rough.fill(f32::NEG_INFINITY);
+                continue;
+            }
+            let (run, at) = self.snapshot.rows.planes.group(group);
+            let second = (&run.second, &*rough);
+            let (some, passing) =
+                run.bits.refined(self.snapshot.kernel, &self.probe, at, second, best.bar);
+            *rough = some;
+            self.offer(&mut best, &some, passing, group);
+        }
+        Estimated { rows, estimates, best: best.close() }
+    }
+
+    /// Takes those of a group that pass and are live.
+    #[inline]
+    fn offer(&self, best: &mut Shortlist, estimates: &[f32; GROUP], passing: u32, group: usize) {
+        let rows = &self.snapshot.rows;
+        best.offer_some(estimates, passing, group * GROUP, |row| rows.is_live(row as u32));
     }
 
     /// What is not too far below the best of all. They are known only when all were looked at, so estimates are kept until then.
@@ -156,35 +180,43 @@ impl Search<'_> {
         let rows = self.snapshot.rows.len();
         let task =
             |task: usize| self.estimate(task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(rows));
-        let tasks = rows.div_ceil(ROWS_A_TASK);
-        let estimated: Vec<Estimated> = if tasks > 1 {
-            (0..tasks).into_par_iter().map(task).collect()
-        } else {
-            (0..tasks).map(task).collect()
-        };
-        let mut best = self.list();
+        let rough = each((0..rows.div_ceil(ROWS_A_TASK)).collect(), task);
+        let bar = self.bar(&rough, self.margins[0]);
+        if let Some(left) = self.left(&rough, bar, FIRST_ONE_IN) {
+            return Some(left);
+        }
+        let refined = each(rough, |part| self.refine(part, bar));
+        self.left(&refined, self.bar(&refined, self.margins[1]), ONE_IN)
+    }
+
+    /// What estimates must reach, that of the last of the wanted ones being off by as much as `margin`.
+    fn bar(&self, estimated: &[Estimated], margin: f32) -> f32 {
+        let mut best = Shortlist::new(self.wanted, margin);
         best.found = estimated.iter().flat_map(|part| part.best.iter().copied()).collect();
         best.raise();
-        let mut left = Vec::new();
-        for part in &estimated {
-            self.pick(part, best.bar, &mut left);
-            if left.len() > rows / ONE_IN + 4 * self.wanted {
-                return None;
-            }
+        best.bar
+    }
+
+    /// Live rows from `bar` on; `None` where there is more than one in so many.
+    fn left(&self, estimated: &[Estimated], bar: f32, one_in: usize) -> Option<Vec<(f32, u32)>> {
+        let most = self.snapshot.rows.len() / one_in + 4 * self.wanted;
+        let count = |part: &Estimated| self.snapshot.kernel.count_from(&part.estimates, bar);
+        if estimated.iter().map(count).sum::<usize>() > most {
+            return None;
         }
+        let mut left = Vec::new();
+        estimated.iter().for_each(|part| self.pick(part, bar, &mut left));
         Some(left)
     }
 
     /// Adds those of `part` that are not below `bar`.
     fn pick(&self, part: &Estimated, bar: f32, left: &mut Vec<(f32, u32)>) {
         for (first, group) in part.rows.clone().step_by(GROUP).zip(part.estimates.chunks(GROUP)) {
-            // Looking for any first lets the compiler compare many at once.
-            if !group.iter().fold(false, |any, estimate| any | (*estimate >= bar)) {
+            if !any_from(bar, group) {
                 continue;
             }
             for (row, estimate) in (first..part.rows.end).zip(group) {
-                let (block, at) = self.snapshot.rows.place(row as u32);
-                if *estimate >= bar && block.is_live(at) {
+                if *estimate >= bar && self.snapshot.rows.is_live(row as u32) {
                     left.push((*estimate, row as u32));
                 }
             }
@@ -207,6 +239,20 @@ impl Search<'_> {
     }
 }
 
+/// Whether any estimate reaches `bar`. Looking at all lets the compiler compare many at once.
+fn any_from(bar: f32, estimates: &[f32]) -> bool {
+    estimates.iter().fold(false, |any, estimate| any | (*estimate >= bar))
+}
+
+/// What `work` makes of each, on the threads of the pool where there are several.
+fn each<T: Send, R: Send>(parts: Vec<T>, work: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
+    if parts.len() > 1 {
+        parts.into_par_iter().map(work).collect()
+    } else {
+        parts.into_iter().map(work).collect()
+    }
+}
+
 /// Scores of the rows that may be among the `wanted` closest, which are at least one. `None` where an exact scan is faster.
 pub(super) fn scores(snapshot: &Snapshot, query: &[f32], wanted: usize) -> Option<Vec<Score>> {
     if wanted == 0 || wanted > snapshot.rows.live() / ONE_IN {
@@ -214,8 +260,8 @@ pub(super) fn scores(snapshot: &Snapshot, query: &[f32], wanted: usize) -> Optio
     }
     let Snapshot { rows, kernel, certainty, .. } = snapshot;
     let probe = BitProbe::new(*kernel, &rows.encoder, query);
-    let margin = certainty * probe.deviation * rows.usual_error();
-    let search = Search { snapshot, probe, wanted, margin };
+    let margins = rows.usual_errors().map(|error| certainty * probe.deviation * error);
+    let search = Search { snapshot, probe, wanted, margins };
     let found = search.nearest_lists(query).or_else(|| search.everything())?;
     let coded = CodedProbe::new(*kernel, query);
     let score = |(_, row): (f32, u32)| {
@@ -223,4 +269,65 @@ pub(super) fn scores(snapshot: &Snapshot, query: &[f32], wanted: usize) -> Optio
         coded.score(snapshot, block, (row as usize - at, at))
     };
     Some(found.into_iter().map(score).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::template::PackedTemplate;
+    use super::super::{Index, RowInfo};
+    use super::*;
+    use crate::domain::{HandAttributes, SampleId, SubjectId};
+    use crate::gallery::types::GalleryOptions;
+    use rand::{Rng, SeedableRng};
+    use std::sync::Arc;
+
+    /// Where nobody has a mate, one bit leaves too much to look at, and two leave little, the closest among it.
+    #[test]
+    fn strangers_are_told_apart_by_two_bits() {
+        const DIM: usize = 256;
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(11);
+        let mut unit = || -> Vec<f32> {
+            let row: Vec<f32> = (0..DIM).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+            row.iter().map(|value| value / length).collect()
+        };
+        let subject = Arc::new(SubjectId::new("p").unwrap());
+        let loaded: Vec<(Arc<RowInfo>, PackedTemplate)> = (0..12_000)
+            .map(|number| {
+                let info = RowInfo {
+                    number,
+                    subject_number: number,
+                    subject: Arc::clone(&subject),
+                    sample: SampleId::new(format!("s{number}")).unwrap(),
+                    attributes: HandAttributes::default(),
+                };
+                (Arc::new(info), PackedTemplate::new(&unit()))
+            })
+            .collect();
+        let index = Index::new(DIM, &GalleryOptions::default());
+        index.fill(&loaded, None);
+        let snapshot = index.load();
+        let wanted = 10;
+        let (mut found, mut asked) = (0, 0);
+        for _ in 0..20 {
+            let query = unit();
+            let probe = BitProbe::new(snapshot.kernel, &snapshot.rows.encoder, &query);
+            let margins = snapshot.rows.usual_errors().map(|error| 4.0 * probe.deviation * error);
+            let search = Search { snapshot: &snapshot, probe, wanted, margins };
+            let rough = [search.estimate(0..snapshot.rows.len())];
+            let bar = search.bar(&rough, margins[0]);
+            assert!(search.left(&rough, bar, ONE_IN).is_none(), "one bit tells them apart as well");
+
+            let left = search.everything().expect("two bits leave too much");
+            let similarity = |row: u32| snapshot.rows.template(row).dot(snapshot.kernel, &query);
+            let mut closest: Vec<u32> = (0..snapshot.rows.len() as u32).collect();
+            closest.sort_unstable_by(|a, b| similarity(*b).total_cmp(&similarity(*a)));
+            asked += wanted;
+            found += closest[..wanted]
+                .iter()
+                .filter(|row| left.iter().any(|(_, left)| left == *row))
+                .count();
+        }
+        assert!(found >= asked - 1, "{found} of {asked}");
+    }
 }

@@ -4,9 +4,11 @@ use rayon::prelude::*;
 
 use crate::domain::{AttributeFilter, HandAttributes, SampleId, SubjectId};
 
-use super::codes::{Codes, GROUP, Signs};
+use super::bits::{GROUP, Signs};
+use super::codes::Codes;
 use super::encoder::Encoder;
 use super::kernel::Kernel;
+use super::planes::{Planes, RUN, Run};
 use super::template::{Packed, PackedTemplate};
 
 /// Rows of a block. A block is copied when a row is added to it or removed from it, so that searches under way keep what they saw: as
@@ -49,9 +51,9 @@ impl Block {
         }
     }
 
-    fn push(&mut self, info: Arc<RowInfo>, template: Packed<'_>, signs: &Signs) {
+    fn push(&mut self, info: Arc<RowInfo>, template: Packed<'_>) {
         self.live |= 1 << self.infos.len();
-        self.codes.push(template, signs);
+        self.codes.push(template);
         self.subjects.push(info.subject_number);
         self.facets.push(facets(&info.attributes));
         self.infos.push(info);
@@ -119,19 +121,29 @@ impl<'a> Admission<'a> {
 pub(in crate::gallery) struct Rows {
     pub(super) dim: usize,
     pub(super) blocks: Vec<Arc<Block>>,
+    pub(super) planes: Planes,
     /// What made every row's bits.
     pub(super) encoder: Arc<Encoder>,
     kernel: Kernel,
     len: usize,
     live: usize,
-    /// Sum of the squares of what rows' bits leave out.
-    error: f64,
+    /// Sums of the squares of what rows' first bits leave out, and of what both do.
+    errors: [f64; 2],
 }
 
 impl Rows {
     pub(super) fn new(kernel: Kernel, encoder: Arc<Encoder>) -> Self {
         let dim = encoder.mean.len();
-        Self { dim, blocks: Vec::new(), encoder, kernel, len: 0, live: 0, error: 0.0 }
+        Self {
+            dim,
+            blocks: Vec::new(),
+            planes: Planes::new(dim),
+            encoder,
+            kernel,
+            len: 0,
+            live: 0,
+            errors: [0.0; 2],
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -146,15 +158,16 @@ impl Rows {
     pub(super) fn bytes(&self) -> usize {
         let block = |block: &Arc<Block>| block.codes.bytes();
         // All but the last are full, and so equally large.
-        match &*self.blocks {
+        let blocks = match &*self.blocks {
             [] => 0,
             [full @ .., last] => full.len() * full.first().map_or(0, block) + block(last),
-        }
+        };
+        blocks + self.planes.bytes()
     }
 
-    /// How long what a row's bits leave out is, usually.
-    pub(super) fn usual_error(&self) -> f32 {
-        (self.error / self.len.max(1) as f64).sqrt() as f32
+    /// How long what a row's first bits leave out is, and what both do, usually.
+    pub(super) fn usual_errors(&self) -> [f32; 2] {
+        self.errors.map(|sum| (sum / self.len.max(1) as f64).sqrt() as f32)
     }
 
     pub(super) fn push(&mut self, info: Arc<RowInfo>, vector: &[f32]) {
@@ -168,42 +181,54 @@ impl Rows {
         }
         let signs = self.signs(template);
         if let Some(block) = self.blocks.last_mut() {
-            Arc::make_mut(block).push(info, template, &signs);
+            Arc::make_mut(block).push(info, template);
+            self.planes.push(&signs);
             self.len += 1;
             self.live += 1;
-            self.error += f64::from(signs.error).powi(2);
+            add(&mut self.errors, signs.errors.map(squared));
         }
     }
 
-    /// The same for many, block by block on all threads of the pool.
+    /// The same for many, run by run on all threads of the pool.
     pub(super) fn extend<'a>(
         &mut self,
         which: &[u32],
         row: impl Fn(u32) -> (&'a Arc<RowInfo>, Packed<'a>) + Sync,
     ) {
-        let room = self.len.next_multiple_of(BLOCK) - self.len;
-        let (first, whole) = which.split_at(room.min(which.len()));
-        for at in first {
-            let (info, template) = row(*at);
-            self.push_packed(Arc::clone(info), template);
-        }
-        let block = |which: &[u32]| {
-            let (mut block, mut error) = (Block::new(self.dim), 0.0);
+        let room = self.len.next_multiple_of(RUN) - self.len;
+        let (first, others) = which.split_at(room.min(which.len()));
+        let (whole, last) = others.split_at(others.len() / RUN * RUN);
+        let one_by_one = |rows: &mut Self, which: &[u32]| {
             for at in which {
                 let (info, template) = row(*at);
-                let signs = self.signs(template);
-                block.push(Arc::clone(info), template, &signs);
-                error += f64::from(signs.error).powi(2);
+                rows.push_packed(Arc::clone(info), template);
             }
-            (Arc::new(block), error)
         };
-        let blocks: Vec<(Arc<Block>, f64)> = whole.par_chunks(BLOCK).map(block).collect();
-        for (block, error) in blocks {
-            self.len += block.len();
-            self.live += block.len();
-            self.error += error;
-            self.blocks.push(block);
+        one_by_one(self, first);
+        let run = |which: &[u32]| {
+            let (mut run, mut errors) = (Run::new(self.dim, RUN), [0.0; 2]);
+            let blocks = which.chunks(BLOCK).map(|which| {
+                let mut block = Block::new(self.dim);
+                for at in which {
+                    let (info, template) = row(*at);
+                    let signs = self.signs(template);
+                    block.push(Arc::clone(info), template);
+                    run.push(&signs);
+                    add(&mut errors, signs.errors.map(squared));
+                }
+                Arc::new(block)
+            });
+            (blocks.collect(), run, errors)
+        };
+        let runs: Vec<(Vec<Arc<Block>>, Run, [f64; 2])> = whole.par_chunks(RUN).map(run).collect();
+        for (blocks, run, errors) in runs {
+            self.len += RUN;
+            self.live += RUN;
+            add(&mut self.errors, errors);
+            self.blocks.extend(blocks);
+            self.planes.push_run(run);
         }
+        one_by_one(self, last);
     }
 
     fn signs(&self, template: Packed<'_>) -> Signs {
@@ -212,7 +237,7 @@ impl Rows {
 
     /// Removes rows and zeroes their templates and codes; unknown and removed ones are passed over.
     pub(super) fn remove(&mut self, removed: impl Fn(&Block, usize) -> bool) {
-        for block in &mut self.blocks {
+        for (first, block) in (0..).step_by(BLOCK).zip(&mut self.blocks) {
             let gone: Vec<usize> =
                 (0..block.len()).filter(|at| block.is_live(*at) && removed(block, *at)).collect();
             if gone.is_empty() {
@@ -220,7 +245,10 @@ impl Rows {
             }
             self.live -= gone.len();
             let block = Arc::make_mut(block);
-            gone.into_iter().for_each(|at| block.wipe(at));
+            for at in gone {
+                block.wipe(at);
+                self.planes.wipe(first + at);
+            }
         }
     }
 
@@ -231,6 +259,7 @@ impl Rows {
             let block = Arc::make_mut(&mut self.blocks[block]);
             if block.is_live(at) {
                 block.wipe(at);
+                self.planes.wipe(*row as usize);
                 self.live -= 1;
             }
         }
@@ -270,4 +299,12 @@ impl Rows {
         }
         found
     }
+}
+
+fn squared(error: f32) -> f64 {
+    f64::from(error).powi(2)
+}
+
+fn add(sums: &mut [f64; 2], more: [f64; 2]) {
+    sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
 }
