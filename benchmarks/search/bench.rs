@@ -34,9 +34,10 @@ const LISTS: [usize; 7] = [8, 16, 32, 64, 128, 256, 512];
 
 fn open(dir: &Path, options: GalleryOptions) -> (Galleries, Arc<Gallery>) {
     let key = MasterKey::from_hex(&"5a".repeat(32)).unwrap();
-    let store = Store::open(StoreOptions::new(dir, key)).unwrap();
-    let galleries =
-        Galleries::open(store, GalleryOptions { background: false, ..options }).unwrap();
+    let load = move |store: &Store| {
+        Galleries::open(store.clone(), GalleryOptions { background: false, ..options })
+    };
+    let (_, galleries) = Store::open_with(StoreOptions::new(dir, key), load).unwrap();
     let id = GalleryId::new("g").unwrap();
     let spec = |id: GalleryId| GallerySpec {
         id,

@@ -2,10 +2,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::checkpoint::{Checkpoint, most_bytes};
-use super::engine::Engine;
+use super::engine::{Engine, Taken};
 use super::files::{
     CONFIG, NamedBytes, PREPROCESSOR, TOKENIZER, WEIGHTS, name_of, read_json, read_weights,
 };
@@ -13,8 +14,7 @@ use super::fingerprint::{fingerprint, in_precision, of_parameters};
 use super::parameters::ParameterSpec;
 use super::stream::WeightStream;
 use super::{
-    CheckpointError, Clip, ClipConfig, ExplainMethod, ModelError, Parameters, PatchMap, Precision,
-    Tokenizer,
+    Clip, ClipConfig, ExplainMethod, ModelError, Parameters, PatchMap, Precision, Tokenizer,
 };
 use crate::domain::{Embedding, Fingerprint};
 use crate::image::Preprocessing;
@@ -165,7 +165,7 @@ impl Embedder {
                     stream.read(name, take)
                 })
             },
-            || Engine::new(config, &mut |name| stream.values(name), precision),
+            || Engine::new(config, stream, precision),
         );
         let counts = stream.names().into_iter().map(|name| stream.count(name));
         let loaded = Loaded {
@@ -185,8 +185,7 @@ impl Embedder {
         let fingerprint = of_parameters(config, tokenizer, &preprocessing, parameters)?;
         let execution = match device {
             Device::Cpu => {
-                let mut values = |name: &str| parameters.values(name);
-                let engine = Engine::new(config, &mut values, Precision::F32)?;
+                let engine = Engine::new(config, parameters, Precision::F32)?;
                 Execution::Engine(Box::new(engine))
             }
             Device::Cuda(_) | Device::Metal(_) => {
@@ -216,16 +215,15 @@ impl Embedder {
         }
         // A model is large: what has been read goes before what is made of it is there.
         drop(weights);
-        let mut values = checkpoint.into_values()?;
+        let values = checkpoint.into_values()?;
         let counts = values.iter().map(|(name, values)| (name.as_str(), values.len()));
         let fingerprint = fingerprint(config, tokenizer, &preprocessing, counts, |name, take| {
             take(values.get(name).map_or(&[][..], Vec::as_slice));
             Ok(())
         })?;
         let parameters = values.values().map(Vec::len).sum();
-        let missing = |name: &str| CheckpointError::Missing(vec![name.to_owned()]);
-        let mut take = |name: &str| Ok(values.remove(name).ok_or_else(|| missing(name))?);
-        let execution = Execution::Engine(Box::new(Engine::new(config, &mut take, precision)?));
+        let engine = Engine::new(config, &Taken(Mutex::new(values)), precision)?;
+        let execution = Execution::Engine(Box::new(engine));
         let fingerprint = in_precision(fingerprint, precision);
         let loaded = Loaded { execution, fingerprint, parameters };
         Self::assemble(name, loaded, config, tokenizer, preprocessing, device)

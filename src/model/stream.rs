@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use super::checkpoint::{MAX_HEADER, floats_of, most_bytes, own_name};
+use super::engine::Source;
 use super::files::{WEIGHTS, name_of};
 use super::parameters::ParameterSpec;
 use super::{CheckpointError, ModelError};
@@ -20,7 +22,7 @@ const PART: usize = 1 << 20;
 /// One file that holds exactly a configuration's parameters, under their own names.
 pub(super) struct WeightStream {
     path: PathBuf,
-    file: Mutex<File>,
+    file: Arc<File>,
     /// By name: type, place in the file, bytes.
     tensors: HashMap<String, (Dtype, u64, usize)>,
     /// A checksum of what was read of each: the file is read twice, and must be the same both times.
@@ -57,18 +59,8 @@ impl WeightStream {
             tensors.insert(name, (info.dtype, start + from as u64, to - from));
         }
         let complete = spec.shapes().all(|(name, _)| tensors.contains_key(name));
-        let (file, seen) = (Mutex::new(file), Mutex::default());
+        let (file, seen) = (Arc::new(file), Mutex::default());
         complete.then_some(Self { path, file, tensors, seen })
-    }
-
-    /// The values of a parameter in f32.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    pub(super) fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let mut values = Vec::with_capacity(self.count(name));
-        self.read(name, &mut |part| values.extend_from_slice(part))?;
-        Ok(values)
     }
 
     /// How many values a parameter has; 0 for one that is not there.
@@ -81,31 +73,36 @@ impl WeightStream {
     /// # Errors
     /// [`CheckpointError`] for one that is not there or not finite, or has changed since it was read before.
     pub(super) fn read(&self, name: &str, take: &mut dyn FnMut(&[f32])) -> Result<(), ModelError> {
+        self.read_parts(name, PART, &mut |_, values| take(values))
+    }
+
+    /// Gives the bytes of a parameter and their values in f32, so many bytes at a time.
+    fn read_parts(
+        &self,
+        name: &str,
+        part: usize,
+        take: &mut dyn FnMut(&[u8], &[f32]),
+    ) -> Result<(), ModelError> {
         let missing = || CheckpointError::Missing(vec![name.to_owned()]);
         let (dtype, start, size) = *self.tensors.get(name).ok_or_else(missing)?;
-        let failed = |source| ModelError::File { path: self.path.clone(), source };
-        let mut bytes = vec![0; size.min(PART)];
+        let mut bytes = vec![0; size.min(part)];
         let (mut done, mut sum) = (0, 0);
         while done < size {
-            let part = &mut bytes[..PART.min(size - done)];
-            {
-                let mut file = self.file.lock();
-                file.seek(SeekFrom::Start(start + done as u64)).map_err(failed)?;
-                file.read_exact(part).map_err(failed)?;
-            }
-            sum = crc32c::crc32c_append(sum, part);
-            let values = floats_of(name, dtype, part).map_err(|mut error| {
+            let bytes = &mut bytes[..part.min(size - done)];
+            read_at(&self.file, bytes, start + done as u64)
+                .map_err(|source| ModelError::File { path: self.path.clone(), source })?;
+            sum = crc32c::crc32c_append(sum, bytes);
+            let values = floats_of(name, dtype, bytes).map_err(|mut error| {
                 if let CheckpointError::NonFinite { index, .. } = &mut error {
                     *index += done * 8 / dtype.bitsize();
                 }
                 error
             })?;
-            take(&values);
-            done += part.len();
+            take(bytes, &values);
+            done += bytes.len();
         }
         if *self.seen.lock().entry(name.to_owned()).or_insert(sum) != sum {
-            let problem = "it changed while it was read".to_owned();
-            return Err(CheckpointError::Malformed { file: name_of(&self.path), problem }.into());
+            return Err(changed(&self.path));
         }
         Ok(())
     }
@@ -116,6 +113,80 @@ impl WeightStream {
         names.sort_unstable();
         names
     }
+}
+
+impl Source for WeightStream {
+    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let mut values = Vec::with_capacity(self.count(name));
+        self.read(name, &mut |part| values.extend_from_slice(part))?;
+        Ok(values)
+    }
+
+    fn rows(&self, name: &str, width: usize) -> Result<Option<StoredRows>, ModelError> {
+        let Some((dtype, start, _)) = self.tensors.get(name).copied() else { return Ok(None) };
+        let row = width * dtype.bitsize() / 8;
+        let mut sums = Vec::with_capacity(self.count(name) / width.max(1));
+        self.read_parts(name, (PART / row.max(1)).max(1) * row, &mut |bytes, _| {
+            sums.extend(bytes.chunks(row).map(crc32c::crc32c));
+        })?;
+        let (path, file, name) = (self.path.clone(), Arc::clone(&self.file), name.to_owned());
+        Ok(Some(StoredRows { path, file, name, dtype, start, row, sums }))
+    }
+}
+
+/// The rows of a parameter, read when they are needed: what a model has of them may be large, and what is asked for is little. The file
+/// is held open, so its name may go; a row that is not what it was when the model was loaded is refused.
+pub(super) struct StoredRows {
+    path: PathBuf,
+    file: Arc<File>,
+    name: String,
+    dtype: Dtype,
+    start: u64,
+    /// Bytes of a row.
+    row: usize,
+    /// A checksum of each.
+    sums: Vec<u32>,
+}
+
+impl StoredRows {
+    /// Adds the values of a row to `out`.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] when it cannot be read, [`CheckpointError`] when it is not there or was changed.
+    pub(super) fn read(&self, row: usize, out: &mut Vec<f32>) -> Result<(), ModelError> {
+        let sum = self.sums.get(row).ok_or_else(|| changed(&self.path))?;
+        let mut bytes = vec![0; self.row];
+        read_at(&self.file, &mut bytes, self.start + row as u64 * self.row as u64)
+            .map_err(|source| ModelError::File { path: self.path.clone(), source })?;
+        if crc32c::crc32c(&bytes) != *sum {
+            return Err(changed(&self.path));
+        }
+        out.extend(floats_of(&self.name, self.dtype, &bytes)?);
+        Ok(())
+    }
+}
+
+fn changed(path: &Path) -> ModelError {
+    let problem = "it changed while it was read".to_owned();
+    CheckpointError::Malformed { file: name_of(path), problem }.into()
+}
+
+/// Fills `bytes` from a place in a file, whatever else is read of it at the same time.
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, at)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        (bytes, at) = (&mut bytes[read..], at + read as u64);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -148,6 +219,17 @@ mod tests {
             let want = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(stream.values(&name).unwrap(), want);
         }
+        let token = "text_model.embeddings.token_embedding.weight";
+        let rows = stream.rows(token, 8).unwrap().unwrap();
+        let row = |row: usize| {
+            let mut values = Vec::new();
+            rows.read(row, &mut values).map(|()| values)
+        };
+        let values = stream.values(token).unwrap();
+        for (at, want) in values.chunks(8).enumerate() {
+            assert_eq!(row(at).unwrap(), want);
+        }
+        assert!(row(50).is_err(), "there are fifty");
         // Another value under the same header.
         let mut bytes = std::fs::read(&path).unwrap();
         let last = bytes.len() - 2;
@@ -155,6 +237,12 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let again: Vec<_> = names.iter().map(|name| stream.values(name).is_err()).collect();
         assert_eq!(again.iter().filter(|refused| **refused).count(), 1);
+        // And another in the middle of the tokens, long after the model was loaded.
+        let (_, start, _) = stream.tensors[token];
+        bytes[start as usize + 8 * 4 * 20 + 5] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let refused: Vec<usize> = (0..50).filter(|at| row(*at).is_err()).collect();
+        assert_eq!(refused, [20]);
         drop(stream);
         // Cut, longer, or of another model: not read by pieces.
         for wrong in [&bytes[..bytes.len() - 1], &[&bytes[..], b"x"].concat(), &bytes[..7]] {

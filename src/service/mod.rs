@@ -131,12 +131,16 @@ impl Service {
         let mut notices = Vec::new();
         let master_key = self::master_key(&options.master_key, &mut notices)?;
         let failpoint = Failpoint::new(options.failpoint.clone());
-        let store = Store::open(StoreOptions {
+        let store_options = StoreOptions {
             failpoint: failpoint.clone(),
             ..StoreOptions::new(&options.data_dir, master_key)
+        };
+        // Galleries are most of what there is to read.
+        let (store, galleries) = Store::open_with(store_options, |store| {
+            let galleries = Galleries::open(store.clone(), GalleryOptions::default());
+            galleries.map_err(ServiceError::from)
         })?;
         let keys = ApiKeys::open(store.clone())?;
-        let galleries = Galleries::open(store.clone(), GalleryOptions::default())?;
         let jobs = Jobs::open(store.clone(), JobsOptions::default())?;
         let audit = AuditLog::new(store.clone());
         let registry = Registry::open(&options.data_dir)?;

@@ -50,12 +50,20 @@ pub(super) fn encrypt(
 
 /// Undoes [`encrypt`]; `None` when the bytes, the key or the context are not the same.
 pub(super) fn decrypt(key: &[u8; 32], context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::new();
+    decrypt_into(&mut plain, key, context, sealed)?;
+    Some(plain)
+}
+
+/// The same into a buffer, whose content is lost.
+fn decrypt_into(plain: &mut Vec<u8>, key: &[u8; 32], context: &[u8], sealed: &[u8]) -> Option<()> {
     let (nonce, body) = sealed.split_first_chunk::<NONCE>()?;
     let (cipher, rest) = cipher(key, nonce)?;
-    let mut plain = body.to_vec();
-    let length = cipher.open_in_place(rest, Aad::from(context), &mut plain).ok()?.len();
+    plain.clear();
+    plain.extend_from_slice(body);
+    let length = cipher.open_in_place(rest, Aad::from(context), plain).ok()?.len();
     plain.truncate(length);
-    Some(plain)
+    Some(())
 }
 
 /// The cipher with a short nonce that stands for one with a long nonce: the beginning of the nonce goes into the key.
@@ -75,10 +83,21 @@ pub(super) struct Codec {
     store_key: Zeroizing<[u8; 32]>,
 }
 
-/// A data key that was unwrapped, for the next record that is sealed under it: most of a subject's lie together. Held by whoever reads
-/// many records, no longer than that takes.
+/// What opening one record leaves for the next: its data key, since most of a subject's records lie together, and room. Held by whoever
+/// reads many records, no longer than that takes.
 #[derive(Default)]
-pub(super) struct LastKey(Option<(DataKey, Zeroizing<[u8; 32]>)>);
+pub(super) struct Opener {
+    last: Option<(DataKey, Zeroizing<[u8; 32]>)>,
+    context: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl Opener {
+    /// The content of the record that was opened last.
+    pub(super) fn into_plain(self) -> Vec<u8> {
+        self.plain
+    }
+}
 
 impl Codec {
     pub(super) fn new(store_key: Zeroizing<[u8; 32]>) -> Self {
@@ -93,7 +112,8 @@ impl Codec {
         seal: Seal,
     ) -> Result<Vec<u8>, StorageError> {
         let mut out = head(seal);
-        let context = context(key, &out);
+        let mut context = Vec::new();
+        put_context(&mut context, key, &out);
         let body = match seal {
             Seal::Store => encrypt(&self.store_key, &context, plain)?,
             Seal::Data(data_key) => encrypt(&*slots.unwrap(data_key)?, &context, plain)?,
@@ -109,30 +129,28 @@ impl Codec {
         key: &[u8],
         sealed: &[u8],
     ) -> Result<Option<Vec<u8>>, StorageError> {
-        self.open_next(slots, &mut LastKey::default(), key, sealed)
+        let mut opener = Opener::default();
+        let opened = self.open_next(slots, &mut opener, key, sealed)?.is_some();
+        Ok(opened.then(|| opener.into_plain()))
     }
 
     /// The same for one of many.
-    pub(super) fn open_next(
+    pub(super) fn open_next<'a>(
         &self,
         slots: &Slots,
-        last: &mut LastKey,
+        opener: &'a mut Opener,
         key: &[u8],
         sealed: &[u8],
-    ) -> Result<Option<Vec<u8>>, StorageError> {
+    ) -> Result<Option<&'a [u8]>, StorageError> {
         let Some((seal, head)) = parse_head(sealed) else { return Ok(None) };
-        let context = context(key, head);
-        let body = &sealed[head.len()..];
-        match (seal, &last.0) {
-            (Seal::Store, _) => Ok(decrypt(&self.store_key, &context, body)),
-            (Seal::Data(wanted), Some((held, data_key))) if wanted == *held => {
-                Ok(decrypt(data_key, &context, body))
-            }
-            (Seal::Data(wanted), _) => {
-                let (_, data_key) = last.0.insert((wanted, slots.unwrap(wanted)?));
-                Ok(decrypt(data_key, &context, body))
-            }
-        }
+        let Opener { last, context, plain } = opener;
+        put_context(context, key, head);
+        let with = match (seal, &mut *last) {
+            (Seal::Store, _) => &self.store_key,
+            (Seal::Data(wanted), Some((held, data_key))) if wanted == *held => data_key,
+            (Seal::Data(wanted), _) => &last.insert((wanted, slots.unwrap(wanted)?)).1,
+        };
+        Ok(decrypt_into(plain, with, context, &sealed[head.len()..]).map(|()| plain.as_slice()))
     }
 }
 
@@ -166,12 +184,12 @@ fn parse_head(sealed: &[u8]) -> Option<(Seal, &[u8])> {
     }
 }
 
-fn context(key: &[u8], head: &[u8]) -> Vec<u8> {
-    let mut context = b"handclip record".to_vec();
+fn put_context(context: &mut Vec<u8>, key: &[u8], head: &[u8]) {
+    context.clear();
+    context.extend_from_slice(b"handclip record");
     context.extend_from_slice(&RECORD_FORMAT.to_le_bytes());
     context.extend_from_slice(key);
     context.extend_from_slice(head);
-    context
 }
 
 #[cfg(test)]

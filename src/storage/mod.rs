@@ -35,6 +35,7 @@ mod open;
 mod restore;
 mod slots;
 mod store;
+mod verify;
 mod walk;
 
 pub use backup::BackupInfo;

@@ -1,4 +1,4 @@
-//! Opening the files of a store, and checking that they hold what was acknowledged.
+//! Opening the files of a store.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
@@ -12,7 +12,6 @@ use super::commit::{from_sled, is_full};
 use super::journal::{HEAD_KEY, JournalHead};
 use super::manifest::{MANIFEST_KEY, Manifest, Mark};
 use super::slots::Slots;
-use super::walk::sum_up;
 use super::{StorageError, file};
 
 const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
@@ -43,7 +42,7 @@ pub(super) fn take_lock(dir: &Path) -> Result<File, StorageError> {
     }
 }
 
-pub(super) fn open_and_check(
+pub(super) fn open_files(
     dir: &Path,
     codec: &Codec,
     ballast: &Ballast,
@@ -62,7 +61,7 @@ pub(super) fn open_and_check(
         other => other,
     }
     .map_err(|error| from_sled(dir, error))?;
-    let manifest = check(dir, &db, codec, &slots, marked)?;
+    let manifest = read_manifest(dir, &db, codec, &slots, marked)?;
     let head = head(dir, &db, codec, &slots)?;
     Ok(Opened { db, slots, manifest, head, mark })
 }
@@ -112,8 +111,8 @@ pub(super) fn open_log(config: &sled::Config) -> Result<sled::Db, sled::Error> {
     config.open()
 }
 
-/// Compares what the log holds with its manifest, and the manifest with the mark beside it.
-fn check(
+/// What the log says that it holds, held against the mark beside it.
+fn read_manifest(
     dir: &Path,
     db: &sled::Db,
     codec: &Codec,
@@ -121,7 +120,6 @@ fn check(
     marked: Option<Manifest>,
 ) -> Result<Manifest, StorageError> {
     let damaged = |detail: String| StorageError::damaged(dir, detail);
-    let found = sum_up(dir, db)?;
     let stored = db.get(MANIFEST_KEY).map_err(|error| from_sled(dir, error))?;
     let manifest = match stored {
         None => Manifest::default(),
@@ -130,12 +128,6 @@ fn check(
             .and_then(|plain| Manifest::from_bytes(&plain))
             .ok_or_else(|| damaged("the manifest does not open".to_owned()))?,
     };
-    if !manifest.same_records(&found) {
-        return Err(damaged(format!(
-            "the log holds {} records, its manifest says {}, and their sums differ",
-            found.records, manifest.records
-        )));
-    }
     let marked = marked.unwrap_or_default();
     if manifest.sequence < marked.sequence {
         return Err(damaged(format!(

@@ -12,11 +12,12 @@ use zeroize::Zeroizing;
 use crate::domain::hex;
 
 use super::ballast::Ballast;
-use super::codec::{Codec, LastKey, OVERHEAD, Seal};
+use super::codec::{Codec, OVERHEAD, Opener, Seal};
 use super::commit::{Committer, Message, Operation, Request, from_sled};
 use super::guard::guarded;
-use super::open::{open_and_check, take_lock};
+use super::open::{open_files, take_lock};
 use super::slots::{DataKey, Slots};
+use super::verify::Unverified;
 use super::{Failpoint, MasterKey, StorageError, file, meta, restore};
 
 /// Largest value of a record, in bytes. sled keeps up to 17 records on a page and moves a page over a
@@ -24,6 +25,8 @@ use super::{Failpoint, MasterKey, StorageError, file, meta, restore};
 pub const MAX_VALUE: usize = 24 * 1024;
 /// Batches that may wait for the committer; further callers block.
 const QUEUE: usize = 1024;
+/// Bytes of the log for which opening may take a second longer; a slow disk gives more.
+const READ_A_SECOND: u64 = 16 * 1024 * 1024;
 
 /// How to open a store.
 #[derive(Debug, Clone)]
@@ -32,7 +35,7 @@ pub struct StoreOptions {
     pub dir: PathBuf,
     /// The key that wraps every other.
     pub master_key: MasterKey,
-    /// Longest that opening and checking may take.
+    /// Longest that opening, loading and checking may take, with a second more for every 16 MiB of the log.
     pub open_timeout: Duration,
     /// Bytes held back for when the disk is full.
     pub ballast_bytes: u64,
@@ -113,10 +116,13 @@ pub(super) struct Inner {
     pub(super) slots: Arc<Slots>,
     /// What every other key is derived from.
     pub(super) root_key: MasterKey,
+    /// Until everything was held against the manifest.
+    pub(super) unverified: Mutex<Option<Unverified>>,
     committer: Mutex<Option<(SyncSender<Message>, JoinHandle<()>)>>,
     /// Held over a backup.
     pub(super) backing_up: Mutex<()>,
     failpoint: Failpoint,
+    ballast: Arc<Ballast>,
     // Held, not read: the lock goes with the handle.
     _lock: File,
 }
@@ -134,6 +140,25 @@ fn stop(committer: &mut Option<(SyncSender<Message>, JoinHandle<()>)>) {
             tracing::error!("the committer panicked");
         }
     }
+}
+
+/// What a store is made of besides its files.
+struct Parts {
+    dir: PathBuf,
+    id: String,
+    root_key: MasterKey,
+    ballast: Arc<Ballast>,
+    lock: File,
+    failpoint: Failpoint,
+}
+
+/// Runs `work` on a pool of its own: sled may never come back from a damaged file, and nobody else should wait for that.
+fn on_all_cores<T: Send>(dir: &Path, work: impl FnOnce() -> T + Send) -> Result<T, StorageError> {
+    let pool = rayon::ThreadPoolBuilder::new().thread_name(|at| format!("store-open-{at}"));
+    let pool = pool.build().map_err(|error| {
+        StorageError::io("start threads to open", dir)(std::io::Error::other(error))
+    })?;
+    Ok(pool.install(work))
 }
 
 /// A data directory, open. Clones share it.
@@ -154,6 +179,23 @@ impl Store {
     /// [`StorageError::InUse`], [`StorageError::Damaged`], [`StorageError::OpenTimeout`],
     /// [`StorageError::WrongMasterKey`], [`StorageError::Format`] or [`StorageError::Io`].
     pub fn open(options: StoreOptions) -> Result<Self, StorageError> {
+        Ok(Self::open_with(options, |_| Ok::<_, StorageError>(()))?.0)
+    }
+
+    /// The same, with `load` called before the check, for which nothing that it walks through is read again. What it finds is nothing to
+    /// rely on until this returns: a store that is damaged is refused whatever it made of it, and a write out of it waits for the check.
+    /// Called on a pool of threads of its own.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and those of `load`.
+    pub fn open_with<T, E>(
+        options: StoreOptions,
+        load: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
+    ) -> Result<(Self, T), E>
+    where
+        T: Send + 'static,
+        E: From<StorageError> + Send + 'static,
+    {
         let StoreOptions {
             dir,
             master_key,
@@ -167,21 +209,31 @@ impl Store {
         restore::finish(&dir)?;
         let ballast = Arc::new(Ballast::new(&dir, ballast_bytes, min_free_bytes));
         let meta::Opened { id, root_key, new } = meta::open(&dir, &master_key)?;
+        let log = dir.join("sled/db");
+        let large = std::fs::metadata(&log).map_or(0, |log| log.len()) / READ_A_SECOND;
+        let at = dir.clone();
+        guarded(&at, open_timeout + Duration::from_secs(large), move || {
+            let store = Self::assemble(Parts { dir, id, root_key, ballast, lock, failpoint })?;
+            if new {
+                file::sync_dir(&store.0.dir.join("sled"))?;
+                file::sync_dir(&store.0.dir)?;
+            }
+            let loaded = on_all_cores(&store.0.dir, || {
+                let loaded = load(&store);
+                // What fails may have failed on damage, which says more.
+                store.verify()?;
+                loaded
+            })??;
+            store.0.ballast.restore()?;
+            Ok((store, loaded))
+        })
+    }
+
+    fn assemble(parts: Parts) -> Result<Self, StorageError> {
+        let Parts { dir, id, root_key, ballast, lock, failpoint } = parts;
         let codec = Arc::new(Codec::new(root_key.derive("records")));
-        let opened = {
-            let (dir, codec, ballast) = (dir.clone(), Arc::clone(&codec), Arc::clone(&ballast));
-            let slots_key = root_key.derive("key slots");
-            let mark_key = root_key.derive("commit mark");
-            let at = dir.clone();
-            guarded(&at, open_timeout, move || {
-                open_and_check(&dir, &codec, &ballast, slots_key, mark_key)
-            })?
-        };
-        if new {
-            file::sync_dir(&dir.join("sled"))?;
-            file::sync_dir(&dir)?;
-        }
-        ballast.restore()?;
+        let (slots_key, mark_key) = (root_key.derive("key slots"), root_key.derive("commit mark"));
+        let opened = open_files(&dir, &codec, &ballast, slots_key, mark_key)?;
         let slots = Arc::new(opened.slots);
         let log_path = dir.join("sled/db");
         let log = File::open(&log_path).map_err(StorageError::io("open", &log_path))?;
@@ -194,7 +246,7 @@ impl Store {
             manifest: opened.manifest,
             head: opened.head,
             mark: opened.mark,
-            ballast,
+            ballast: Arc::clone(&ballast),
             changed: None,
             failed: None,
         };
@@ -210,9 +262,11 @@ impl Store {
             codec,
             slots,
             root_key,
+            unverified: Mutex::new(Some(Unverified::new(opened.manifest))),
             committer: Mutex::new(Some((requests, thread))),
             backing_up: Mutex::default(),
             failpoint,
+            ballast,
             _lock: lock,
         })))
     }
@@ -278,6 +332,7 @@ impl Store {
     }
 
     fn ask(&self, message: Message) -> Result<(), StorageError> {
+        self.verify()?;
         let requests = self.0.committer.lock().as_ref().map(|(requests, _)| requests.clone());
         requests.ok_or_else(closed)?.send(message).map_err(|_| closed())
     }
@@ -334,16 +389,18 @@ impl Store {
     }
 
     fn unseal(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StorageError> {
-        self.unseal_next(&mut LastKey::default(), key, sealed)
+        let mut opener = Opener::default();
+        self.unseal_next(&mut opener, key, sealed)?;
+        Ok(opener.into_plain())
     }
 
-    pub(super) fn unseal_next(
+    pub(super) fn unseal_next<'a>(
         &self,
-        last: &mut LastKey,
+        opener: &'a mut Opener,
         key: &[u8],
         sealed: &[u8],
-    ) -> Result<Vec<u8>, StorageError> {
-        self.0.codec.open_next(&self.0.slots, last, key, sealed)?.ok_or_else(|| {
+    ) -> Result<&'a [u8], StorageError> {
+        self.0.codec.open_next(&self.0.slots, opener, key, sealed)?.ok_or_else(|| {
             StorageError::damaged(&self.0.dir, format!("record {} does not open", hex(key)))
         })
     }
@@ -368,6 +425,7 @@ impl Store {
     /// # Errors
     /// [`StorageError::Io`].
     pub fn create_data_key(&self) -> Result<DataKey, StorageError> {
+        self.verify()?;
         self.0.slots.create()
     }
 
@@ -376,6 +434,7 @@ impl Store {
     /// # Errors
     /// [`StorageError::Io`]; try again.
     pub fn destroy_data_keys(&self, data_keys: &[DataKey]) -> Result<(), StorageError> {
+        self.verify()?;
         self.0.slots.destroy(data_keys)
     }
 
@@ -384,6 +443,7 @@ impl Store {
     /// # Errors
     /// [`StorageError::Io`].
     pub fn retain_data_keys(&self, live: &HashSet<DataKey>) -> Result<usize, StorageError> {
+        self.verify()?;
         self.0.slots.retain(live)
     }
 

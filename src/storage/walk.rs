@@ -1,25 +1,23 @@
 //! Walking through records of a log on several threads.
 
 use std::ops::Bound;
-use std::path::Path;
 
-use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::codec::LastKey;
+use super::codec::Opener;
 use super::commit::from_sled;
-use super::manifest::{FIRST_BULK, Manifest};
+use super::manifest::Manifest;
 use super::{StorageError, Store};
 
 /// Parts that records are cut into: several a thread, since they are not equally long.
 const PARTS: u64 = 64;
 
 /// From a key, up to another that is left out.
-type Part = (Vec<u8>, Vec<u8>);
+pub(super) type Part = (Vec<u8>, Vec<u8>);
 
 impl Store {
     /// Opens every record whose key starts with `prefix` and is `wanted`, on the threads of the pool that it is called in, and gives what
-    /// `each` makes of them, in key order.
+    /// `each` makes of them, in key order. In a store that is not verified yet, all of them are accounted for in passing.
     ///
     /// # Errors
     /// As [`Store::get`], and those of `each`; of several, any.
@@ -30,64 +28,46 @@ impl Store {
         each: impl Fn(&[u8], &[u8]) -> Result<T, E> + Sync,
     ) -> Result<Vec<T>, E> {
         let failed = |error| E::from(from_sled(self.dir(), error));
-        let parts = cut(&self.0.db, prefix).map_err(failed)?;
+        let parts = cut(&self.0.db, part_of(prefix)).map_err(failed)?;
+        let accounting = self.is_accounting_for(prefix);
         let walk = |(from, to): Part| {
-            let mut found = Vec::new();
-            let mut last = LastKey::default();
+            let (mut found, mut seen) = (Vec::new(), Manifest::default());
+            let mut opener = Opener::default();
             for item in self.0.db.range((Bound::Included(from), Bound::Excluded(to))) {
                 let (key, sealed) = item.map_err(failed)?;
+                if accounting {
+                    seen.add(&key, &sealed);
+                }
                 if wanted(&key) {
-                    let plain = self.unseal_next(&mut last, &key, &sealed)?;
-                    found.push(each(&key, &plain)?);
+                    found.push(each(&key, self.unseal_next(&mut opener, &key, &sealed)?)?);
                 }
             }
-            Ok(found)
+            Ok((found, seen))
         };
-        let found = parts.into_par_iter().map(walk).collect::<Result<Vec<Vec<T>>, E>>()?;
-        Ok(found.into_iter().flatten().collect())
-    }
-}
-
-/// Accounts for every record that a manifest accounts for.
-pub(super) fn sum_up(dir: &Path, db: &sled::Db) -> Result<Manifest, StorageError> {
-    let mut parts = Vec::new();
-    for kind in 1..FIRST_BULK {
-        parts.extend(cut(db, &[kind]).map_err(|error| from_sled(dir, error))?);
-    }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(parts.len());
-    let parts = Mutex::new(parts);
-    let next = || parts.lock().pop();
-    let work = || {
-        let mut found = Manifest::default();
-        while let Some((from, to)) = next() {
-            for item in db.range((Bound::Included(from), Bound::Excluded(to))) {
-                let (key, sealed) = item.map_err(|error| from_sled(dir, error))?;
-                found.add(&key, &sealed);
-            }
+        let walked = parts.into_par_iter().map(walk).collect::<Result<Vec<_>, E>>()?;
+        let mut all = Vec::with_capacity(walked.iter().map(|(found, _)| found.len()).sum());
+        let mut seen = Manifest::default();
+        for (found, part) in walked {
+            all.extend(found);
+            seen.join(&part);
         }
-        Ok(found)
-    };
-    // Threads of its own: sled may never come back from a damaged file, and nobody else should wait for that.
-    std::thread::scope(|scope| {
-        let walking: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let mut all = Manifest::default();
-        for thread in walking {
-            // As if it had happened here, where it is caught.
-            all.join(&thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
+        self.account_for(prefix, &seen);
         Ok(all)
-    })
+    }
 }
 
-/// Parts that hold every key that starts with `prefix`, in order, and about equally many each where keys count up. A prefix of a kind
-/// that there may be, which leaves room for an end.
-fn cut(db: &sled::Db, prefix: &[u8]) -> Result<Vec<Part>, sled::Error> {
-    let start = prefix.to_vec();
-    let mut end = start.clone();
+/// Every key that starts with `prefix`, which is one of a kind that there may be, so that there is room for an end.
+pub(super) fn part_of(prefix: &[u8]) -> Part {
+    let mut end = prefix.to_vec();
     while end.pop_if(|byte| *byte == u8::MAX).is_some() {}
     if let Some(byte) = end.last_mut() {
         *byte += 1;
     }
+    (prefix.to_vec(), end)
+}
+
+/// Parts that hold every key of a part, in order, and about equally many each where keys count up.
+pub(super) fn cut(db: &sled::Db, (start, end): Part) -> Result<Vec<Part>, sled::Error> {
     let ends = {
         let mut among = db.range(start.clone()..end.clone());
         (among.next().transpose()?, among.next_back().transpose()?)
@@ -119,33 +99,6 @@ fn between(first: &[u8], last: &[u8]) -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn parts_cover_every_record_once(
-            records in prop::collection::btree_map(
-                prop::collection::vec(any::<u8>(), 1..14), any::<u64>(), 0..60,
-            ),
-            counted in prop::collection::btree_map(any::<u16>(), any::<u64>(), 0..200),
-        ) {
-            let db = sled::Config::new().temporary(true).open().unwrap();
-            let counted = counted.into_iter().map(|(at, value)| {
-                ([&[4, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &at.to_be_bytes()].concat(), value)
-            });
-            let records: std::collections::BTreeMap<Vec<u8>, u64> =
-                records.into_iter().chain(counted).collect();
-            let mut expected = Manifest::default();
-            for (key, value) in &records {
-                db.insert(key, &value.to_be_bytes()).unwrap();
-                if super::super::manifest::counts(key) {
-                    expected.add(key, &value.to_be_bytes());
-                }
-            }
-            let found = sum_up(Path::new("/data"), &db).unwrap();
-            prop_assert!(found.same_records(&expected), "{found:?} {expected:?}");
-        }
-    }
 
     #[test]
     fn keys_that_count_up_are_cut_into_parts_of_about_the_same_length() {

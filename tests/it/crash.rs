@@ -273,12 +273,9 @@ fn child_opens_what_may_be_damaged() {
     let mut options = StoreOptions::new(&dir, MasterKey::from_hex(&"5a".repeat(32)).unwrap());
     options.ballast_bytes = 0;
     options.open_timeout = Duration::from_secs(10);
-    let opened = Store::open(options)
-        .map_err(|error| error.to_string())
-        .and_then(|store| {
-            Galleries::open(store, GalleryOptions::default()).map_err(|error| error.to_string())
-        })
-        .map(|galleries| {
+    let load = |store: &Store| Galleries::open(store.clone(), GalleryOptions::default());
+    let opened =
+        Store::open_with(options, load).map_err(|error| error.to_string()).map(|(_, galleries)| {
             let gallery = main_gallery(&galleries);
             let everything = gallery.search_samples(&template(0), &params(10_000)).unwrap();
             (held(&gallery), everything.len())

@@ -3,6 +3,7 @@
 //! before it, weights lie as they are used, and texts of several lengths share a batch without filling.
 
 mod awake;
+mod source;
 mod text;
 mod tower;
 mod vision;
@@ -13,15 +14,13 @@ use rayon::prelude::*;
 
 use super::{ClipConfig, ModelError, Parameters, Precision};
 use awake::awake;
+pub(super) use source::{Source, Taken};
 use text::LeanText;
 use tower::Workspace;
 use vision::LeanVision;
 
 /// Inputs that a thread takes at a time, if there are so many for each.
 const FEWEST: usize = 4;
-
-/// Gives the values of a parameter by its name.
-pub(super) type Values<'a> = dyn FnMut(&str) -> Result<Vec<f32>, ModelError> + 'a;
 
 /// Both towers, packed.
 pub(super) struct Engine {
@@ -37,17 +36,21 @@ impl Engine {
     /// Packs the parameters of a configuration.
     ///
     /// # Errors
-    /// What `values` says.
+    /// What `source` says.
     pub(super) fn new(
         config: &ClipConfig,
-        values: &mut Values<'_>,
+        source: &dyn Source,
         precision: Precision,
     ) -> Result<Self, ModelError> {
         config.validate()?;
+        let (vision, text) = rayon::join(
+            || LeanVision::load(config, source, precision),
+            || LeanText::load(config, source, precision),
+        );
         Ok(Self {
-            vision: LeanVision::load(config, values, precision)?,
-            text: LeanText::load(config, values, precision)?,
-            logit_scale: values("logit_scale")?.first().copied().unwrap_or_default(),
+            vision: vision?,
+            text: text?,
+            logit_scale: source.values("logit_scale")?.first().copied().unwrap_or_default(),
             precision,
             workspaces: Mutex::default(),
         })
@@ -66,7 +69,7 @@ impl Engine {
         let mut tensors = Vec::new();
         let mut keep = |name: String, values: Vec<f32>| tensors.push((name, values));
         self.vision.unload(&mut keep);
-        self.text.unload(&mut keep);
+        self.text.unload(&mut keep)?;
         keep("logit_scale".to_owned(), vec![self.logit_scale]);
         let spec = super::parameters::ParameterSpec::of(config);
         let shaped = tensors.into_iter().map(|(name, values)| {
@@ -86,9 +89,9 @@ impl Engine {
     /// Raw features of token ids.
     ///
     /// # Errors
-    /// [`ModelError::Tokens`] for a sequence without end token, too long, or with an unknown id.
+    /// [`ModelError::Tokens`] for a sequence without end token, too long, or with an unknown id; what reading tokens' embeddings says.
     pub(super) fn text_features(&self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let sequences = self.text.used(ids)?;
+        let sequences = self.text.sequences(ids)?;
         Ok(self.shared_out(&sequences, |workspace, sequences, threads| {
             self.text.features(workspace, sequences, threads)
         }))

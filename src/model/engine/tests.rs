@@ -30,7 +30,7 @@ fn configs() -> Vec<ClipConfig> {
 }
 
 fn engine(parameters: &Parameters, config: &ClipConfig, precision: Precision) -> Engine {
-    Engine::new(config, &mut |name| parameters.values(name), precision).unwrap()
+    Engine::new(config, parameters, precision).unwrap()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {

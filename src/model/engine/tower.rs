@@ -1,4 +1,4 @@
-use super::Values;
+use super::source::Source;
 use crate::model::config::Activation;
 use crate::model::{ModelError, Precision};
 use crate::tensor::lean::{After, Heads, Lean, LeanNorm, Row, Span, attention, panels};
@@ -59,24 +59,25 @@ pub(super) struct BlocksConfig {
     pub(super) eps: f64,
 }
 
-pub(super) fn norm(values: &mut Values<'_>, at: &str, eps: f64) -> Result<LeanNorm, ModelError> {
-    let (weight, bias) = (values(&format!("{at}.weight"))?, values(&format!("{at}.bias"))?);
+pub(super) fn norm(source: &dyn Source, at: &str, eps: f64) -> Result<LeanNorm, ModelError> {
+    let values = |kind: &str| source.values(&format!("{at}.{kind}"));
+    let (weight, bias) = (values("weight")?, values("bias")?);
     Ok(LeanNorm::new(&weight, &bias, eps))
 }
 
 impl Blocks {
     pub(super) fn load(
         config: &BlocksConfig,
-        values: &mut Values<'_>,
+        source: &dyn Source,
         precision: Precision,
     ) -> Result<Self, ModelError> {
         let BlocksConfig { prefix, layers, width, heads, causal, activation, eps } = *config;
         let mut blocks = Vec::with_capacity(layers);
         for layer in 0..layers {
             let at = format!("{prefix}.encoder.layers.{layer}");
-            let mut linear = |names: &[&str]| {
-                let mut both = |kind: &str| -> Result<Vec<Vec<f32>>, ModelError> {
-                    names.iter().map(|name| values(&format!("{at}.{name}.{kind}"))).collect()
+            let linear = |names: &[&str]| {
+                let both = |kind: &str| -> Result<Vec<Vec<f32>>, ModelError> {
+                    names.iter().map(|name| source.values(&format!("{at}.{name}.{kind}"))).collect()
                 };
                 let (weights, bias) = (both("weight")?, both("bias")?);
                 let inputs = weights[0].len() / bias[0].len();
@@ -88,10 +89,10 @@ impl Blocks {
             let (qkv, out) = (linear(&qkv)?, linear(&["self_attn.out_proj"])?);
             let (fc1, fc2) = (linear(&["mlp.fc1"])?, linear(&["mlp.fc2"])?);
             blocks.push(Block {
-                norm1: norm(values, &format!("{at}.layer_norm1"), eps)?,
+                norm1: norm(source, &format!("{at}.layer_norm1"), eps)?,
                 qkv,
                 out,
-                norm2: norm(values, &format!("{at}.layer_norm2"), eps)?,
+                norm2: norm(source, &format!("{at}.layer_norm2"), eps)?,
                 fc1,
                 fc2,
             });

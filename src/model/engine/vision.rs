@@ -1,4 +1,4 @@
-use super::Values;
+use super::source::Source;
 use super::tower::{Blocks, BlocksConfig, Workspace, norm, project, room, unload_norm};
 use crate::model::{ClipConfig, ModelError, Precision, VisionConfig};
 use crate::tensor::lean::{After, Lean, LeanNorm, Row, Span, WIDTH, lay_out, panels};
@@ -26,7 +26,7 @@ pub(super) struct LeanVision {
 impl LeanVision {
     pub(super) fn load(
         config: &ClipConfig,
-        values: &mut Values<'_>,
+        source: &dyn Source,
         precision: Precision,
     ) -> Result<Self, ModelError> {
         let vision = &config.vision;
@@ -40,20 +40,25 @@ impl LeanVision {
             activation: vision.hidden_act,
             eps,
         };
-        let patch = values(PATCH)?;
+        let patch = source.values(PATCH)?;
         Ok(Self {
-            class: values(CLASS)?,
+            class: source.values(CLASS)?,
             patch: Lean::pack(
                 3 * vision.patch_size.pow(2),
                 &[&patch],
                 &[],
                 precision.at_the_ends(),
             ),
-            position: values(POSITION)?.chunks(width).map(lay_out).collect(),
-            pre_norm: norm(values, PRE_NORM, eps)?,
-            blocks: Blocks::load(&blocks, values, precision)?,
-            post_norm: norm(values, POST_NORM, eps)?,
-            projection: Lean::pack(width, &[&values(PROJECTION)?], &[], precision.at_the_ends()),
+            position: source.values(POSITION)?.chunks(width).map(lay_out).collect(),
+            pre_norm: norm(source, PRE_NORM, eps)?,
+            blocks: Blocks::load(&blocks, source, precision)?,
+            post_norm: norm(source, POST_NORM, eps)?,
+            projection: Lean::pack(
+                width,
+                &[&source.values(PROJECTION)?],
+                &[],
+                precision.at_the_ends(),
+            ),
             config: vision.clone(),
         })
     }
