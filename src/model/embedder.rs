@@ -10,7 +10,7 @@ use super::engine::{Engine, Taken};
 use super::files::{
     CONFIG, NamedBytes, PREPROCESSOR, TOKENIZER, WEIGHTS, name_of, read_json, read_weights,
 };
-use super::fingerprint::{fingerprint, in_precision, of_parameters};
+use super::fingerprint::{fingerprint, in_precision, little_endian, of_parameters};
 use super::parameters::ParameterSpec;
 use super::stream::WeightStream;
 use super::{
@@ -162,7 +162,7 @@ impl Embedder {
                 let names = stream.names().into_iter();
                 let counts = names.map(|name| (name, stream.count(name)));
                 fingerprint(config, tokenizer, &preprocessing, counts, |name, take| {
-                    stream.read(name, take)
+                    stream.bytes(name, take)
                 })
             },
             || Engine::new(config, stream, precision),
@@ -218,7 +218,7 @@ impl Embedder {
         let values = checkpoint.into_values()?;
         let counts = values.iter().map(|(name, values)| (name.as_str(), values.len()));
         let fingerprint = fingerprint(config, tokenizer, &preprocessing, counts, |name, take| {
-            take(values.get(name).map_or(&[][..], Vec::as_slice));
+            little_endian(values.get(name).map_or(&[][..], Vec::as_slice), take);
             Ok(())
         })?;
         let parameters = values.values().map(Vec::len).sum();

@@ -7,7 +7,7 @@ use crate::image::Preprocessing;
 /// SHA-256 over all that decides an embedding. Weights count by their f32 values, so the type and
 /// the names they are stored under make no difference.
 ///
-/// counts: the parameters' names, sorted, and how many values each has; `read` gives those of one, part by part.
+/// counts: the parameters' names, sorted, and how many values each has; `read` gives the bytes of one, part by part ([`little_endian`]).
 ///
 /// # Errors
 /// What `read` says.
@@ -16,7 +16,7 @@ pub(super) fn fingerprint<'a>(
     tokenizer: &[u8],
     preprocessing: &Preprocessing,
     counts: impl Iterator<Item = (&'a str, usize)>,
-    read: impl Fn(&str, &mut dyn FnMut(&[f32])) -> Result<(), ModelError>,
+    read: impl Fn(&str, &mut dyn FnMut(&[u8])) -> Result<(), ModelError>,
 ) -> Result<Fingerprint, ModelError> {
     let mut hash = Sha256::new();
     // Every field is preceded by its length, so that no two models share their bytes.
@@ -30,21 +30,24 @@ pub(super) fn fingerprint<'a>(
     field(preprocessing.to_json().as_bytes());
     field(&(config.projection_dim as u64).to_le_bytes());
     field(b"l2");
-    let mut bytes = [[0; 4]; 1024];
     for (name, count) in counts {
         hash.update((name.len() as u64).to_le_bytes());
         hash.update(name);
         hash.update((count as u64 * size_of::<f32>() as u64).to_le_bytes());
-        read(name, &mut |part| {
-            for values in part.chunks(bytes.len()) {
-                for (to, value) in bytes.iter_mut().zip(values) {
-                    *to = value.to_le_bytes();
-                }
-                hash.update(bytes[..values.len()].as_flattened());
-            }
-        })?;
+        read(name, &mut |part| hash.update(part))?;
     }
     Ok(Fingerprint(hash.finalize().into()))
+}
+
+/// Gives the bytes of values as they count, part by part.
+pub(super) fn little_endian(values: &[f32], take: &mut dyn FnMut(&[u8])) {
+    let mut bytes = [[0; 4]; 1024];
+    for values in values.chunks(bytes.len()) {
+        for (to, value) in bytes.iter_mut().zip(values) {
+            *to = value.to_le_bytes();
+        }
+        take(bytes[..values.len()].as_flattened());
+    }
 }
 
 /// [`fingerprint`] of parameters at hand.
@@ -59,7 +62,7 @@ pub(super) fn of_parameters(
 ) -> Result<Fingerprint, ModelError> {
     let counts = parameters.iter().map(|(name, var)| (name, var.elem_count()));
     fingerprint(config, tokenizer, preprocessing, counts, |name, take| {
-        take(&parameters.values(name)?);
+        little_endian(&parameters.values(name)?, take);
         Ok(())
     })
 }

@@ -13,6 +13,7 @@ use safetensors::tensor::Metadata;
 use super::checkpoint::{MAX_HEADER, floats_of, most_bytes, own_name};
 use super::engine::Source;
 use super::files::{WEIGHTS, name_of};
+use super::fingerprint::little_endian;
 use super::parameters::ParameterSpec;
 use super::{CheckpointError, ModelError};
 
@@ -68,20 +69,29 @@ impl WeightStream {
         self.tensors.get(name).map_or(0, |(dtype, _, bytes)| bytes * 8 / dtype.bitsize())
     }
 
-    /// Gives the values of a parameter in f32, part by part.
+    /// Gives the bytes of a parameter's values in f32, little-endian, part by part.
     ///
     /// # Errors
-    /// [`CheckpointError`] for one that is not there or not finite, or has changed since it was read before.
-    pub(super) fn read(&self, name: &str, take: &mut dyn FnMut(&[f32])) -> Result<(), ModelError> {
-        self.read_parts(name, PART, &mut |_, values| take(values))
+    /// [`CheckpointError`] for one that is not there, or has changed since it was read before; for one that is not finite where
+    /// values are kept in another type.
+    pub(super) fn bytes(&self, name: &str, take: &mut dyn FnMut(&[u8])) -> Result<(), ModelError> {
+        self.read(name, PART, &mut |dtype, done, bytes| {
+            if dtype == Dtype::F32 {
+                // As they lie; who takes the values sees whether they are finite.
+                take(bytes);
+            } else {
+                little_endian(&floats_from(name, dtype, done, bytes)?, take);
+            }
+            Ok(())
+        })
     }
 
-    /// Gives the bytes of a parameter and their values in f32, so many bytes at a time.
-    fn read_parts(
+    /// Gives a parameter as it lies, so many bytes at a time, with its type and how many bytes came before.
+    fn read(
         &self,
         name: &str,
         part: usize,
-        take: &mut dyn FnMut(&[u8], &[f32]),
+        take: &mut dyn FnMut(Dtype, usize, &[u8]) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
         let missing = || CheckpointError::Missing(vec![name.to_owned()]);
         let (dtype, start, size) = *self.tensors.get(name).ok_or_else(missing)?;
@@ -92,13 +102,7 @@ impl WeightStream {
             read_at(&self.file, bytes, start + done as u64)
                 .map_err(|source| ModelError::File { path: self.path.clone(), source })?;
             sum = crc32c::crc32c_append(sum, bytes);
-            let values = floats_of(name, dtype, bytes).map_err(|mut error| {
-                if let CheckpointError::NonFinite { index, .. } = &mut error {
-                    *index += done * 8 / dtype.bitsize();
-                }
-                error
-            })?;
-            take(bytes, &values);
+            take(dtype, done, bytes)?;
             done += bytes.len();
         }
         if *self.seen.lock().entry(name.to_owned()).or_insert(sum) != sum {
@@ -118,7 +122,10 @@ impl WeightStream {
 impl Source for WeightStream {
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let mut values = Vec::with_capacity(self.count(name));
-        self.read(name, &mut |part| values.extend_from_slice(part))?;
+        self.read(name, PART, &mut |dtype, done, bytes| {
+            values.extend(floats_from(name, dtype, done, bytes)?);
+            Ok(())
+        })?;
         Ok(values)
     }
 
@@ -126,8 +133,10 @@ impl Source for WeightStream {
         let Some((dtype, start, _)) = self.tensors.get(name).copied() else { return Ok(None) };
         let row = width * dtype.bitsize() / 8;
         let mut sums = Vec::with_capacity(self.count(name) / width.max(1));
-        self.read_parts(name, (PART / row.max(1)).max(1) * row, &mut |bytes, _| {
+        self.read(name, (PART / row.max(1)).max(1) * row, &mut |dtype, done, bytes| {
+            floats_from(name, dtype, done, bytes)?;
             sums.extend(bytes.chunks(row).map(crc32c::crc32c));
+            Ok(())
         })?;
         let (path, file, name) = (self.path.clone(), Arc::clone(&self.file), name.to_owned());
         Ok(Some(StoredRows { path, file, name, dtype, start, row, sums }))
@@ -164,6 +173,21 @@ impl StoredRows {
         out.extend(floats_of(&self.name, self.dtype, &bytes)?);
         Ok(())
     }
+}
+
+/// The values of a part of a parameter, before which so many bytes came.
+fn floats_from(
+    name: &str,
+    dtype: Dtype,
+    done: usize,
+    bytes: &[u8],
+) -> Result<Vec<f32>, CheckpointError> {
+    floats_of(name, dtype, bytes).map_err(|mut error| {
+        if let CheckpointError::NonFinite { index, .. } = &mut error {
+            *index += done * 8 / dtype.bitsize();
+        }
+        error
+    })
 }
 
 fn changed(path: &Path) -> ModelError {
