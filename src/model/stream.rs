@@ -20,6 +20,9 @@ use super::{CheckpointError, ModelError};
 /// Bytes that are read at a time.
 const PART: usize = 1 << 20;
 
+/// Takes a part of a parameter: its type, how many bytes came before, and its bytes.
+type Take<'a> = dyn FnMut(Dtype, usize, &[u8]) -> Result<(), ModelError> + 'a;
+
 /// One file that holds exactly a configuration's parameters, under their own names.
 pub(super) struct WeightStream {
     path: PathBuf,
@@ -87,12 +90,7 @@ impl WeightStream {
     }
 
     /// Gives a parameter as it lies, so many bytes at a time, with its type and how many bytes came before.
-    fn read(
-        &self,
-        name: &str,
-        part: usize,
-        take: &mut dyn FnMut(Dtype, usize, &[u8]) -> Result<(), ModelError>,
-    ) -> Result<(), ModelError> {
+    fn read(&self, name: &str, part: usize, take: &mut Take<'_>) -> Result<(), ModelError> {
         let missing = || CheckpointError::Missing(vec![name.to_owned()]);
         let (dtype, start, size) = *self.tensors.get(name).ok_or_else(missing)?;
         let mut bytes = vec![0; size.min(part)];

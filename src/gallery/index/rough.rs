@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::Snapshot;
 use super::bits::{BitProbe, Bits, GROUP};
 use super::kernel::Kernel;
-use super::rows::BLOCK;
+use super::rows::{Admission, BLOCK};
 use super::scan::{CodedProbe, Score};
 
 /// Rows that one thread scans before it looks for more work: about a millisecond.
@@ -21,6 +21,8 @@ const ROWS_A_TASK: usize = 8_192 * BLOCK;
 
 /// Of so many rows one may be left: scores of more take longer than an exact scan, which reads row after row.
 const ONE_IN: usize = 16;
+/// The same under a filter: most of what is left does not pass it, and is not scored.
+const FILTERED_ONE_IN: usize = 8;
 /// Of so many rows one may be left by their first bits: scores of more take longer than to read the second, and leave fewer.
 const FIRST_ONE_IN: usize = 64;
 
@@ -114,6 +116,7 @@ struct Estimated {
 /// One question to a snapshot's bits.
 struct Search<'a> {
     snapshot: &'a Snapshot,
+    admission: &'a Admission<'a>,
     probe: BitProbe,
     wanted: usize,
     /// By how much a row may be estimated below the last of the wanted ones, by its first bits, and by both.
@@ -123,11 +126,15 @@ struct Search<'a> {
 impl Search<'_> {
     /// Looks at `rows`, whichever runs they lie in.
     fn scan(&self, list: &mut Shortlist, rows: Range<usize>) {
-        let all = &self.snapshot.rows;
-        for (run, first, within) in all.planes.runs(rows) {
-            let counts = |at| all.is_live((first + at) as u32);
+        for (run, first, within) in self.snapshot.rows.planes.runs(rows) {
+            let counts = |at| self.admits(first + at);
             list.scan(self.snapshot.kernel, &self.probe, &run.bits, within, first, counts);
         }
+    }
+
+    fn admits(&self, row: usize) -> bool {
+        let (block, at) = self.snapshot.rows.place(row as u32);
+        self.admission.admits(block, at)
     }
 
     fn list(&self) -> Shortlist {
@@ -167,11 +174,10 @@ impl Search<'_> {
         Estimated { rows, estimates, best: best.close() }
     }
 
-    /// Takes those of a group that pass and are live.
+    /// Takes those of a group that pass and are admitted.
     #[inline]
     fn offer(&self, best: &mut Shortlist, estimates: &[f32; GROUP], passing: u32, group: usize) {
-        let rows = &self.snapshot.rows;
-        best.offer_some(estimates, passing, group * GROUP, |row| rows.is_live(row as u32));
+        best.offer_some(estimates, passing, group * GROUP, |row| self.admits(row));
     }
 
     /// What is not too far below the best of all. They are known only when all were looked at, so estimates are kept until then.
@@ -186,7 +192,8 @@ impl Search<'_> {
             return Some(left);
         }
         let refined = each(rough, |part| self.refine(part, bar));
-        self.left(&refined, self.bar(&refined, self.margins[1]), ONE_IN)
+        let one_in = if self.admission.is_open() { ONE_IN } else { FILTERED_ONE_IN };
+        self.left(&refined, self.bar(&refined, self.margins[1]), one_in)
     }
 
     /// What estimates must reach, that of the last of the wanted ones being off by as much as `margin`.
@@ -197,7 +204,7 @@ impl Search<'_> {
         best.bar
     }
 
-    /// Live rows from `bar` on; `None` where there is more than one in so many.
+    /// Rows from `bar` on that are admitted; `None` where there is more than one in so many, admitted or not.
     fn left(&self, estimated: &[Estimated], bar: f32, one_in: usize) -> Option<Vec<(f32, u32)>> {
         let most = self.snapshot.rows.len() / one_in + 4 * self.wanted;
         let count = |part: &Estimated| self.snapshot.kernel.count_from(&part.estimates, bar);
@@ -216,17 +223,17 @@ impl Search<'_> {
                 continue;
             }
             for (row, estimate) in (first..part.rows.end).zip(group) {
-                if *estimate >= bar && self.snapshot.rows.is_live(row as u32) {
+                if *estimate >= bar && self.admits(row) {
                     left.push((*estimate, row as u32));
                 }
             }
         }
     }
 
-    /// `None` where there are no lists, or too little in those that are close.
+    /// `None` where there are no lists, or too little in those that are close, as there may be under a filter.
     fn nearest_lists(&self, query: &[f32]) -> Option<Vec<(f32, u32)>> {
         let Snapshot { rows, lists, kernel, .. } = self.snapshot;
-        let lists = lists.as_ref()?;
+        let lists = lists.as_ref().filter(|_| self.admission.is_open())?;
         let mut list = self.list();
         let probe = (query, &self.probe);
         let mut seen = 0;
@@ -253,15 +260,20 @@ fn each<T: Send, R: Send>(parts: Vec<T>, work: impl Fn(T) -> R + Send + Sync) ->
     }
 }
 
-/// Scores of the rows that may be among the `wanted` closest, which are at least one. `None` where an exact scan is faster.
-pub(super) fn scores(snapshot: &Snapshot, query: &[f32], wanted: usize) -> Option<Vec<Score>> {
+/// Scores of the rows that may be among the `wanted` closest of those admitted, which are at least one. `None` where an exact scan is faster.
+pub(super) fn scores(
+    snapshot: &Snapshot,
+    query: &[f32],
+    wanted: usize,
+    admission: &Admission<'_>,
+) -> Option<Vec<Score>> {
     if wanted == 0 || wanted > snapshot.rows.live() / ONE_IN {
         return None;
     }
     let Snapshot { rows, kernel, certainty, .. } = snapshot;
     let probe = BitProbe::new(*kernel, &rows.encoder, query);
     let margins = rows.usual_errors().map(|error| certainty * probe.deviation * error);
-    let search = Search { snapshot, probe, wanted, margins };
+    let search = Search { snapshot, admission, probe, wanted, margins };
     let found = search.nearest_lists(query).or_else(|| search.everything())?;
     let coded = CodedProbe::new(*kernel, query);
     let score = |(_, row): (f32, u32)| {
@@ -276,7 +288,7 @@ mod tests {
     use super::super::template::PackedTemplate;
     use super::super::{Index, RowInfo};
     use super::*;
-    use crate::domain::{HandAttributes, SampleId, SubjectId};
+    use crate::domain::{AttributeFilter, HandAttributes, SampleId, SubjectId};
     use crate::gallery::types::GalleryOptions;
     use rand::{Rng, SeedableRng};
     use std::sync::Arc;
@@ -307,13 +319,15 @@ mod tests {
         let index = Index::new(DIM, &GalleryOptions::default());
         index.fill(&loaded, None);
         let snapshot = index.load();
-        let wanted = 10;
+        let everybody = AttributeFilter::default();
+        let (admission, wanted) = (Admission::new(&everybody), 10);
         let (mut found, mut asked) = (0, 0);
         for _ in 0..20 {
             let query = unit();
             let probe = BitProbe::new(snapshot.kernel, &snapshot.rows.encoder, &query);
             let margins = snapshot.rows.usual_errors().map(|error| 4.0 * probe.deviation * error);
-            let search = Search { snapshot: &snapshot, probe, wanted, margins };
+            let search =
+                Search { snapshot: &snapshot, admission: &admission, probe, wanted, margins };
             let rough = [search.estimate(0..snapshot.rows.len())];
             let bar = search.bar(&rough, margins[0]);
             assert!(search.left(&rough, bar, ONE_IN).is_none(), "one bit tells them apart as well");

@@ -107,10 +107,26 @@ impl<'a> Admission<'a> {
         self.mask == 0 && self.filter.extra.is_empty()
     }
 
+    /// Whether at least one row in so many passes, by what some of them do.
+    pub(super) fn admits_one_in(&self, so_many: usize, rows: &Rows) -> bool {
+        /// At equal steps.
+        const ASKED: usize = 512;
+        if self.is_open() {
+            return true;
+        }
+        let step = rows.len().div_ceil(ASKED).max(1);
+        let admits = |row: &usize| {
+            let (block, at) = rows.place(*row as u32);
+            self.admits(block, at)
+        };
+        let passing = (0..rows.len()).step_by(step).filter(admits).count();
+        passing * so_many * step >= rows.len()
+    }
+
     /// Whether row `at` is live and passes.
     pub(super) fn admits(&self, block: &Block, at: usize) -> bool {
         block.is_live(at)
-            && block.facets[at] & self.mask == self.wanted
+            && (self.mask == 0 || block.facets[at] & self.mask == self.wanted)
             && (self.filter.extra.is_empty() || self.filter.admits(&block.infos[at].attributes))
     }
 }

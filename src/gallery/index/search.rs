@@ -2,8 +2,8 @@
 //!
 //! Two ways to the closest samples, both of which end in exact similarities: a scan of bits, whose shortlist holds them almost
 //! always, and an exact scan. Only how complete they are differs, and everything here that needs more than it was given asks again
-//! for more. A filtered search scans exactly: what is closest among the admitted may be far from the probe, and hard to tell apart in
-//! bits, while only the admitted cost time.
+//! for more. Under a filter that lets few through an exact scan is faster: only what is admitted costs time, and what is closest among it may be
+//! far from the probe, and hard to tell apart in bits.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -17,6 +17,9 @@ use super::Snapshot;
 use super::rows::Admission;
 use super::scan::{Score, candidates};
 use super::{rough, scan};
+
+/// Where fewer than one row in so many pass a filter, bits of the others cost more than they save.
+const ADMITTED_ONE_IN: usize = 12;
 
 /// A row and its exact similarity to the probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,7 +59,9 @@ impl<'a> Probe<'a> {
         exact: bool,
     ) -> Self {
         let admission = Admission::new(filter);
-        let exact = exact || !snapshot.reads_bits() || !admission.is_open();
+        let exact = exact
+            || !snapshot.reads_bits()
+            || !admission.admits_one_in(ADMITTED_ONE_IN, &snapshot.rows);
         Self { snapshot, query, admission, exact, scanned: None }
     }
 
@@ -68,7 +73,8 @@ impl<'a> Probe<'a> {
     /// The `wanted` closest samples.
     fn closest(&mut self, wanted: usize) -> Found {
         if !self.exact {
-            if let Some(scores) = rough::scores(self.snapshot, self.query, wanted) {
+            if let Some(scores) = rough::scores(self.snapshot, self.query, wanted, &self.admission)
+            {
                 return Found { complete: false, hits: self.best(&scores, wanted) };
             }
             self.exact = true;

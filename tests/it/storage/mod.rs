@@ -93,7 +93,7 @@ fn nothing_is_written_to_a_store_that_lost_or_regained_a_record() {
         let error = Store::open_with(options(dir.path()), refused).unwrap_err();
         assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
         // A walk over what is damaged is not taken for a check.
-        let error = Store::open_with(options(dir.path()), |store| walked(store)).unwrap_err();
+        let error = Store::open_with(options(dir.path()), walked).unwrap_err();
         assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
         assert_eq!(log_of(dir.path()).iter().count(), left);
     }
