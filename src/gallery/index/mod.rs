@@ -14,6 +14,7 @@ mod rough;
 mod rows;
 mod scan;
 mod search;
+mod shelves;
 mod template;
 
 use std::sync::Arc;

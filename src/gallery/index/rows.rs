@@ -9,6 +9,7 @@ use super::codes::Codes;
 use super::encoder::Encoder;
 use super::kernel::Kernel;
 use super::planes::{Planes, RUN, Run};
+use super::shelves::Shelves;
 use super::template::{Packed, PackedTemplate};
 
 /// Rows of a block. A block is copied when a row is added to it or removed from it, so that searches under way keep what they saw: as
@@ -136,7 +137,7 @@ impl<'a> Admission<'a> {
 #[derive(Debug, Clone)]
 pub(in crate::gallery) struct Rows {
     pub(super) dim: usize,
-    pub(super) blocks: Vec<Arc<Block>>,
+    pub(super) blocks: Shelves<Block>,
     pub(super) planes: Planes,
     /// What made every row's bits.
     pub(super) encoder: Arc<Encoder>,
@@ -152,7 +153,7 @@ impl Rows {
         let dim = encoder.mean.len();
         Self {
             dim,
-            blocks: Vec::new(),
+            blocks: Shelves::default(),
             planes: Planes::new(dim),
             encoder,
             kernel,
@@ -172,12 +173,12 @@ impl Rows {
 
     /// Bytes that templates and bits take.
     pub(super) fn bytes(&self) -> usize {
-        let block = |block: &Arc<Block>| block.codes.bytes();
         // All but the last are full, and so equally large.
-        let blocks = match &*self.blocks {
-            [] => 0,
-            [full @ .., last] => full.len() * full.first().map_or(0, block) + block(last),
-        };
+        let full = self.len / BLOCK;
+        let block = |block: &Block| block.codes.bytes();
+        let of_full = if full > 0 { full * block(self.blocks.get(0)) } else { 0 };
+        let last = self.blocks.last().filter(|_| !self.len.is_multiple_of(BLOCK));
+        let blocks = of_full + last.map_or(0, block);
         blocks + self.planes.bytes()
     }
 
@@ -196,13 +197,11 @@ impl Rows {
             self.blocks.push(Arc::new(Block::new(self.dim)));
         }
         let signs = self.signs(template);
-        if let Some(block) = self.blocks.last_mut() {
-            Arc::make_mut(block).push(info, template);
-            self.planes.push(&signs);
-            self.len += 1;
-            self.live += 1;
-            add(&mut self.errors, signs.errors.map(squared));
-        }
+        self.blocks.get_mut(self.len / BLOCK).push(info, template);
+        self.planes.push(&signs);
+        self.len += 1;
+        self.live += 1;
+        add(&mut self.errors, signs.errors.map(squared));
     }
 
     /// The same for many, run by run on all threads of the pool.
@@ -241,7 +240,7 @@ impl Rows {
             self.len += RUN;
             self.live += RUN;
             add(&mut self.errors, errors);
-            self.blocks.extend(blocks);
+            blocks.into_iter().for_each(|block| self.blocks.push(block));
             self.planes.push_run(run);
         }
         one_by_one(self, last);
@@ -253,17 +252,18 @@ impl Rows {
 
     /// Removes rows and zeroes their templates and codes; unknown and removed ones are passed over.
     pub(super) fn remove(&mut self, removed: impl Fn(&Block, usize) -> bool) {
-        for (first, block) in (0..).step_by(BLOCK).zip(&mut self.blocks) {
+        for number in 0..self.blocks.len() {
+            let block = self.blocks.get(number);
             let gone: Vec<usize> =
                 (0..block.len()).filter(|at| block.is_live(*at) && removed(block, *at)).collect();
             if gone.is_empty() {
                 continue;
             }
             self.live -= gone.len();
-            let block = Arc::make_mut(block);
+            let block = self.blocks.get_mut(number);
             for at in gone {
                 block.wipe(at);
-                self.planes.wipe(first + at);
+                self.planes.wipe(number * BLOCK + at);
             }
         }
     }
@@ -271,10 +271,8 @@ impl Rows {
     /// Removes rows by their numbers, given in order.
     pub(super) fn remove_rows(&mut self, gone: &[u32]) {
         for row in gone {
-            let (block, at) = (*row as usize / BLOCK, *row as usize % BLOCK);
-            let block = Arc::make_mut(&mut self.blocks[block]);
-            if block.is_live(at) {
-                block.wipe(at);
+            if self.is_live(*row) {
+                self.blocks.get_mut(*row as usize / BLOCK).wipe(*row as usize % BLOCK);
                 self.planes.wipe(*row as usize);
                 self.live -= 1;
             }
@@ -283,7 +281,7 @@ impl Rows {
 
     pub(super) fn place(&self, row: u32) -> (&Block, usize) {
         let row = row as usize;
-        (&self.blocks[row / BLOCK], row % BLOCK)
+        (self.blocks.get(row / BLOCK), row % BLOCK)
     }
 
     pub(super) fn template(&self, row: u32) -> Packed<'_> {
@@ -304,7 +302,7 @@ impl Rows {
     /// Live rows of a subject, in order.
     pub(super) fn of_subject(&self, subject_number: u64) -> Vec<u32> {
         let mut found = Vec::new();
-        for (first, block) in (0..).step_by(BLOCK).zip(&self.blocks) {
+        for (first, block) in (0..).step_by(BLOCK).zip(self.blocks.iter()) {
             // Looking first for any lets the compiler compare many at once.
             if block.subjects.iter().fold(false, |any, subject| any | (*subject == subject_number))
             {

@@ -4,7 +4,7 @@
 //! is bounded, so every row that could be among the closest is known, and only those are scored by all bits: the answer is that of a
 //! scan of whole templates, bit by bit.
 
-use std::sync::Arc;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -64,18 +64,23 @@ impl CodedProbe {
 pub(super) fn scores(snapshot: &Snapshot, query: &[f32], admission: &Admission<'_>) -> Vec<Score> {
     let blocks = &snapshot.rows.blocks;
     let coded = CodedProbe::new(snapshot.kernel, query);
-    let score_blocks = |(task, blocks): (usize, &[Arc<Block>])| {
+    let score_blocks = |numbers: Range<usize>| {
         let mut scores = Vec::new();
-        for (number, block) in (task * BLOCKS_A_TASK..).zip(blocks) {
+        for number in numbers {
+            let block = blocks.get(number);
             let admitted = (0..block.len()).filter(|at| admission.admits(block, *at));
             scores.extend(admitted.map(|at| coded.score(snapshot, block, (number * BLOCK, at))));
         }
         scores
     };
-    if blocks.len() <= BLOCKS_A_TASK {
-        return score_blocks((0, blocks));
+    let tasks = blocks.len().div_ceil(BLOCKS_A_TASK);
+    if tasks <= 1 {
+        return score_blocks(0..blocks.len());
     }
-    blocks.par_chunks(BLOCKS_A_TASK).enumerate().flat_map_iter(score_blocks).collect()
+    let task = |task: usize| {
+        score_blocks(task * BLOCKS_A_TASK..((task + 1) * BLOCKS_A_TASK).min(blocks.len()))
+    };
+    (0..tasks).into_par_iter().flat_map_iter(task).collect()
 }
 
 /// Rows that can be among the `wanted` closest, all of these included.

@@ -122,7 +122,7 @@ impl<'a> Probe<'a> {
             for group in groups.values_mut() {
                 group.clear();
             }
-            for (first, block) in (0_u32..).step_by(super::rows::BLOCK).zip(&rows.blocks) {
+            for (first, block) in (0_u32..).step_by(super::rows::BLOCK).zip(rows.blocks.iter()) {
                 for at in 0..block.len() {
                     if let Some(group) = groups.get_mut(&block.subjects[at])
                         && self.admission.admits(block, at)
