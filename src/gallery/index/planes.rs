@@ -178,10 +178,14 @@ mod tests {
         let mut planes = Planes::new(3);
         signs.iter().for_each(|row| planes.push(row));
         for range in [0..rows, 5..6, RUN - 1..RUN + 1, 40..2 * RUN + 70, rows - 1..rows, 9..9] {
-            let covered: Vec<usize> = planes
-                .runs(range.clone())
-                .flat_map(|(_, first, own)| own.map(move |at| first + at))
-                .collect();
+            let mut covered = Vec::new();
+            for (run, first, within) in planes.runs(range.clone()) {
+                for at in within {
+                    let (of, group) = planes.group((first + at) / GROUP);
+                    assert!(std::ptr::eq(of, run) && group * GROUP + at % GROUP == at);
+                    covered.push(first + at);
+                }
+            }
             assert_eq!(covered, range.collect::<Vec<_>>());
         }
     }

@@ -288,7 +288,7 @@ mod tests {
     use super::super::template::PackedTemplate;
     use super::super::{Index, RowInfo};
     use super::*;
-    use crate::domain::{AttributeFilter, HandAttributes, SampleId, SubjectId};
+    use crate::domain::{Aspect, AttributeFilter, HandAttributes, SampleId, SubjectId};
     use crate::gallery::types::GalleryOptions;
     use rand::{Rng, SeedableRng};
     use std::sync::Arc;
@@ -311,7 +311,10 @@ mod tests {
                     subject_number: number,
                     subject: Arc::clone(&subject),
                     sample: SampleId::new(format!("s{number}")).unwrap(),
-                    attributes: HandAttributes::default(),
+                    attributes: HandAttributes {
+                        aspect: (number % 3 == 0).then_some(Aspect::Dorsal),
+                        ..HandAttributes::default()
+                    },
                 };
                 (Arc::new(info), PackedTemplate::new(&unit()))
             })
@@ -320,10 +323,12 @@ mod tests {
         index.fill(&loaded, None);
         let snapshot = index.load();
         let everybody = AttributeFilter::default();
-        let (admission, wanted) = (Admission::new(&everybody), 10);
+        let dorsal = AttributeFilter { aspect: Some(Aspect::Dorsal), ..everybody.clone() };
+        let wanted = 10;
         let (mut found, mut asked) = (0, 0);
-        for _ in 0..20 {
-            let query = unit();
+        for at in 0..20 {
+            let (query, filtered) = (unit(), at % 2 == 0);
+            let admission = Admission::new(if filtered { &dorsal } else { &everybody });
             let probe = BitProbe::new(snapshot.kernel, &snapshot.rows.encoder, &query);
             let margins = snapshot.rows.usual_errors().map(|error| 4.0 * probe.deviation * error);
             let search =
@@ -334,7 +339,9 @@ mod tests {
 
             let left = search.everything().expect("two bits leave too much");
             let similarity = |row: u32| snapshot.rows.template(row).dot(snapshot.kernel, &query);
-            let mut closest: Vec<u32> = (0..snapshot.rows.len() as u32).collect();
+            let admitted = |row: &u32| !filtered || row % 3 == 0;
+            assert!(left.iter().all(|(_, row)| admitted(row)));
+            let mut closest: Vec<u32> = (0..snapshot.rows.len() as u32).filter(admitted).collect();
             closest.sort_unstable_by(|a, b| similarity(*b).total_cmp(&similarity(*a)));
             asked += wanted;
             found += closest[..wanted]
