@@ -1,30 +1,160 @@
-//! Opening the files of a store.
+//! Opening a store.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::ballast::Ballast;
 use super::codec::Codec;
-use super::commit::{from_sled, is_full};
+use super::commit::{Committer, from_sled, is_full};
+use super::guard::guarded;
 use super::journal::{HEAD_KEY, JournalHead};
 use super::manifest::{MANIFEST_KEY, Manifest, Mark};
 use super::slots::Slots;
-use super::{StorageError, file};
+use super::store::{Inner, StoreOptions};
+use super::verify::Unverified;
+use super::{Failpoint, MasterKey, StorageError, Store, file, meta, restore};
 
 const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 /// Templates are in memory anyway, and what else is read comes from the system's cache.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Batches that may wait for the committer; further callers block.
+const QUEUE: usize = 1024;
+/// Bytes of the log for which opening may take a second longer; a slow disk gives more.
+const READ_A_SECOND: u64 = 16 * 1024 * 1024;
+
+/// What a store is made of besides its files.
+struct Parts {
+    dir: PathBuf,
+    id: String,
+    root_key: MasterKey,
+    ballast: Arc<Ballast>,
+    lock: File,
+    failpoint: Failpoint,
+}
+
+/// Runs `work` on a pool of its own: sled may never come back from a damaged file, and nobody else should wait for that.
+fn on_all_cores<T: Send>(dir: &Path, work: impl FnOnce() -> T + Send) -> Result<T, StorageError> {
+    let pool = rayon::ThreadPoolBuilder::new().thread_name(|at| format!("store-open-{at}"));
+    let pool = pool.build().map_err(|error| {
+        StorageError::io("start threads to open", dir)(std::io::Error::other(error))
+    })?;
+    Ok(pool.install(work))
+}
+
+impl Store {
+    /// Opens the store in a directory, or makes one there, and checks every record's presence
+    /// against the manifest.
+    ///
+    /// # Errors
+    /// [`StorageError::InUse`], [`StorageError::Damaged`], [`StorageError::OpenTimeout`],
+    /// [`StorageError::WrongMasterKey`], [`StorageError::Format`] or [`StorageError::Io`].
+    pub fn open(options: StoreOptions) -> Result<Self, StorageError> {
+        Ok(Self::open_with(options, |_| Ok::<_, StorageError>(()))?.0)
+    }
+
+    /// The same, with `load` called before the check, for which nothing that it walks through is read again. What it finds is nothing to
+    /// rely on until this returns: a store that is damaged is refused whatever it made of it, and a write out of it waits for the check.
+    /// Called on a pool of threads of its own.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and those of `load`.
+    pub fn open_with<T, E>(
+        options: StoreOptions,
+        load: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
+    ) -> Result<(Self, T), E>
+    where
+        T: Send + 'static,
+        E: From<StorageError> + Send + 'static,
+    {
+        let StoreOptions {
+            dir,
+            master_key,
+            open_timeout,
+            ballast_bytes,
+            min_free_bytes,
+            failpoint,
+        } = options;
+        file::create_private_dir(&dir)?;
+        let lock = take_lock(&dir)?;
+        restore::finish(&dir)?;
+        let ballast = Arc::new(Ballast::new(&dir, ballast_bytes, min_free_bytes));
+        let meta::Opened { id, root_key, new } = meta::open(&dir, &master_key)?;
+        let log = dir.join("sled/db");
+        let large = std::fs::metadata(&log).map_or(0, |log| log.len()) / READ_A_SECOND;
+        let at = dir.clone();
+        guarded(&at, open_timeout + Duration::from_secs(large), move || {
+            let store = Self::assemble(Parts { dir, id, root_key, ballast, lock, failpoint })?;
+            if new {
+                file::sync_dir(&store.0.dir.join("sled"))?;
+                file::sync_dir(&store.0.dir)?;
+            }
+            let loaded = on_all_cores(&store.0.dir, || {
+                let loaded = load(&store);
+                // What fails may have failed on damage, which says more.
+                store.verify()?;
+                loaded
+            })??;
+            store.0.ballast.restore()?;
+            Ok((store, loaded))
+        })
+    }
+
+    fn assemble(parts: Parts) -> Result<Self, StorageError> {
+        let Parts { dir, id, root_key, ballast, lock, failpoint } = parts;
+        let codec = Arc::new(Codec::new(root_key.derive("records")));
+        let (slots_key, mark_key) = (root_key.derive("key slots"), root_key.derive("commit mark"));
+        let opened = open_files(&dir, &codec, &ballast, slots_key, mark_key)?;
+        let slots = Arc::new(opened.slots);
+        let log_path = dir.join("sled/db");
+        let log = File::open(&log_path).map_err(StorageError::io("open", &log_path))?;
+        let committer = Committer {
+            dir: dir.clone(),
+            db: opened.db.clone(),
+            log,
+            codec: Arc::clone(&codec),
+            slots: Arc::clone(&slots),
+            manifest: opened.manifest,
+            head: opened.head,
+            mark: opened.mark,
+            ballast: Arc::clone(&ballast),
+            changed: None,
+            failed: None,
+        };
+        let (requests, queue) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("store-commit".to_owned())
+            .spawn(move || committer.run(&queue))
+            .map_err(StorageError::io("start a thread for", &dir))?;
+        Ok(Self(Arc::new(Inner {
+            dir,
+            id,
+            db: opened.db,
+            codec,
+            slots,
+            root_key,
+            unverified: Mutex::new(Some(Unverified::new(opened.manifest))),
+            committer: Mutex::new(Some((requests, thread))),
+            backing_up: Mutex::default(),
+            failpoint,
+            ballast,
+            _lock: lock,
+        })))
+    }
+}
 
 /// What the guarded thread hands back.
-pub(super) struct Opened {
-    pub(super) db: sled::Db,
-    pub(super) slots: Slots,
-    pub(super) manifest: Manifest,
-    pub(super) head: JournalHead,
-    pub(super) mark: Mark,
+struct Opened {
+    db: sled::Db,
+    slots: Slots,
+    manifest: Manifest,
+    head: JournalHead,
+    mark: Mark,
 }
 
 pub(super) fn take_lock(dir: &Path) -> Result<File, StorageError> {
@@ -42,7 +172,7 @@ pub(super) fn take_lock(dir: &Path) -> Result<File, StorageError> {
     }
 }
 
-pub(super) fn open_files(
+fn open_files(
     dir: &Path,
     codec: &Codec,
     ballast: &Ballast,

@@ -14,19 +14,13 @@ use crate::domain::hex;
 use super::ballast::Ballast;
 use super::codec::{Codec, OVERHEAD, Opener, Seal};
 use super::commit::{Committer, Message, Operation, Request, from_sled};
-use super::guard::guarded;
-use super::open::{open_files, take_lock};
 use super::slots::{DataKey, Slots};
 use super::verify::Unverified;
-use super::{Failpoint, MasterKey, StorageError, file, meta, restore};
+use super::{Failpoint, MasterKey, StorageError};
 
 /// Largest value of a record, in bytes. sled keeps up to 17 records on a page and moves a page over a
 /// quarter of a segment to a blob file, which it never syncs; this keeps pages below that.
 pub const MAX_VALUE: usize = 24 * 1024;
-/// Batches that may wait for the committer; further callers block.
-const QUEUE: usize = 1024;
-/// Bytes of the log for which opening may take a second longer; a slow disk gives more.
-const READ_A_SECOND: u64 = 16 * 1024 * 1024;
 
 /// How to open a store.
 #[derive(Debug, Clone)]
@@ -118,13 +112,13 @@ pub(super) struct Inner {
     pub(super) root_key: MasterKey,
     /// Until everything was held against the manifest.
     pub(super) unverified: Mutex<Option<Unverified>>,
-    committer: Mutex<Option<(SyncSender<Message>, JoinHandle<()>)>>,
+    pub(super) committer: Mutex<Option<(SyncSender<Message>, JoinHandle<()>)>>,
     /// Held over a backup.
     pub(super) backing_up: Mutex<()>,
-    failpoint: Failpoint,
-    ballast: Arc<Ballast>,
+    pub(super) failpoint: Failpoint,
+    pub(super) ballast: Arc<Ballast>,
     // Held, not read: the lock goes with the handle.
-    _lock: File,
+    pub(super) _lock: File,
 }
 
 impl Drop for Inner {
@@ -142,25 +136,6 @@ fn stop(committer: &mut Option<(SyncSender<Message>, JoinHandle<()>)>) {
     }
 }
 
-/// What a store is made of besides its files.
-struct Parts {
-    dir: PathBuf,
-    id: String,
-    root_key: MasterKey,
-    ballast: Arc<Ballast>,
-    lock: File,
-    failpoint: Failpoint,
-}
-
-/// Runs `work` on a pool of its own: sled may never come back from a damaged file, and nobody else should wait for that.
-fn on_all_cores<T: Send>(dir: &Path, work: impl FnOnce() -> T + Send) -> Result<T, StorageError> {
-    let pool = rayon::ThreadPoolBuilder::new().thread_name(|at| format!("store-open-{at}"));
-    let pool = pool.build().map_err(|error| {
-        StorageError::io("start threads to open", dir)(std::io::Error::other(error))
-    })?;
-    Ok(pool.install(work))
-}
-
 /// A data directory, open. Clones share it.
 #[derive(Clone)]
 pub struct Store(pub(super) Arc<Inner>);
@@ -172,105 +147,6 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store in a directory, or makes one there, and checks every record's presence
-    /// against the manifest.
-    ///
-    /// # Errors
-    /// [`StorageError::InUse`], [`StorageError::Damaged`], [`StorageError::OpenTimeout`],
-    /// [`StorageError::WrongMasterKey`], [`StorageError::Format`] or [`StorageError::Io`].
-    pub fn open(options: StoreOptions) -> Result<Self, StorageError> {
-        Ok(Self::open_with(options, |_| Ok::<_, StorageError>(()))?.0)
-    }
-
-    /// The same, with `load` called before the check, for which nothing that it walks through is read again. What it finds is nothing to
-    /// rely on until this returns: a store that is damaged is refused whatever it made of it, and a write out of it waits for the check.
-    /// Called on a pool of threads of its own.
-    ///
-    /// # Errors
-    /// As [`Store::open`], and those of `load`.
-    pub fn open_with<T, E>(
-        options: StoreOptions,
-        load: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
-    ) -> Result<(Self, T), E>
-    where
-        T: Send + 'static,
-        E: From<StorageError> + Send + 'static,
-    {
-        let StoreOptions {
-            dir,
-            master_key,
-            open_timeout,
-            ballast_bytes,
-            min_free_bytes,
-            failpoint,
-        } = options;
-        file::create_private_dir(&dir)?;
-        let lock = take_lock(&dir)?;
-        restore::finish(&dir)?;
-        let ballast = Arc::new(Ballast::new(&dir, ballast_bytes, min_free_bytes));
-        let meta::Opened { id, root_key, new } = meta::open(&dir, &master_key)?;
-        let log = dir.join("sled/db");
-        let large = std::fs::metadata(&log).map_or(0, |log| log.len()) / READ_A_SECOND;
-        let at = dir.clone();
-        guarded(&at, open_timeout + Duration::from_secs(large), move || {
-            let store = Self::assemble(Parts { dir, id, root_key, ballast, lock, failpoint })?;
-            if new {
-                file::sync_dir(&store.0.dir.join("sled"))?;
-                file::sync_dir(&store.0.dir)?;
-            }
-            let loaded = on_all_cores(&store.0.dir, || {
-                let loaded = load(&store);
-                // What fails may have failed on damage, which says more.
-                store.verify()?;
-                loaded
-            })??;
-            store.0.ballast.restore()?;
-            Ok((store, loaded))
-        })
-    }
-
-    fn assemble(parts: Parts) -> Result<Self, StorageError> {
-        let Parts { dir, id, root_key, ballast, lock, failpoint } = parts;
-        let codec = Arc::new(Codec::new(root_key.derive("records")));
-        let (slots_key, mark_key) = (root_key.derive("key slots"), root_key.derive("commit mark"));
-        let opened = open_files(&dir, &codec, &ballast, slots_key, mark_key)?;
-        let slots = Arc::new(opened.slots);
-        let log_path = dir.join("sled/db");
-        let log = File::open(&log_path).map_err(StorageError::io("open", &log_path))?;
-        let committer = Committer {
-            dir: dir.clone(),
-            db: opened.db.clone(),
-            log,
-            codec: Arc::clone(&codec),
-            slots: Arc::clone(&slots),
-            manifest: opened.manifest,
-            head: opened.head,
-            mark: opened.mark,
-            ballast: Arc::clone(&ballast),
-            changed: None,
-            failed: None,
-        };
-        let (requests, queue) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("store-commit".to_owned())
-            .spawn(move || committer.run(&queue))
-            .map_err(StorageError::io("start a thread for", &dir))?;
-        Ok(Self(Arc::new(Inner {
-            dir,
-            id,
-            db: opened.db,
-            codec,
-            slots,
-            root_key,
-            unverified: Mutex::new(Some(Unverified::new(opened.manifest))),
-            committer: Mutex::new(Some((requests, thread))),
-            backing_up: Mutex::default(),
-            failpoint,
-            ballast,
-            _lock: lock,
-        })))
-    }
-
     /// Whether there is a store in a directory, sound or not.
     #[must_use]
     pub fn exists(dir: &Path) -> bool {

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::bits::{BitProbe, Bits, Signs};
+use super::bits::{BitProbe, Bits};
 use super::encoder::Encoder;
 use super::kernel::Kernel;
 use super::rough::Shortlist;
+use super::signs::Signs;
 use super::template::Packed;
 
 /// Templates of a list, on average: about as many as a person has, so that most people have a list. At 64 a list, one in 25 of those that

@@ -6,16 +6,10 @@
 
 use super::encoder::Encoder;
 use super::kernel::{Affine, Kernel};
+use super::signs::{NIBBLE, RowBits, Signs};
 
 /// Rows whose bits lie together, so that one instruction looks up a part of each.
 pub(super) const GROUP: usize = 32;
-
-/// Values that one look-up sums up.
-const NIBBLE: usize = 4;
-
-/// What a value is large from, in its row's root mean square: of values spread normally, four equal steps that begin there lose least (Max,
-/// "Quantizing for minimum distortion", 1960).
-const LARGE: f32 = 0.995_7;
 
 /// Two nibbles of each of [`GROUP`] rows. Byte `16 p + i` has nibble `p` of row `i` below and of row `i + 16` above.
 pub(super) type Nibbles = [u8; 32];
@@ -191,126 +185,6 @@ fn pairs(dim: usize) -> usize {
     dim.div_ceil(2 * NIBBLE)
 }
 
-/// A bit of each value of a row.
-#[derive(Debug)]
-pub(super) struct RowBits {
-    /// Those of four turned values each.
-    nibbles: Vec<u8>,
-    alpha: f32,
-}
-
-/// What a template's bits say of it.
-#[derive(Debug)]
-pub(super) struct Signs {
-    pub(super) first: RowBits,
-    pub(super) second: RowBits,
-    base: f32,
-    /// How long what the first bits leave out is, and what both do.
-    pub(super) errors: [f32; 2],
-}
-
-impl Signs {
-    /// template: `[dim]`.
-    ///
-    /// With `alpha = o·o / c·o`, where `c` is what its bits say of the turned template `o`, the product of `alpha c` with any `q` is that of
-    /// `o` on average over all ways to turn. Of signs alone `c·o` is the sum of `|o|`.
-    pub(super) fn new(kernel: Kernel, encoder: &Encoder, template: &[f32]) -> Self {
-        let turned = encoder.turned(kernel, template);
-        let sums = kernel.widest(
-            #[inline(always)]
-            || Sums::of(&turned),
-        );
-        let Sums { square, sum, large, count } = sums;
-        let right = |product: f32| if product > 0.0 { square / product } else { 0.0 };
-        let (alpha, beta) = (right(sum), right(sum + 2.0 * large));
-        let dim = turned.len() as f32;
-        let error = |alpha: f32, length: f32| (alpha * alpha * length - square).max(0.0).sqrt();
-        let from = sums.large_from(turned.len());
-        let [first, second] = kernel.widest(
-            #[inline(always)]
-            || both(&turned, from),
-        );
-        Self {
-            first: RowBits { nibbles: first, alpha },
-            second: RowBits { nibbles: second, alpha: beta },
-            // x·q = (x - m)·(q - m) + x·m and what is the same for all x.
-            base: kernel.dot(template, &encoder.mean),
-            errors: [error(alpha, dim), error(beta, dim + 8.0 * count)],
-        }
-    }
-
-    /// Those of a direction from the mean, whose estimates are its products with a probe's way from the mean.
-    pub(super) fn direction(kernel: Kernel, encoder: &Encoder, direction: &[f32]) -> Self {
-        let from_mean: Vec<f32> =
-            direction.iter().zip(&encoder.mean).map(|(value, mean)| value + mean).collect();
-        Self { base: 0.0, ..Self::new(kernel, encoder, &from_mean) }
-    }
-
-    /// The same, with estimates lower by `by`.
-    pub(super) fn lowered(self, by: f32) -> Self {
-        Self { base: self.base - by, ..self }
-    }
-}
-
-/// What a turned template's values add up to.
-#[derive(Clone, Copy)]
-struct Sums {
-    /// Of squares.
-    square: f32,
-    /// Of magnitudes.
-    sum: f32,
-    /// Of magnitudes of large values.
-    large: f32,
-    /// Large values.
-    count: f32,
-}
-
-impl Sums {
-    #[inline(always)]
-    fn of(turned: &[f32]) -> Self {
-        const LANES: usize = 16;
-        let [mut squares, mut sums, mut larges, mut counts] = [[0.0_f32; LANES]; 4];
-        for part in turned.chunks(LANES) {
-            for ((value, square), sum) in part.iter().zip(&mut squares).zip(&mut sums) {
-                *square += value * value;
-                *sum += value.abs();
-            }
-        }
-        let (square, sum) = (squares.iter().sum(), sums.iter().sum());
-        let so_far = Self { square, sum, large: 0.0, count: 0.0 };
-        let from = so_far.large_from(turned.len());
-        for part in turned.chunks(LANES) {
-            for ((value, large), count) in part.iter().zip(&mut larges).zip(&mut counts) {
-                let is = value.abs() > from;
-                *large += if is { value.abs() } else { 0.0 };
-                *count += if is { 1.0 } else { 0.0 };
-            }
-        }
-        Self { large: larges.iter().sum(), count: counts.iter().sum(), ..so_far }
-    }
-
-    #[inline(always)]
-    fn large_from(self, dim: usize) -> f32 {
-        LARGE * (self.square / dim.max(1) as f32).sqrt()
-    }
-}
-
-/// The first and the second bits of values that are large from `from` on, four in a nibble.
-#[inline(always)]
-fn both(values: &[f32], from: f32) -> [Vec<u8>; 2] {
-    let nibbles = values.len().div_ceil(NIBBLE);
-    let mut both = [vec![0; nibbles], vec![0; nibbles]];
-    let [first, second] = &mut both;
-    for ((four, first), second) in values.chunks(NIBBLE).zip(first).zip(second) {
-        for (at, value) in four.iter().enumerate() {
-            let positive = *value > 0.0;
-            *first |= u8::from(positive) << at;
-            *second |= u8::from((value.abs() > from) == positive) << at;
-        }
-    }
-    both
-}
-
 /// A probe, ready to be compared with bits.
 #[derive(Debug)]
 pub(super) struct BitProbe {
@@ -352,6 +226,7 @@ impl BitProbe {
 #[cfg(test)]
 mod tests {
     use super::super::planes::Run;
+    use super::super::signs::LARGE;
     use super::*;
     use proptest::prelude::*;
 

@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use rayon::prelude::*;
 
-use super::bits::{BitProbe, Bits, Signs};
+use super::bits::{BitProbe, Bits};
 use super::encoder::Encoder;
 use super::graph::{self, Graph, Links};
 use super::kernel::Kernel;
 use super::rough::Shortlist;
+use super::signs::Signs;
 use super::template::Packed;
 
 /// Candidates of a walk for each list that it is to find: the closest are missed less often by a wider one.

@@ -15,6 +15,7 @@ mod rows;
 mod scan;
 mod search;
 mod shelves;
+mod signs;
 mod template;
 
 use std::sync::Arc;

@@ -7,7 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bits::{Bits, GROUP, Plane, Signs};
+use super::bits::{Bits, GROUP, Plane};
+use super::signs::Signs;
 
 /// Groups of a long run.
 const GROUPS: usize = 64;

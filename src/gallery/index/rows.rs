@@ -4,12 +4,13 @@ use rayon::prelude::*;
 
 use crate::domain::{AttributeFilter, HandAttributes, SampleId, SubjectId};
 
-use super::bits::{GROUP, Signs};
+use super::bits::GROUP;
 use super::codes::Codes;
 use super::encoder::Encoder;
 use super::kernel::Kernel;
 use super::planes::{Planes, RUN, Run};
 use super::shelves::Shelves;
+use super::signs::Signs;
 use super::template::{Packed, PackedTemplate};
 
 /// Rows of a block. A block is copied when a row is added to it or removed from it, so that searches under way keep what they saw: as
