@@ -1,4 +1,4 @@
-//! How a template becomes one bit a value.
+//! How a template is turned before it becomes bits.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
