@@ -312,7 +312,7 @@ mod tests {
                     subject: Arc::clone(&subject),
                     sample: SampleId::new(format!("s{number}")).unwrap(),
                     attributes: HandAttributes {
-                        aspect: (number % 3 == 0).then_some(Aspect::Dorsal),
+                        aspect: number.is_multiple_of(3).then_some(Aspect::Dorsal),
                         ..HandAttributes::default()
                     },
                 };
@@ -339,7 +339,7 @@ mod tests {
 
             let left = search.everything().expect("two bits leave too much");
             let similarity = |row: u32| snapshot.rows.template(row).dot(snapshot.kernel, &query);
-            let admitted = |row: &u32| !filtered || row % 3 == 0;
+            let admitted = |row: &u32| !filtered || row.is_multiple_of(3);
             assert!(left.iter().all(|(_, row)| admitted(row)));
             let mut closest: Vec<u32> = (0..snapshot.rows.len() as u32).filter(admitted).collect();
             closest.sort_unstable_by(|a, b| similarity(*b).total_cmp(&similarity(*a)));
