@@ -51,7 +51,9 @@ impl Store {
             all.extend(found);
             seen.join(&part);
         }
-        self.account_for(prefix, &seen);
+        if accounting {
+            self.account_for(prefix, &seen);
+        }
         Ok(all)
     }
 }

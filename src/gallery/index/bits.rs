@@ -15,7 +15,7 @@ pub(super) const GROUP: usize = 32;
 pub(super) type Nibbles = [u8; 32];
 
 /// A bit of each value of rows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Plane {
     /// Nibbles of a row, halved.
     pairs: usize,
@@ -92,7 +92,7 @@ impl Plane {
 }
 
 /// Rows in one bit a value, in the order in which they were added.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Bits {
     signs: Plane,
     /// Each group's rows: what is to be added.

@@ -137,10 +137,6 @@ impl Search<'_> {
         self.admission.admits(block, at)
     }
 
-    fn list(&self) -> Shortlist {
-        Shortlist::new(self.wanted, self.margins[0])
-    }
-
     /// Estimates of `rows`, and the best of them.
     fn estimate(&self, rows: Range<usize>) -> Estimated {
         let mut best = Shortlist::new(self.wanted, 0.0);
@@ -160,7 +156,7 @@ impl Search<'_> {
         let Estimated { rows, mut estimates, .. } = part;
         let mut best = Shortlist::new(self.wanted, 0.0);
         for (group, rough) in (rows.start / GROUP..).zip(estimates.as_chunks_mut().0) {
-            if !any_from(bar, rough) {
+            if self.snapshot.kernel.count_from(rough, bar) == 0 {
                 rough.fill(f32::NEG_INFINITY);
                 continue;
             }
@@ -219,7 +215,7 @@ impl Search<'_> {
     /// Adds those of `part` that are not below `bar`.
     fn pick(&self, part: &Estimated, bar: f32, left: &mut Vec<(f32, u32)>) {
         for (first, group) in part.rows.clone().step_by(GROUP).zip(part.estimates.chunks(GROUP)) {
-            if !any_from(bar, group) {
+            if self.snapshot.kernel.count_from(group, bar) == 0 {
                 continue;
             }
             for (row, estimate) in (first..part.rows.end).zip(group) {
@@ -234,7 +230,7 @@ impl Search<'_> {
     fn nearest_lists(&self, query: &[f32]) -> Option<Vec<(f32, u32)>> {
         let Snapshot { rows, lists, kernel, .. } = self.snapshot;
         let lists = lists.as_ref().filter(|_| self.admission.is_open())?;
-        let mut list = self.list();
+        let mut list = Shortlist::new(self.wanted, self.margins[0]);
         let probe = (query, &self.probe);
         let mut seen = 0;
         for near in lists.near(*kernel, &rows.encoder, probe, self.snapshot.lists_searched) {
@@ -244,11 +240,6 @@ impl Search<'_> {
         self.scan(&mut list, lists.covered()..rows.len());
         (seen >= 2 * self.wanted && list.found.len() >= self.wanted).then(|| list.close())
     }
-}
-
-/// Whether any estimate reaches `bar`. Looking at all lets the compiler compare many at once.
-fn any_from(bar: f32, estimates: &[f32]) -> bool {
-    estimates.iter().fold(false, |any, estimate| any | (*estimate >= bar))
 }
 
 /// What `work` makes of each, on the threads of the pool where there are several.

@@ -35,16 +35,14 @@ impl Signs {
     /// `o` on average over all ways to turn. Of signs alone `c·o` is the sum of `|o|`.
     pub(super) fn new(kernel: Kernel, encoder: &Encoder, template: &[f32]) -> Self {
         let turned = encoder.turned(kernel, template);
-        let sums = kernel.widest(
+        let Sums { square, sum, from, large, count } = kernel.widest(
             #[inline(always)]
             || Sums::of(&turned),
         );
-        let Sums { square, sum, large, count } = sums;
         let right = |product: f32| if product > 0.0 { square / product } else { 0.0 };
         let (alpha, beta) = (right(sum), right(sum + 2.0 * large));
         let dim = turned.len() as f32;
         let error = |alpha: f32, length: f32| (alpha * alpha * length - square).max(0.0).sqrt();
-        let from = sums.large_from(turned.len());
         let [first, second] = kernel.widest(
             #[inline(always)]
             || both(&turned, from),
@@ -72,12 +70,13 @@ impl Signs {
 }
 
 /// What a turned template's values add up to.
-#[derive(Clone, Copy)]
 struct Sums {
     /// Of squares.
     square: f32,
     /// Of magnitudes.
     sum: f32,
+    /// Where large values begin.
+    from: f32,
     /// Of magnitudes of large values.
     large: f32,
     /// Large values.
@@ -95,9 +94,8 @@ impl Sums {
                 *sum += value.abs();
             }
         }
-        let (square, sum) = (squares.iter().sum(), sums.iter().sum());
-        let so_far = Self { square, sum, large: 0.0, count: 0.0 };
-        let from = so_far.large_from(turned.len());
+        let square: f32 = squares.iter().sum();
+        let from = LARGE * (square / turned.len().max(1) as f32).sqrt();
         for part in turned.chunks(LANES) {
             for ((value, large), count) in part.iter().zip(&mut larges).zip(&mut counts) {
                 let is = value.abs() > from;
@@ -105,12 +103,8 @@ impl Sums {
                 *count += if is { 1.0 } else { 0.0 };
             }
         }
-        Self { large: larges.iter().sum(), count: counts.iter().sum(), ..so_far }
-    }
-
-    #[inline(always)]
-    fn large_from(self, dim: usize) -> f32 {
-        LARGE * (self.square / dim.max(1) as f32).sqrt()
+        let [sum, large, count] = [sums, larges, counts].map(|lanes| lanes.iter().sum());
+        Self { square, sum, from, large, count }
     }
 }
 

@@ -13,16 +13,16 @@ fn key(digit: char) -> MasterKey {
     MasterKey::from_hex(&digit.to_string().repeat(64)).unwrap()
 }
 
+fn options(dir: &Path) -> StoreOptions {
+    StoreOptions { ballast_bytes: 0, ..StoreOptions::new(dir, key('a')) }
+}
+
 fn open(dir: &Path) -> Store {
-    Store::open(StoreOptions { ballast_bytes: 0, ..StoreOptions::new(dir, key('a')) }).unwrap()
+    Store::open(options(dir)).unwrap()
 }
 
 fn records(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
     store.scan(&[]).map(Result::unwrap).filter(|(key, _)| key != &[0, b'M']).collect()
-}
-
-fn options(dir: &Path) -> StoreOptions {
-    StoreOptions { ballast_bytes: 0, ..StoreOptions::new(dir, key('a')) }
 }
 
 /// A record under each of these numbers.
