@@ -47,7 +47,7 @@ impl Default for GalleryOptions {
             max_samples: 20_000_000,
             max_image_bytes: 32 * 1024 * 1024,
             exact_up_to: 2_000,
-            certainty: 4.0,
+            certainty: 3.5,
             scan_up_to: 1_000_000,
             lists_searched: 512,
             graph_from: 250_000,

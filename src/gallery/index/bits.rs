@@ -4,8 +4,10 @@
 //! large for its row and `-s` if not: one of four steps, -3, -1, 1 and 3. Both bits are looked up in the same tables, so the second is
 //! read only where the first leaves too much.
 
+use std::ops::Range;
+
 use super::encoder::Encoder;
-use super::kernel::{Affine, Kernel};
+use super::kernel::{Estimates, Group, HIGHEST, Kernel};
 use super::signs::{NIBBLE, RowBits, Signs};
 
 /// Rows whose bits lie together, so that one instruction looks up a part of each.
@@ -14,46 +16,42 @@ pub(super) const GROUP: usize = 32;
 /// Two nibbles of each of [`GROUP`] rows. Byte `16 p + i` has nibble `p` of row `i` below and of row `i + 16` above.
 pub(super) type Nibbles = [u8; 32];
 
-/// A bit of each value of rows.
+/// Values from which on a row's first bits are read in two steps. Of fewer, the first step would say too little to leave any row out.
+const TWO_STEPS_FROM: usize = 384;
+
+/// Pairs of a row's nibbles that are read first.
+fn head(dim: usize) -> usize {
+    if dim < TWO_STEPS_FROM { 0 } else { pairs(dim) * 5 / 16 }
+}
+
+/// Of all values, those that are read first; 1 where there is but one step.
+pub(super) fn share(dim: usize) -> f32 {
+    match head(dim) {
+        0 => 1.0,
+        pairs => (2 * NIBBLE * pairs) as f32 / dim as f32,
+    }
+}
+
+/// A bit of each value of rows, or of some of each row's values.
 #[derive(Debug, Clone)]
-pub(super) struct Plane {
+struct Plane {
     /// Nibbles of a row, halved.
     pairs: usize,
-    rows: usize,
-    /// `[rows / GROUP, pairs]`, rounded up.
+    /// `[groups, pairs]`.
     nibbles: Vec<Nibbles>,
-    /// Each group's rows: what is to be multiplied with a sum of the probe's values, signed as a row's bits say.
-    alphas: Vec<[f32; GROUP]>,
 }
 
 impl Plane {
-    pub(super) fn new(dim: usize, rows: usize) -> Self {
-        let (pairs, groups) = (pairs(dim), rows.div_ceil(GROUP));
-        let nibbles = Vec::with_capacity(groups * pairs);
-        Self { pairs, rows: 0, nibbles, alphas: Vec::with_capacity(groups) }
+    fn new(pairs: usize, groups: usize) -> Self {
+        Self { pairs, nibbles: Vec::with_capacity(groups * pairs) }
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.nibbles) + size_of_val(&*self.alphas)
+    fn add_group(&mut self) {
+        self.nibbles.resize(self.nibbles.len() + self.pairs, [0; 32]);
     }
 
-    /// Adds those of another behind whole groups.
-    pub(super) fn append(&mut self, other: &Self) {
-        debug_assert!(self.rows.is_multiple_of(GROUP), "rows would be left out");
-        self.rows += other.rows;
-        self.nibbles.extend_from_slice(&other.nibbles);
-        self.alphas.extend_from_slice(&other.alphas);
-    }
-
-    pub(super) fn push(&mut self, row: &RowBits) {
-        let (group, at) = (self.rows / GROUP, self.rows % GROUP);
-        if at == 0 {
-            self.nibbles.resize((group + 1) * self.pairs, [0; 32]);
-            self.alphas.push([0.0; GROUP]);
-        }
-        self.rows += 1;
-        self.alphas[group][at] = row.alpha;
-        for (pair, nibbles) in self.group_mut(group).iter_mut().zip(row.nibbles.chunks(2)) {
+    fn set(&mut self, group: usize, at: usize, nibbles: &[u8]) {
+        for (pair, nibbles) in self.group_mut(group).iter_mut().zip(nibbles.chunks(2)) {
             for (half, nibble) in nibbles.iter().enumerate() {
                 pair[16 * half + at % 16] |= nibble << (NIBBLE * (at / 16));
             }
@@ -61,9 +59,7 @@ impl Plane {
     }
 
     /// Overwrites a row with zeros.
-    pub(super) fn wipe(&mut self, row: usize) {
-        let (group, at) = (row / GROUP, row % GROUP);
-        self.alphas[group][at] = 0.0;
+    fn wipe(&mut self, group: usize, at: usize) {
         let keep = if at < 16 { 0xf0 } else { 0x0f };
         for pair in self.group_mut(group) {
             pair[at % 16] &= keep;
@@ -71,101 +67,223 @@ impl Plane {
         }
     }
 
-    fn group_mut(&mut self, group: usize) -> &mut [Nibbles] {
-        &mut self.nibbles[group * self.pairs..(group + 1) * self.pairs]
+    fn group(&self, group: usize) -> &[Nibbles] {
+        &self.nibbles[group * self.pairs..(group + 1) * self.pairs]
     }
 
-    /// For each row of a group, its base and what the plane adds to it, and a bit for each for which that is not below `bar`.
-    #[inline]
-    fn estimates(
-        &self,
-        kernel: Kernel,
-        probe: &BitProbe,
-        group: usize,
-        bases: &[f32; GROUP],
-        bar: f32,
-    ) -> ([f32; GROUP], u32) {
-        let nibbles = &self.nibbles[group * self.pairs..(group + 1) * self.pairs];
-        let (step, offset, alphas) = (probe.step, probe.offset, &self.alphas[group]);
-        kernel.estimate(nibbles, &probe.tables, &Affine { step, offset, alphas, bases }, bar)
+    fn group_mut(&mut self, group: usize) -> &mut [Nibbles] {
+        &mut self.nibbles[group * self.pairs..(group + 1) * self.pairs]
     }
 }
 
 /// Rows in one bit a value, in the order in which they were added.
 #[derive(Debug, Clone)]
 pub(super) struct Bits {
-    signs: Plane,
+    rows: usize,
+    /// Those of the first values, apart from the others: most searches of many rows read no more.
+    head: Plane,
+    rest: Plane,
+    /// Each group's rows: what is to be multiplied with a sum of the probe's values, signed as a row's bits say.
+    alphas: Vec<[f32; GROUP]>,
     /// Each group's rows: what is to be added.
     bases: Vec<[f32; GROUP]>,
 }
 
 impl Bits {
-    pub(super) fn new(dim: usize, rows: usize) -> Self {
-        let bases = Vec::with_capacity(rows.div_ceil(GROUP));
-        Self { signs: Plane::new(dim, rows), bases }
+    /// Those of many rows, to be read in steps.
+    pub(super) fn in_steps(dim: usize, rows: usize) -> Self {
+        Self::new(head(dim), dim, rows)
     }
 
-    /// Those of all these rows, in order.
+    fn new(head: usize, dim: usize, rows: usize) -> Self {
+        let groups = rows.div_ceil(GROUP);
+        Self {
+            rows: 0,
+            head: Plane::new(head, groups),
+            rest: Plane::new(pairs(dim) - head, groups),
+            alphas: Vec::with_capacity(groups),
+            bases: Vec::with_capacity(groups),
+        }
+    }
+
+    /// Those of all these rows, in order, to be read whole.
     pub(super) fn of(dim: usize, rows: &[Signs]) -> Self {
-        let mut bits = Self::new(dim, rows.len());
+        let mut bits = Self::new(0, dim, rows.len());
         rows.iter().for_each(|row| bits.push(row));
         bits
     }
 
     pub(super) fn len(&self) -> usize {
-        self.signs.rows
+        self.rows
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.signs.bytes() + size_of_val(&*self.bases)
+        let nibbles = size_of_val(&*self.head.nibbles) + size_of_val(&*self.rest.nibbles);
+        nibbles + size_of_val(&*self.alphas) + size_of_val(&*self.bases)
     }
 
     /// Adds those of another behind whole groups.
     pub(super) fn append(&mut self, other: &Self) {
-        self.signs.append(&other.signs);
+        debug_assert!(self.rows.is_multiple_of(GROUP), "rows would be left out");
+        self.rows += other.rows;
+        self.head.nibbles.extend_from_slice(&other.head.nibbles);
+        self.rest.nibbles.extend_from_slice(&other.rest.nibbles);
+        self.alphas.extend_from_slice(&other.alphas);
         self.bases.extend_from_slice(&other.bases);
     }
 
     pub(super) fn push(&mut self, row: &Signs) {
-        let (group, at) = (self.len() / GROUP, self.len() % GROUP);
+        let (group, at) = (self.rows / GROUP, self.rows % GROUP);
         if at == 0 {
+            self.head.add_group();
+            self.rest.add_group();
+            self.alphas.push([0.0; GROUP]);
             self.bases.push([0.0; GROUP]);
         }
+        self.rows += 1;
+        self.alphas[group][at] = row.first.alpha;
         self.bases[group][at] = row.base;
-        self.signs.push(&row.first);
+        let (head, rest) = row.first.nibbles.split_at(2 * self.head.pairs);
+        self.head.set(group, at, head);
+        self.rest.set(group, at, rest);
     }
 
     /// Overwrites a row with zeros.
     pub(super) fn wipe(&mut self, row: usize) {
-        self.bases[row / GROUP][row % GROUP] = 0.0;
-        self.signs.wipe(row);
+        let (group, at) = (row / GROUP, row % GROUP);
+        self.alphas[group][at] = 0.0;
+        self.bases[group][at] = 0.0;
+        self.head.wipe(group, at);
+        self.rest.wipe(group, at);
     }
 
-    /// About how similar the probe is to each row of a group, up to what is the same for all rows of the gallery, and a bit
-    /// for each row for which that is not below `bar`. Rows that are not there have an estimate too.
+    /// Whether there is a first step that does not read all.
+    pub(super) fn have_steps(&self) -> bool {
+        self.head.pairs > 0
+    }
+
+    /// About how similar the probe is to each row of a group, up to what is the same for all rows of the gallery. Rows that are not
+    /// there have an estimate too.
     #[inline]
-    pub(super) fn estimates(
+    pub(super) fn estimates(&self, kernel: Kernel, probe: &BitProbe, group: usize) -> Estimates {
+        kernel.estimate(&self.whole(probe, group))
+    }
+
+    /// The same for groups behind one another, by what is read first of them: the bits of the first values, as if the others were like
+    /// them, where there are steps.
+    #[inline]
+    pub(super) fn begin(
+        &self,
+        kernel: Kernel,
+        probe: &BitProbe,
+        groups: Range<usize>,
+        values: &mut Vec<[f32; GROUP]>,
+        peaks: &mut Vec<f32>,
+    ) {
+        if self.have_steps() {
+            kernel.estimate_all(groups.map(|group| self.by_head(probe, group)), values, peaks);
+        } else {
+            kernel.estimate_all(groups.map(|group| self.whole(probe, group)), values, peaks);
+        }
+    }
+
+    /// The same by all first bits, where `so_far` are the estimates that [`Bits::begin`] gave.
+    #[inline]
+    pub(super) fn go_on(
         &self,
         kernel: Kernel,
         probe: &BitProbe,
         group: usize,
-        bar: f32,
-    ) -> ([f32; GROUP], u32) {
-        self.signs.estimates(kernel, probe, group, &self.bases[group], bar)
+        so_far: &[f32; GROUP],
+    ) -> Estimates {
+        let bases = &self.bases[group];
+        let so_far = std::array::from_fn(|at| bases[at] + probe.share * (so_far[at] - bases[at]));
+        kernel.estimate(&Group {
+            parts: [(self.rest.group(group), &probe.tables[self.head.pairs..]), (&[], &[])],
+            step: probe.step,
+            offset: probe.offset - probe.head_offset,
+            alphas: &self.alphas[group],
+            bases: &so_far,
+        })
     }
 
-    /// The same by two bits, of which `second` holds the other; `rough` are the estimates by the first.
+    #[inline(always)]
+    fn by_head<'a>(&'a self, probe: &'a BitProbe, group: usize) -> Group<'a> {
+        Group {
+            parts: [(self.head.group(group), &probe.tables[..self.head.pairs]), (&[], &[])],
+            step: probe.step / probe.share,
+            offset: probe.head_offset / probe.share,
+            alphas: &self.alphas[group],
+            bases: &self.bases[group],
+        }
+    }
+
+    #[inline(always)]
+    fn whole<'a>(&'a self, probe: &'a BitProbe, group: usize) -> Group<'a> {
+        let (head, rest) = probe.tables.split_at(self.head.pairs);
+        Group {
+            parts: [(self.head.group(group), head), (self.rest.group(group), rest)],
+            step: probe.step,
+            offset: probe.offset,
+            alphas: &self.alphas[group],
+            bases: &self.bases[group],
+        }
+    }
+}
+
+/// The second bits of rows.
+#[derive(Debug, Clone)]
+pub(super) struct SecondBits {
+    rows: usize,
+    plane: Plane,
+    /// Each group's rows: what is to be multiplied with a sum of the probe's values, signed as a row's second bits say.
+    betas: Vec<[f32; GROUP]>,
+}
+
+impl SecondBits {
+    pub(super) fn new(dim: usize, rows: usize) -> Self {
+        let groups = rows.div_ceil(GROUP);
+        Self { rows: 0, plane: Plane::new(pairs(dim), groups), betas: Vec::with_capacity(groups) }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.plane.nibbles) + size_of_val(&*self.betas)
+    }
+
+    /// Adds those of another behind whole groups.
+    pub(super) fn append(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.plane.nibbles.extend_from_slice(&other.plane.nibbles);
+        self.betas.extend_from_slice(&other.betas);
+    }
+
+    pub(super) fn push(&mut self, row: &RowBits) {
+        let (group, at) = (self.rows / GROUP, self.rows % GROUP);
+        if at == 0 {
+            self.plane.add_group();
+            self.betas.push([0.0; GROUP]);
+        }
+        self.rows += 1;
+        self.betas[group][at] = row.alpha;
+        self.plane.set(group, at, &row.nibbles);
+    }
+
+    /// Overwrites a row with zeros.
+    pub(super) fn wipe(&mut self, row: usize) {
+        self.betas[row / GROUP][row % GROUP] = 0.0;
+        self.plane.wipe(row / GROUP, row % GROUP);
+    }
+
+    /// Estimates by both bits, where `rough` are those by the first ones, `first`.
     #[inline]
-    pub(super) fn refined(
+    pub(super) fn refine(
         &self,
         kernel: Kernel,
         probe: &BitProbe,
         group: usize,
-        (second, rough): (&Plane, &[f32; GROUP]),
-        bar: f32,
-    ) -> ([f32; GROUP], u32) {
-        let (alphas, bases, betas) =
-            (&self.signs.alphas[group], &self.bases[group], &second.alphas[group]);
+        (first, rough): (&Bits, &[f32; GROUP]),
+    ) -> Estimates {
+        let (alphas, bases, betas) = (&first.alphas[group], &first.bases[group], &self.betas[group]);
         // A rough estimate is `base + alpha S`, where `S` is the sum that the first bit signs; `base + 2 beta S` is wanted.
         let mut so_far = [0.0; GROUP];
         kernel.widest(
@@ -177,7 +295,13 @@ impl Bits {
                 }
             },
         );
-        second.estimates(kernel, probe, group, &so_far, bar)
+        kernel.estimate(&Group {
+            parts: [(self.plane.group(group), &probe.tables), (&[], &[])],
+            step: probe.step,
+            offset: probe.offset,
+            alphas: betas,
+            bases: &so_far,
+        })
     }
 }
 
@@ -192,8 +316,14 @@ pub(super) struct BitProbe {
     tables: Vec<[u8; 32]>,
     step: f32,
     offset: f32,
+    /// The part of it that the first values have.
+    head_offset: f32,
+    /// [`share`] of its values.
+    share: f32,
     /// Standard deviation of an estimate from a row whose bits leave out 1.
-    pub(super) deviation: f32,
+    deviation: f32,
+    /// What rounding the tables' entries adds to it at most, with rows of length 1.
+    rounding: f32,
 }
 
 impl BitProbe {
@@ -202,25 +332,57 @@ impl BitProbe {
         let turned = encoder.turned(kernel, query);
         let dim = turned.len();
         // The sum of all look-ups fits 16 bits.
-        let most = (usize::from(u16::MAX) / dim.div_ceil(NIBBLE).max(1)).min(255) as f32;
+        let fits = usize::from(u16::MAX) / dim.div_ceil(NIBBLE).max(1);
+        let most = fits.min(usize::from(HIGHEST)) as f32;
         let reach = |four: &[f32]| four.iter().map(|value| value.abs()).sum::<f32>();
         let widest = turned.chunks(NIBBLE).map(reach).fold(0.0_f32, f32::max);
         let step = (2.0 * widest / most).max(f32::MIN_POSITIVE);
-        let mut tables = vec![[0; 32]; pairs(dim)];
-        for (at, four) in turned.chunks(NIBBLE).enumerate() {
-            let least = -reach(four);
-            for nibble in 0..16_usize {
-                let signed = |(at, value): (usize, &f32)| {
-                    if nibble >> at & 1 == 1 { *value } else { -value }
-                };
-                let sum: f32 = four.iter().enumerate().map(signed).sum();
-                tables[at / 2][16 * (at % 2) + nibble] = ((sum - least) / step).round() as u8;
+        let tables = kernel.widest(
+            #[inline(always)]
+            || tables(&turned, step),
+        );
+        let offset = |of: &[f32]| -of.chunks(NIBBLE).map(reach).sum::<f32>();
+        let length = turned.iter().map(|value| value * value).sum::<f32>().sqrt();
+        Self {
+            tables,
+            step,
+            offset: offset(&turned),
+            head_offset: offset(&turned[..2 * NIBBLE * head(dim)]),
+            share: share(dim),
+            deviation: length / (dim.max(1) as f32).sqrt(),
+            // Each of `dim / 4` entries is off by `step / sqrt(12)`, and a row's sum is multiplied with `sqrt(pi / 2 / dim)`.
+            rounding: step * (std::f32::consts::FRAC_PI_2 / 48.0 / share(dim)).sqrt(),
+        }
+    }
+
+    /// Standard deviation of an estimate from a row, of which bits leave out `error`.
+    pub(super) fn deviation(&self, error: f32) -> f32 {
+        (self.deviation * error).hypot(self.rounding)
+    }
+}
+
+/// What every nibble of signs adds for each four values, in steps, from the least that any can.
+#[inline(always)]
+fn tables(turned: &[f32], step: f32) -> Vec<[u8; 32]> {
+    /// Added to a small number, it leaves the nearest whole one in the lowest bits.
+    const ROUND: f32 = 8_388_608.0;
+    let mut tables = vec![[0; 32]; pairs(turned.len())];
+    for (eight, table) in turned.chunks(2 * NIBBLE).zip(&mut tables) {
+        for (four, entries) in eight.chunks(NIBBLE).zip(table.as_chunks_mut::<16>().0) {
+            let mut sums = [0.0; 16];
+            for (at, value) in four.iter().enumerate() {
+                let (right, wrong) = (2.0 * value.abs() / step, 0.0);
+                let of_signs = if *value > 0.0 { [wrong, right] } else { [right, wrong] };
+                for (nibble, sum) in sums.iter_mut().enumerate() {
+                    *sum += of_signs[nibble >> at & 1];
+                }
+            }
+            for (entry, sum) in entries.iter_mut().zip(sums) {
+                *entry = (sum + ROUND).to_bits() as u8;
             }
         }
-        let offset = -turned.chunks(NIBBLE).map(reach).sum::<f32>();
-        let length = turned.iter().map(|value| value * value).sum::<f32>().sqrt();
-        Self { tables, step, offset, deviation: length / (dim.max(1) as f32).sqrt() }
     }
+    tables
 }
 
 #[cfg(test)]
@@ -240,10 +402,19 @@ mod tests {
         signs
     }
 
-    /// Estimates by two bits of a group.
-    fn refined(run: &Run, kernel: Kernel, probe: &BitProbe, group: usize) -> [f32; GROUP] {
-        let rough = run.bits.estimates(kernel, probe, group, 0.0).0;
-        run.bits.refined(kernel, probe, group, (&run.second, &rough), 0.0).0
+    /// Estimates of a group by the first bits of its first values, by all first bits, and by both.
+    fn steps(run: &Run, kernel: Kernel, probe: &BitProbe, group: usize) -> [[f32; GROUP]; 3] {
+        let whole = run.bits.estimates(kernel, probe, group).values;
+        let (mut begun, mut peaks) = (Vec::new(), Vec::new());
+        run.bits.begin(kernel, probe, group..group + 1, &mut begun, &mut peaks);
+        let head = begun[0];
+        let first = match run.bits.have_steps() {
+            true => run.bits.go_on(kernel, probe, group, &head).values,
+            false => head,
+        };
+        assert!(first.iter().zip(whole).all(|(a, b)| (a - b).abs() < 1e-4), "{first:?} {whole:?}");
+        let both = run.second.refine(kernel, probe, group, (&run.bits, &first)).values;
+        [head, first, both]
     }
 
     fn rows(dim: usize, count: usize) -> impl Strategy<Value = Vec<Vec<f32>>> {
@@ -252,7 +423,7 @@ mod tests {
 
     /// Any length, with rows in several groups.
     fn case() -> impl Strategy<Value = (Vec<Vec<f32>>, Vec<f32>)> {
-        (1_usize..200, 1_usize..80).prop_flat_map(|(dim, count)| {
+        (prop_oneof![1_usize..200, 384_usize..600], 1_usize..80).prop_flat_map(|(dim, count)| {
             (rows(dim, count), prop::collection::vec(-1.0_f32..1.0, dim))
         })
     }
@@ -281,10 +452,11 @@ mod tests {
             let probe = BitProbe::new(kernel, &encoder, &query);
             let turned = encoder.turned(kernel, &query);
             for (at, row) in rows.iter().enumerate() {
-                let got = run.bits.estimates(kernel, &probe, at / GROUP, 0.0).0[at % GROUP];
+                let got = run.bits.estimates(kernel, &probe, at / GROUP).values[at % GROUP];
                 if at == rows.len() / 2 {
                     prop_assert_eq!(got, 0.0);
-                    prop_assert_eq!(refined(&run, kernel, &probe, at / GROUP)[at % GROUP], 0.0);
+                    let got = steps(&run, kernel, &probe, at / GROUP).map(|by| by[at % GROUP]);
+                    prop_assert_eq!(got, [0.0; 3]);
                     continue;
                 }
                 let of = encoder.turned(kernel, row);
@@ -297,7 +469,12 @@ mod tests {
                 let allowed = alpha * look_ups + 1e-3;
                 prop_assert!((got - expected).abs() <= allowed, "{got} {expected} {allowed}");
 
-                let got = refined(&run, kernel, &probe, at / GROUP)[at % GROUP];
+                let [head, _, got] = steps(&run, kernel, &probe, at / GROUP).map(|by| by[at % GROUP]);
+                let read = (share(dim) * dim as f32).round() as usize;
+                let part = of.iter().zip(&turned).take(read).map(signed).sum::<f32>() / share(dim);
+                let expected = alpha * part + similarity(row, &encoder.mean);
+                prop_assert!((head - expected).abs() <= allowed / share(dim), "{head} {expected}");
+
                 let from = LARGE * (similarity(&of, &of) / dim as f32).sqrt();
                 let steps: Vec<f32> = of
                     .iter()
@@ -316,7 +493,7 @@ mod tests {
     fn estimates_are_right_on_average_and_as_far_off_as_they_say() {
         use rand::{Rng, SeedableRng};
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
-        let (kernel, dim) = (Kernel::new(), 256);
+        let (kernel, dim) = (Kernel::new(), 512);
         let mut unit = || -> Vec<f32> {
             let row: Vec<f32> = (0..dim).map(|_| rng.random_range(-1.0..1.0)).collect();
             let length = similarity(&row, &row).sqrt();
@@ -327,20 +504,19 @@ mod tests {
         let mut run = Run::new(dim, rows.len());
         let signs: Vec<Signs> =
             rows.iter().map(|row| push(&mut run, kernel, &encoder, row)).collect();
-        let mut off = [Vec::new(), Vec::new()];
+        let mut off = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..20 {
             let query = unit();
             let probe = BitProbe::new(kernel, &encoder, &query);
             let same = similarity(&encoder.mean, &query) - similarity(&encoder.mean, &encoder.mean);
             for group in 0..rows.len() / GROUP {
-                let by_one = run.bits.estimates(kernel, &probe, group, 0.0).0;
-                let by_two = refined(&run, kernel, &probe, group);
-                for (bits, estimates) in [by_one, by_two].iter().enumerate() {
+                let steps = steps(&run, kernel, &probe, group);
+                for (read, estimates) in steps.iter().enumerate() {
                     for (at, got) in estimates.iter().enumerate() {
                         let row = group * GROUP + at;
                         let exact = similarity(&rows[row], &query);
-                        let error = probe.deviation * signs[row].errors[bits];
-                        off[bits].push((got + same - exact) / error);
+                        let error = probe.deviation(signs[row].errors[read]);
+                        off[read].push((got + same - exact) / error);
                     }
                 }
             }
@@ -352,7 +528,7 @@ mod tests {
         }
         // What four steps leave of a normal distribution's variance is 0.119, what signs do is 1 - 2/pi, and an estimate that is right on
         // average leaves more: x / (1 - x).
-        let share = |signs: &Signs| signs.errors[1] / signs.errors[0];
+        let share = |signs: &Signs| signs.errors[2] / signs.errors[1];
         let share = signs.iter().map(share).sum::<f32>() / signs.len() as f32;
         assert!((0.46..0.51).contains(&share), "{share}");
     }

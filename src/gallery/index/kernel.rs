@@ -10,13 +10,31 @@ use super::template::whole;
 /// Lanes summed independently: enough to keep the adders of any processor busy.
 const LANES: usize = 16;
 
-/// How a sum becomes an estimate.
+/// Nibbles of a group, and as many tables to look them up in.
+pub(super) type LookUps<'a> = (&'a [Nibbles], &'a [[u8; 32]]);
+
+/// Highest entry of a table.
+pub(super) const HIGHEST: u8 = 63;
+/// Look-ups that fit a byte together.
+const TOGETHER: usize = u8::MAX as usize / HIGHEST as usize;
+
+/// What a group's rows are estimated by: `base + alpha * (step * sum + offset)` of each, where its sum is that of tables at its nibbles.
+/// No entry of a table exceeds [`HIGHEST`], and no sum 16 bits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Affine<'a> {
+pub(super) struct Group<'a> {
+    pub(super) parts: [LookUps<'a>; 2],
     pub(super) step: f32,
     pub(super) offset: f32,
     pub(super) alphas: &'a [f32; GROUP],
     pub(super) bases: &'a [f32; GROUP],
+}
+
+/// Estimates of a group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Estimates {
+    pub(super) values: [f32; GROUP],
+    /// The highest.
+    pub(super) peak: f32,
 }
 
 /// The one way that templates are compared, so that an exact scan and a re-ranked walk give the same
@@ -72,27 +90,51 @@ impl Kernel {
         );
     }
 
-    /// For each row of a group, `base + alpha * (step * sum + offset)`, where its sum is that of `tables` at the row's
-    /// nibbles; and a bit for each that is not below `bar`. bits and tables are of one length, and no sum exceeds 16 bits.
+    /// What a group's rows are estimated at.
     #[inline]
-    pub(super) fn estimate(
-        self,
-        bits: &[Nibbles],
-        tables: &[[u8; 32]],
-        affine: &Affine<'_>,
-        bar: f32,
-    ) -> ([f32; GROUP], u32) {
+    pub(super) fn estimate(self, group: &Group<'_>) -> Estimates {
         #[cfg(target_arch = "x86_64")]
         if let Some(simd) = self.wide {
             return Simd::vectorize(
                 simd,
                 Work(
                     #[inline(always)]
-                    || estimate_avx2(simd, bits, tables, affine, bar),
+                    || estimate_avx2(simd, group),
                 ),
             );
         }
-        estimate(bits, tables, affine, bar)
+        estimate(group)
+    }
+
+    /// The same for many groups, behind one another: what their rows are estimated at, and the highest of each.
+    #[inline]
+    pub(super) fn estimate_all<'a>(
+        self,
+        groups: impl Iterator<Item = Group<'a>>,
+        values: &mut Vec<[f32; GROUP]>,
+        peaks: &mut Vec<f32>,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = self.wide {
+            return Simd::vectorize(
+                simd,
+                Work(
+                    #[inline(always)]
+                    || {
+                        for group in groups {
+                            let estimates = estimate_avx2(simd, &group);
+                            values.push(estimates.values);
+                            peaks.push(estimates.peak);
+                        }
+                    },
+                ),
+            );
+        }
+        for group in groups {
+            let estimates = estimate(&group);
+            values.push(estimates.values);
+            peaks.push(estimates.peak);
+        }
     }
 
     /// How many values are not below `bar`.
@@ -200,14 +242,9 @@ fn within<const HALF: usize>(values: &mut [f32; 8]) {
     *values = std::array::from_fn(|at| other[at] + signed[at]);
 }
 
-fn estimate(
-    bits: &[Nibbles],
-    tables: &[[u8; 32]],
-    affine: &Affine<'_>,
-    bar: f32,
-) -> ([f32; GROUP], u32) {
+fn estimate(group: &Group<'_>) -> Estimates {
     let mut sums = [0_u16; GROUP];
-    for (bits, table) in bits.iter().zip(tables) {
+    for (bits, table) in group.parts.into_iter().flat_map(|(bits, tables)| bits.iter().zip(tables)) {
         for at in 0..GROUP / 2 {
             for (half, table) in table.as_chunks::<16>().0.iter().enumerate() {
                 let both = bits[16 * half + at];
@@ -216,41 +253,33 @@ fn estimate(
             }
         }
     }
-    let Affine { step, offset, alphas, bases } = affine;
-    let estimates =
+    let Group { step, offset, alphas, bases, .. } = group;
+    let values: [f32; GROUP] =
         std::array::from_fn(|at| bases[at] + alphas[at] * (step * f32::from(sums[at]) + offset));
-    let passes = |at: usize| u32::from(estimates[at] >= bar) << at;
-    let mask = (0..GROUP).map(passes).sum();
-    (estimates, mask)
+    Estimates { values, peak: values.into_iter().fold(f32::NEG_INFINITY, f32::max) }
 }
 
 /// The same, bit by bit: 32 look-ups an instruction, in tables that fit a register (André et al., "Cache locality is not
 /// enough", VLDB 2015, as in faiss's fast scan).
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn estimate_avx2(
-    simd: pulp::x86::V3,
-    bits: &[Nibbles],
-    tables: &[[u8; 32]],
-    affine: &Affine<'_>,
-    bar: f32,
-) -> ([f32; GROUP], u32) {
-    use std::arch::x86_64::{__m256, __m256i, _CMP_GE_OQ};
+fn estimate_avx2(simd: pulp::x86::V3, group: &Group<'_>) -> Estimates {
+    use std::arch::x86_64::{__m256, __m256i};
     let (sse2, avx, avx2) = (simd.sse2, simd.avx, simd.avx2);
-    let low_bits = avx._mm256_set1_epi8(15);
-    // Sixteen bits hold an even byte and, times 256, an odd one: the odd ones are summed apart as well, to be taken out.
-    let [mut low, mut low_odd, mut high, mut high_odd] = [avx._mm256_setzero_si256(); 4];
-    for (bits, table) in bits.iter().zip(tables) {
-        let (bits, table): (__m256i, __m256i) = (pulp::cast(*bits), pulp::cast(*table));
-        let below = avx2._mm256_and_si256(bits, low_bits);
-        let above = avx2._mm256_and_si256(avx2._mm256_srli_epi16::<4>(bits), low_bits);
-        let below = avx2._mm256_shuffle_epi8(table, below);
-        let above = avx2._mm256_shuffle_epi8(table, above);
-        low = avx2._mm256_add_epi16(low, below);
-        low_odd = avx2._mm256_add_epi16(low_odd, avx2._mm256_srli_epi16::<8>(below));
-        high = avx2._mm256_add_epi16(high, above);
-        high_odd = avx2._mm256_add_epi16(high_odd, avx2._mm256_srli_epi16::<8>(above));
+    let mut sums = [[avx._mm256_setzero_si256(); 2]; 2];
+    for (bits, tables) in group.parts {
+        let ((bits, more), (tables, of_more)) = (bits.as_chunks(), tables.as_chunks());
+        for (bits, tables) in bits.iter().zip(tables) {
+            sums = added(simd, sums, bits, tables);
+        }
+        if !more.is_empty() {
+            let mut last = [[[0; 32]; TOGETHER]; 2];
+            last[0][..more.len()].copy_from_slice(more);
+            last[1][..of_more.len()].copy_from_slice(of_more);
+            sums = added(simd, sums, &last[0], &last[1]);
+        }
     }
+    let [[low, low_odd], [high, high_odd]] = sums;
     // The two halves of a register are the two nibbles.
     let joined = |sum: __m256i| {
         let upper = avx2._mm256_extracti128_si256::<1>(sum);
@@ -265,21 +294,53 @@ fn estimate_avx2(
         sse2._mm_unpacklo_epi16(high, high_odd),
         sse2._mm_unpackhi_epi16(high, high_odd),
     ];
-    let (step, offset) = (avx._mm256_set1_ps(affine.step), avx._mm256_set1_ps(affine.offset));
-    let bar = avx._mm256_set1_ps(bar);
-    let (alphas, bases) = (affine.alphas.as_chunks::<8>().0, affine.bases.as_chunks::<8>().0);
-    let mut estimates = [[0.0_f32; 8]; GROUP / 8];
-    let mut mask = 0;
+    let (step, offset) = (avx._mm256_set1_ps(group.step), avx._mm256_set1_ps(group.offset));
+    let (alphas, bases) = (group.alphas.as_chunks::<8>().0, group.bases.as_chunks::<8>().0);
+    let mut values = [[0.0_f32; 8]; GROUP / 8];
+    let mut peaks = avx._mm256_set1_ps(f32::NEG_INFINITY);
     for part in 0..GROUP / 8 {
         let (alpha, base): (__m256, __m256) = (pulp::cast(alphas[part]), pulp::cast(bases[part]));
         let sum = avx._mm256_cvtepi32_ps(avx2._mm256_cvtepu16_epi32(sums[part]));
         let sum = avx._mm256_add_ps(avx._mm256_mul_ps(step, sum), offset);
         let estimate = avx._mm256_add_ps(base, avx._mm256_mul_ps(alpha, sum));
-        let passes = avx._mm256_movemask_ps(avx._mm256_cmp_ps::<_CMP_GE_OQ>(estimate, bar));
-        mask |= passes.cast_unsigned() << (8 * part);
-        estimates[part] = pulp::cast(estimate);
+        peaks = avx._mm256_max_ps(peaks, estimate);
+        values[part] = pulp::cast(estimate);
     }
-    (pulp::cast(estimates), mask)
+    let sse = simd.sse;
+    let four =
+        sse._mm_max_ps(avx._mm256_castps256_ps128(peaks), avx._mm256_extractf128_ps::<1>(peaks));
+    let two = sse._mm_max_ps(four, sse._mm_movehl_ps(four, four));
+    let one = sse._mm_max_ss(two, sse._mm_shuffle_ps::<1>(two, two));
+    Estimates { values: pulp::cast(values), peak: sse._mm_cvtss_f32(one) }
+}
+
+/// Sums of sixteen bits, each with that of the odd bytes apart, and those of some look-ups more.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn added(
+    simd: pulp::x86::V3,
+    mut sums: [[std::arch::x86_64::__m256i; 2]; 2],
+    bits: &[Nibbles; TOGETHER],
+    tables: &[[u8; 32]; TOGETHER],
+) -> [[std::arch::x86_64::__m256i; 2]; 2] {
+    use std::arch::x86_64::__m256i;
+    let (avx, avx2) = (simd.avx, simd.avx2);
+    let low_bits = avx._mm256_set1_epi8(15);
+    // Bytes, as long as they hold a sum.
+    let mut bytes = [avx._mm256_setzero_si256(); 2];
+    for at in 0..TOGETHER {
+        let (bits, table): (__m256i, __m256i) = (pulp::cast(bits[at]), pulp::cast(tables[at]));
+        let below = avx2._mm256_and_si256(bits, low_bits);
+        let above = avx2._mm256_and_si256(avx2._mm256_srli_epi16::<4>(bits), low_bits);
+        bytes[0] = avx2._mm256_add_epi8(bytes[0], avx2._mm256_shuffle_epi8(table, below));
+        bytes[1] = avx2._mm256_add_epi8(bytes[1], avx2._mm256_shuffle_epi8(table, above));
+    }
+    // Sixteen bits hold an even byte and, times 256, an odd one: the odd ones are summed apart as well, to be taken out.
+    for (sums, bytes) in sums.iter_mut().zip(bytes) {
+        sums[0] = avx2._mm256_add_epi16(sums[0], bytes);
+        sums[1] = avx2._mm256_add_epi16(sums[1], avx2._mm256_srli_epi16::<8>(bytes));
+    }
+    sums
 }
 
 #[cfg(test)]
@@ -313,12 +374,25 @@ mod tests {
 
         #[test]
         fn looking_up_many_at_once_gives_what_one_by_one_gives(
-            pairs in prop::collection::vec((any::<[u8; 32]>(), any::<[u8; 32]>()), 0..129),
+            pairs in prop::collection::vec((any::<[u8; 32]>(), prop::array::uniform32(0..=HIGHEST)), 0..129),
         ) {
             let (bits, tables): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-            let affine = Affine { step: 0.5, offset: -9.0, alphas: &[0.7; GROUP], bases: &[0.1; GROUP] };
-            let slowly = estimate(&bits, &tables, &affine, 5.0);
-            prop_assert_eq!(Kernel::new().estimate(&bits, &tables, &affine, 5.0), slowly);
+            let group = |parts| Group {
+                parts,
+                step: 0.5,
+                offset: -9.0,
+                alphas: &[0.7; GROUP],
+                bases: &[0.1; GROUP],
+            };
+            let whole = group([(&*bits, &*tables), (&[], &[])]);
+            let slowly = estimate(&whole);
+            prop_assert_eq!(Kernel::new().estimate(&whole), slowly);
+            let (head, rest) = (bits.split_at(bits.len() / 3), tables.split_at(bits.len() / 3));
+            let halves = group([(head.0, rest.0), (head.1, rest.1)]);
+            prop_assert_eq!(Kernel::new().estimate(&halves), slowly);
+            let (mut values, mut peaks) = (Vec::new(), Vec::new());
+            Kernel::new().estimate_all([whole, halves].into_iter(), &mut values, &mut peaks);
+            prop_assert_eq!((values, peaks), (vec![slowly.values; 2], vec![slowly.peak; 2]));
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bits::{Bits, GROUP, Plane};
+use super::bits::{Bits, GROUP, SecondBits};
 use super::signs::Signs;
 
 /// Groups of a long run.
@@ -19,13 +19,12 @@ pub(super) const RUN: usize = GROUPS * GROUP;
 #[derive(Debug, Clone)]
 pub(super) struct Run {
     pub(super) bits: Bits,
-    /// The second bits.
-    pub(super) second: Plane,
+    pub(super) second: SecondBits,
 }
 
 impl Run {
     pub(super) fn new(dim: usize, rows: usize) -> Self {
-        Self { bits: Bits::new(dim, rows), second: Plane::new(dim, rows) }
+        Self { bits: Bits::in_steps(dim, rows), second: SecondBits::new(dim, rows) }
     }
 
     pub(super) fn push(&mut self, row: &Signs) {
@@ -99,6 +98,12 @@ impl Planes {
         }
     }
 
+    /// Whether first bits are read in two steps.
+    pub(super) fn have_steps(&self) -> bool {
+        let any = self.long.first().or_else(|| self.short.first());
+        any.is_some_and(|run| run.bits.have_steps())
+    }
+
     /// The run that a group lies in, and its place there.
     #[inline]
     pub(super) fn group(&self, group: usize) -> (&Run, usize) {
@@ -162,8 +167,8 @@ mod tests {
         for row in 0..rows {
             let estimate = |planes: &Planes| {
                 let (run, group) = planes.group(row / GROUP);
-                let rough = run.bits.estimates(kernel, &probe, group, 0.0).0;
-                let both = run.bits.refined(kernel, &probe, group, (&run.second, &rough), 0.0).0;
+                let rough = run.bits.estimates(kernel, &probe, group).values;
+                let both = run.second.refine(kernel, &probe, group, (&run.bits, &rough)).values;
                 (rough[row % GROUP], both[row % GROUP])
             };
             let expected = if gone.contains(&row) { (0.0, 0.0) } else { estimate(&at_once) };

@@ -12,9 +12,11 @@ use rayon::prelude::*;
 
 use super::Snapshot;
 use super::bits::{BitProbe, Bits, GROUP};
-use super::kernel::Kernel;
+use super::kernel::{Estimates, Kernel};
+use super::planes::Run;
 use super::rows::{Admission, BLOCK};
 use super::scan::{CodedProbe, Score};
+use super::template::Packed;
 
 /// Rows that one thread scans before it looks for more work: about a millisecond.
 const ROWS_A_TASK: usize = 8_192 * BLOCK;
@@ -23,6 +25,8 @@ const ROWS_A_TASK: usize = 8_192 * BLOCK;
 const ONE_IN: usize = 16;
 /// The same under a filter: most of what is left does not pass it, and is not scored.
 const FILTERED_ONE_IN: usize = 8;
+/// Rows beside the wanted ones, and for each of them two, of which it is looked up how close they are, to know from where on a row counts.
+const SPARE: usize = 64;
 /// Of so many rows one may be left by their first bits: scores of more take longer than to read the second, and leave fewer.
 const FIRST_ONE_IN: usize = 64;
 
@@ -55,26 +59,27 @@ impl Shortlist {
         counts: impl Fn(usize) -> bool,
     ) {
         for group in rows.start / GROUP..rows.end.div_ceil(GROUP) {
-            let (estimates, passing) = bits.estimates(kernel, probe, group, self.bar);
+            let Estimates { values, peak } = bits.estimates(kernel, probe, group);
             let within = |row: usize| rows.contains(&(row - first)) && counts(row - first);
-            self.offer_some(&estimates, passing, first + group * GROUP, within);
+            self.offer_some(&values, peak, first + group * GROUP, within);
         }
     }
 
-    /// Takes those of a group whose bit is set and that `counts` says yes to. They are named from `first` on.
+    /// Takes those of a group, of which the highest is `peak`, that `counts` says yes to. They are named from `first` on.
     #[inline]
     fn offer_some(
         &mut self,
-        estimates: &[f32; GROUP],
-        mut passing: u32,
+        values: &[f32; GROUP],
+        peak: f32,
         first: usize,
         counts: impl Fn(usize) -> bool,
     ) {
-        while passing != 0 {
-            let at = passing.trailing_zeros() as usize;
-            passing &= passing - 1;
-            if counts(first + at) {
-                self.offer(estimates[at], (first + at) as u32);
+        if peak < self.bar {
+            return;
+        }
+        for (row, value) in (first..).zip(values) {
+            if *value >= self.bar && counts(row) {
+                self.offer(*value, row as u32);
             }
         }
     }
@@ -109,21 +114,70 @@ impl Shortlist {
 /// Estimates of rows in a row.
 struct Estimated {
     rows: Range<usize>,
-    estimates: Vec<f32>,
+    groups: Vec<[f32; GROUP]>,
+    /// The highest of each group; nothing where it is known that none of its rows is among the closest.
+    peaks: Vec<f32>,
     best: Vec<(f32, u32)>,
+}
+
+impl Estimated {
+    /// The first row and the estimates of each group that has one from `bar` on.
+    fn from(&self, bar: f32) -> impl Iterator<Item = (usize, &[f32; GROUP])> {
+        let first = self.rows.clone().step_by(GROUP);
+        let groups = first.zip(&self.groups).zip(&self.peaks);
+        groups.filter(move |(_, peak)| **peak >= bar).map(|(group, _)| group)
+    }
+}
+
+/// What was left out of rows' estimates, from the most to the least.
+#[derive(Debug, Clone, Copy)]
+enum Read {
+    Head,
+    First,
+    Both,
 }
 
 /// One question to a snapshot's bits.
 struct Search<'a> {
     snapshot: &'a Snapshot,
+    query: &'a [f32],
     admission: &'a Admission<'a>,
     probe: BitProbe,
+    coded: CodedProbe,
     wanted: usize,
-    /// By how much a row may be estimated below the last of the wanted ones, by its first bits, and by both.
-    margins: [f32; 2],
+    /// By how much a row may be estimated too low, by what was read of it.
+    margins: [f32; 3],
+    /// What estimates leave out, since it is the same for all rows.
+    same: f32,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(
+        snapshot: &'a Snapshot,
+        query: &'a [f32],
+        wanted: usize,
+        admission: &'a Admission<'a>,
+    ) -> Self {
+        let Snapshot { rows, kernel, certainty, .. } = snapshot;
+        let probe = BitProbe::new(*kernel, &rows.encoder, query);
+        let margins = rows.usual_errors().map(|error| certainty * probe.deviation(error));
+        let mean = &rows.encoder.mean;
+        let same = kernel.dot(mean, query) - kernel.dot(mean, mean);
+        let coded = CodedProbe::new(*kernel, query);
+        Self { snapshot, query, admission, probe, coded, wanted, margins, same }
+    }
+
+    /// Scores of rows that lie anywhere. All of them are looked for before any is read: what one waits for in memory, the next waits for at
+    /// the same time.
+    fn scores(&self, found: &[(f32, u32)]) -> Vec<Score> {
+        let Snapshot { rows, kernel, .. } = self.snapshot;
+        let templates: Vec<Packed<'_>> = found.iter().map(|(_, row)| rows.template(*row)).collect();
+        let score = |((_, row), template): (&(f32, u32), Packed<'_>)| {
+            self.coded.score(*kernel, template, *row as usize)
+        };
+        found.iter().zip(templates).map(score).collect()
+    }
+
     /// Looks at `rows`, whichever runs they lie in.
     fn scan(&self, list: &mut Shortlist, rows: Range<usize>) {
         for (run, first, within) in self.snapshot.rows.planes.runs(rows) {
@@ -137,101 +191,123 @@ impl Search<'_> {
         self.admission.admits(block, at)
     }
 
-    /// Estimates of `rows`, and the best of them.
-    fn estimate(&self, rows: Range<usize>) -> Estimated {
-        let mut best = Shortlist::new(self.wanted, 0.0);
-        let mut estimates = Vec::with_capacity(rows.len().next_multiple_of(GROUP));
-        for group in rows.start / GROUP..rows.end.div_ceil(GROUP) {
-            let (run, at) = self.snapshot.rows.planes.group(group);
-            let (some, passing) =
-                run.bits.estimates(self.snapshot.kernel, &self.probe, at, best.bar);
-            estimates.extend_from_slice(&some);
-            self.offer(&mut best, &some, passing, group);
-        }
-        Estimated { rows, estimates, best: best.close() }
+    /// The best of some rows by their estimates.
+    fn best(&self) -> Shortlist {
+        Shortlist::new(self.wanted + (2 * self.wanted).min(SPARE), 0.0)
     }
 
-    /// The same by two bits for rows in groups that have one from `bar` on; no others can be among the closest.
-    fn refine(&self, part: Estimated, bar: f32) -> Estimated {
-        let Estimated { rows, mut estimates, .. } = part;
-        let mut best = Shortlist::new(self.wanted, 0.0);
-        for (group, rough) in (rows.start / GROUP..).zip(estimates.as_chunks_mut().0) {
-            if self.snapshot.kernel.count_from(rough, bar) == 0 {
-                rough.fill(f32::NEG_INFINITY);
+    /// Estimates of `rows`, by the bits that are read first.
+    fn begin(&self, rows: Range<usize>) -> Estimated {
+        let count = rows.len().div_ceil(GROUP);
+        let (mut groups, mut peaks) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut best = self.best();
+        let (kernel, probe) = (self.snapshot.kernel, &self.probe);
+        for (run, first, within) in self.snapshot.rows.planes.runs(rows.clone()) {
+            let new = within.start / GROUP..within.end.div_ceil(GROUP);
+            let begun = groups.len();
+            run.bits.begin(kernel, probe, new.clone(), &mut groups, &mut peaks);
+            for (group, at) in new.zip(begun..) {
+                let admits = |row: usize| self.admits(row);
+                best.offer_some(&groups[at], peaks[at], first + group * GROUP, admits);
+            }
+        }
+        Estimated { rows, groups, peaks, best: best.close() }
+    }
+
+    /// Better estimates, by more bits, for rows in groups that have one from `bar` on; no others can be among the closest.
+    fn go_on(&self, part: Estimated, to: Read, bar: f32) -> Estimated {
+        let Estimated { rows, mut groups, mut peaks, .. } = part;
+        let mut best = self.best();
+        let (kernel, probe) = (self.snapshot.kernel, &self.probe);
+        for ((group, so_far), peak) in (rows.start / GROUP..).zip(&mut groups).zip(&mut peaks) {
+            if *peak < bar {
+                *peak = f32::NEG_INFINITY;
                 continue;
             }
-            let (run, at) = self.snapshot.rows.planes.group(group);
-            let second = (&run.second, &*rough);
-            let (some, passing) =
-                run.bits.refined(self.snapshot.kernel, &self.probe, at, second, best.bar);
-            *rough = some;
-            self.offer(&mut best, &some, passing, group);
+            let (Run { bits, second }, at) = self.snapshot.rows.planes.group(group);
+            let estimates = match to {
+                Read::Head => continue,
+                Read::First => bits.go_on(kernel, probe, at, so_far),
+                Read::Both => second.refine(kernel, probe, at, (bits, so_far)),
+            };
+            *so_far = estimates.values;
+            *peak = estimates.peak;
+            best.offer_some(so_far, *peak, group * GROUP, |row| self.admits(row));
         }
-        Estimated { rows, estimates, best: best.close() }
+        Estimated { rows, groups, peaks, best: best.close() }
     }
 
-    /// Takes those of a group that pass and are admitted.
-    #[inline]
-    fn offer(&self, best: &mut Shortlist, estimates: &[f32; GROUP], passing: u32, group: usize) {
-        best.offer_some(estimates, passing, group * GROUP, |row| self.admits(row));
-    }
-
-    /// What is not too far below the best of all. They are known only when all were looked at, so estimates are kept until then.
+    /// What is not too far below the wanted ones, of which it is known how close they are at least once some rows were looked at.
     /// `None` where too much is left to be worth it.
     fn everything(&self) -> Option<Vec<(f32, u32)>> {
         let rows = self.snapshot.rows.len();
-        let task =
-            |task: usize| self.estimate(task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(rows));
-        let rough = each((0..rows.div_ceil(ROWS_A_TASK)).collect(), task);
-        let bar = self.bar(&rough, self.margins[0]);
-        if let Some(left) = self.left(&rough, bar, FIRST_ONE_IN) {
+        let tasks = (0..rows.div_ceil(ROWS_A_TASK)).collect();
+        let mut estimated = each(tasks, |task: usize| {
+            self.begin(task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(rows))
+        });
+        let mut bound = self.bound(&estimated);
+        if self.snapshot.rows.planes.have_steps() {
+            let bar = self.bar(bound, Read::Head);
+            estimated = each(estimated, |part| self.go_on(part, Read::First, bar));
+        }
+        let bar = self.bar(bound, Read::First);
+        if let Some(left) = self.left(&estimated, bar, FIRST_ONE_IN) {
             return Some(left);
         }
-        let refined = each(rough, |part| self.refine(part, bar));
+        let refined = each(estimated, |part| self.go_on(part, Read::Both, bar));
+        bound = bound.max(self.bound(&refined));
         let one_in = if self.admission.is_open() { ONE_IN } else { FILTERED_ONE_IN };
-        self.left(&refined, self.bar(&refined, self.margins[1]), one_in)
+        self.left(&refined, self.bar(bound, Read::Both), one_in)
     }
 
-    /// What estimates must reach, that of the last of the wanted ones being off by as much as `margin`.
-    fn bar(&self, estimated: &[Estimated], margin: f32) -> f32 {
-        let mut best = Shortlist::new(self.wanted, margin);
+    /// How similar the wanted ones are at least, in the terms of estimates: as the best of all that was looked at are.
+    fn bound(&self, estimated: &[Estimated]) -> f32 {
+        let mut best = self.best();
         best.found = estimated.iter().flat_map(|part| part.best.iter().copied()).collect();
         best.raise();
-        best.bar
+        if best.found.len() < self.wanted {
+            return f32::NEG_INFINITY;
+        }
+        let mut scores = self.scores(&best.found);
+        scores.select_nth_unstable_by(self.wanted - 1, |a, b| b.about.total_cmp(&a.about));
+        let Snapshot { rows, kernel, .. } = self.snapshot;
+        let exact = |score: &Score| rows.template(score.row).dot(*kernel, self.query);
+        let last = scores[..self.wanted].iter().map(exact).fold(f32::INFINITY, f32::min);
+        last - self.same
+    }
+
+    /// What estimates must reach, by what was read, of rows that are at least as similar as `bound`.
+    fn bar(&self, bound: f32, read: Read) -> f32 {
+        bound - self.margins[read as usize]
     }
 
     /// Rows from `bar` on that are admitted; `None` where there is more than one in so many, admitted or not.
     fn left(&self, estimated: &[Estimated], bar: f32, one_in: usize) -> Option<Vec<(f32, u32)>> {
         let most = self.snapshot.rows.len() / one_in + 4 * self.wanted;
-        let count = |part: &Estimated| self.snapshot.kernel.count_from(&part.estimates, bar);
+        let kernel = self.snapshot.kernel;
+        let count = |part: &Estimated| -> usize {
+            part.from(bar).map(|(_, group)| kernel.count_from(group, bar)).sum()
+        };
         if estimated.iter().map(count).sum::<usize>() > most {
             return None;
         }
         let mut left = Vec::new();
-        estimated.iter().for_each(|part| self.pick(part, bar, &mut left));
+        for part in estimated {
+            for (first, group) in part.from(bar) {
+                let rows = (first..part.rows.end).zip(group);
+                let reaching = rows.filter(|(row, value)| **value >= bar && self.admits(*row));
+                left.extend(reaching.map(|(row, value)| (*value, row as u32)));
+            }
+        }
         Some(left)
     }
 
-    /// Adds those of `part` that are not below `bar`.
-    fn pick(&self, part: &Estimated, bar: f32, left: &mut Vec<(f32, u32)>) {
-        for (first, group) in part.rows.clone().step_by(GROUP).zip(part.estimates.chunks(GROUP)) {
-            if self.snapshot.kernel.count_from(group, bar) == 0 {
-                continue;
-            }
-            for (row, estimate) in (first..part.rows.end).zip(group) {
-                if *estimate >= bar && self.admits(row) {
-                    left.push((*estimate, row as u32));
-                }
-            }
-        }
-    }
-
     /// `None` where there are no lists, or too little in those that are close, as there may be under a filter.
-    fn nearest_lists(&self, query: &[f32]) -> Option<Vec<(f32, u32)>> {
+    fn nearest_lists(&self) -> Option<Vec<(f32, u32)>> {
         let Snapshot { rows, lists, kernel, .. } = self.snapshot;
         let lists = lists.as_ref().filter(|_| self.admission.is_open())?;
-        let mut list = Shortlist::new(self.wanted, self.margins[0]);
-        let probe = (query, &self.probe);
+        let mut list = Shortlist::new(self.wanted, self.margins[Read::First as usize]);
+        let probe = (self.query, &self.probe);
         let mut seen = 0;
         for near in lists.near(*kernel, &rows.encoder, probe, self.snapshot.lists_searched) {
             seen += near.len();
@@ -261,17 +337,9 @@ pub(super) fn scores(
     if wanted == 0 || wanted > snapshot.rows.live() / ONE_IN {
         return None;
     }
-    let Snapshot { rows, kernel, certainty, .. } = snapshot;
-    let probe = BitProbe::new(*kernel, &rows.encoder, query);
-    let margins = rows.usual_errors().map(|error| certainty * probe.deviation * error);
-    let search = Search { snapshot, admission, probe, wanted, margins };
-    let found = search.nearest_lists(query).or_else(|| search.everything())?;
-    let coded = CodedProbe::new(*kernel, query);
-    let score = |(_, row): (f32, u32)| {
-        let (block, at) = rows.place(row);
-        coded.score(snapshot, block, (row as usize - at, at))
-    };
-    Some(found.into_iter().map(score).collect())
+    let search = Search::new(snapshot, query, wanted, admission);
+    let found = search.nearest_lists().or_else(|| search.everything())?;
+    Some(search.scores(&found))
 }
 
 #[cfg(test)]
@@ -320,12 +388,9 @@ mod tests {
         for at in 0..20 {
             let (query, filtered) = (unit(), at % 2 == 0);
             let admission = Admission::new(if filtered { &dorsal } else { &everybody });
-            let probe = BitProbe::new(snapshot.kernel, &snapshot.rows.encoder, &query);
-            let margins = snapshot.rows.usual_errors().map(|error| 4.0 * probe.deviation * error);
-            let search =
-                Search { snapshot: &snapshot, admission: &admission, probe, wanted, margins };
-            let rough = [search.estimate(0..snapshot.rows.len())];
-            let bar = search.bar(&rough, margins[0]);
+            let search = Search::new(&snapshot, &query, wanted, &admission);
+            let rough = [search.begin(0..snapshot.rows.len())];
+            let bar = search.bar(search.bound(&rough), Read::First);
             assert!(search.left(&rough, bar, ONE_IN).is_none(), "one bit tells them apart as well");
 
             let left = search.everything().expect("two bits leave too much");

@@ -145,8 +145,8 @@ pub(in crate::gallery) struct Rows {
     kernel: Kernel,
     len: usize,
     live: usize,
-    /// Sums of the squares of what rows' first bits leave out, and of what both do.
-    errors: [f64; 2],
+    /// Sums of the squares of [`Signs::errors`].
+    errors: [f64; 3],
 }
 
 impl Rows {
@@ -160,7 +160,7 @@ impl Rows {
             kernel,
             len: 0,
             live: 0,
-            errors: [0.0; 2],
+            errors: [0.0; 3],
         }
     }
 
@@ -183,8 +183,8 @@ impl Rows {
         blocks + self.planes.bytes()
     }
 
-    /// How long what a row's first bits leave out is, and what both do, usually.
-    pub(super) fn usual_errors(&self) -> [f32; 2] {
+    /// [`Signs::errors`] of a usual row.
+    pub(super) fn usual_errors(&self) -> [f32; 3] {
         self.errors.map(|sum| (sum / self.len.max(1) as f64).sqrt() as f32)
     }
 
@@ -222,7 +222,7 @@ impl Rows {
         };
         one_by_one(self, first);
         let run = |which: &[u32]| {
-            let (mut run, mut errors) = (Run::new(self.dim, RUN), [0.0; 2]);
+            let (mut run, mut errors) = (Run::new(self.dim, RUN), [0.0; 3]);
             let blocks = which.chunks(BLOCK).map(|which| {
                 let mut block = Block::new(self.dim);
                 for at in which {
@@ -236,7 +236,7 @@ impl Rows {
             });
             (blocks.collect(), run, errors)
         };
-        let runs: Vec<(Vec<Arc<Block>>, Run, [f64; 2])> = whole.par_chunks(RUN).map(run).collect();
+        let runs: Vec<(Vec<Arc<Block>>, Run, [f64; 3])> = whole.par_chunks(RUN).map(run).collect();
         for (blocks, run, errors) in runs {
             self.len += RUN;
             self.live += RUN;
@@ -320,6 +320,6 @@ fn squared(error: f32) -> f64 {
     f64::from(error).powi(2)
 }
 
-fn add(sums: &mut [f64; 2], more: [f64; 2]) {
+fn add(sums: &mut [f64; 3], more: [f64; 3]) {
     sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
 }

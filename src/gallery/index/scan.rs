@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::Snapshot;
 use super::codes::eight_bits;
 use super::kernel::Kernel;
-use super::rows::{Admission, BLOCK, Block};
+use super::rows::{Admission, BLOCK};
 use super::template::Packed;
 
 /// Blocks that one thread scans before it looks for more work: about a millisecond.
@@ -22,7 +22,7 @@ const SLACK: f32 = 1e-4;
 /// A row whose exact similarity lies within `margin` of `about`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Score {
-    about: f32,
+    pub(super) about: f32,
     margin: f32,
     pub(super) row: u32,
 }
@@ -43,20 +43,15 @@ impl CodedProbe {
         Self { values, scale, error }
     }
 
-    /// The score of row `at` of a block, which begins at `first`.
-    pub(super) fn score(
-        &self,
-        snapshot: &Snapshot,
-        block: &Block,
-        (first, at): (usize, usize),
-    ) -> Score {
-        let Packed { codes, scale, .. } = block.codes.row(at);
-        let dot = snapshot.kernel.dot_codes(&self.values, codes) as f32;
+    /// How similar a row is by the upper eight bits of its template.
+    pub(super) fn score(&self, kernel: Kernel, template: Packed<'_>, row: usize) -> Score {
+        let Packed { codes, scale, .. } = template;
+        let dot = kernel.dot_codes(&self.values, codes) as f32;
         // Rounding moved each value by half a step at most. With x = c + e and q = k + f:
         // q·x = k·c + f·c + q·e, and norms bound the last two.
         let step_error = scale * 0.5 * (codes.len() as f32).sqrt();
         let margin = self.error * (1.0 + step_error) + step_error + SLACK;
-        Score { about: dot * scale * self.scale, margin, row: (first + at) as u32 }
+        Score { about: dot * scale * self.scale, margin, row: row as u32 }
     }
 }
 
@@ -69,7 +64,8 @@ pub(super) fn scores(snapshot: &Snapshot, query: &[f32], admission: &Admission<'
         for number in numbers {
             let block = blocks.get(number);
             let admitted = (0..block.len()).filter(|at| admission.admits(block, *at));
-            scores.extend(admitted.map(|at| coded.score(snapshot, block, (number * BLOCK, at))));
+            let score = |at| coded.score(snapshot.kernel, block.codes.row(at), number * BLOCK + at);
+            scores.extend(admitted.map(score));
         }
         scores
     };

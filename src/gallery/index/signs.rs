@@ -1,5 +1,6 @@
 //! What the bits of a template are.
 
+use super::bits::share;
 use super::encoder::Encoder;
 use super::kernel::Kernel;
 
@@ -24,8 +25,8 @@ pub(super) struct Signs {
     pub(super) first: RowBits,
     pub(super) second: RowBits,
     pub(super) base: f32,
-    /// How long what the first bits leave out is, and what both do.
-    pub(super) errors: [f32; 2],
+    /// How long what is left out is: by the first bits of the first values, by all first bits, by both.
+    pub(super) errors: [f32; 3],
 }
 
 impl Signs {
@@ -52,7 +53,11 @@ impl Signs {
             second: RowBits { nibbles: second, alpha: beta },
             // x·q = (x - m)·(q - m) + x·m and what is the same for all x.
             base: kernel.dot(template, &encoder.mean),
-            errors: [error(alpha, dim), error(beta, dim + 8.0 * count)],
+            errors: [
+                error(alpha, dim / share(turned.len())),
+                error(alpha, dim),
+                error(beta, dim + 8.0 * count),
+            ],
         }
     }
 
