@@ -29,9 +29,6 @@ const FINGERPRINT: Fingerprint = Fingerprint([7; 32]);
 /// Templates that are enrolled in one request.
 const BATCH: usize = 100;
 
-/// Lists that searches look into, from the fewest.
-const LISTS: [usize; 7] = [8, 16, 32, 64, 128, 256, 512];
-
 fn open(dir: &Path, options: GalleryOptions) -> (Galleries, Arc<Gallery>) {
     let key = MasterKey::from_hex(&"5a".repeat(32)).unwrap();
     let load = move |store: &Store| {
@@ -59,9 +56,9 @@ fn all() -> GalleryOptions {
     GalleryOptions { scan_up_to: usize::MAX, ..GalleryOptions::default() }
 }
 
-/// Searches that look into so many lists.
-fn lists(searched: usize) -> GalleryOptions {
-    GalleryOptions { scan_up_to: 0, lists_searched: searched, ..GalleryOptions::default() }
+/// Searches that look into lists first, as they do in a large gallery.
+fn lists() -> GalleryOptions {
+    GalleryOptions { scan_up_to: 0, ..GalleryOptions::default() }
 }
 
 fn vectors(path: &str, dim: usize) -> Vec<Embedding> {
@@ -212,21 +209,22 @@ fn main() {
     let opened = open(&dir, all());
     let started = at.elapsed().as_secs_f64();
     drop(opened);
-    let mut arranged = None;
-    if argument("--lists").is_some() {
-        let (_galleries, gallery) = open(&dir, lists(1));
+    let (arranged, lists_started) = {
+        let (_galleries, gallery) = open(&dir, lists());
         let (at, cpu) = (Instant::now(), cpu_seconds());
         gallery.compact().unwrap();
-        arranged = Some((at.elapsed().as_secs_f64(), cpu_seconds() - cpu));
-    }
+        let arranged = (at.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+        drop((gallery, _galleries));
+        let at = Instant::now();
+        drop(open(&dir, lists()));
+        (arranged, at.elapsed().as_secs_f64())
+    };
 
     let queries = vectors(&queries, dim);
     let truth = numbers(&argument("--truth").unwrap());
     let few = &queries[..queries.len().min(50)];
-    let mut ways = vec![("bits".to_owned(), all(), &queries[..]), ("exact".to_owned(), all(), few)];
-    if arranged.is_some() {
-        ways.extend(LISTS.map(|n| (format!("{n} lists"), lists(n), &queries[..])));
-    }
+    let ways =
+        [("lists", lists(), &queries[..]), ("bits", all(), &queries[..]), ("exact", all(), few)];
     let params = SearchParams {
         limit: count,
         filter: AttributeFilter::default(),
@@ -234,20 +232,18 @@ fn main() {
         exact: false,
     };
     let (mut points, mut filtered) = (Vec::new(), Vec::new());
-    let (mut lists_started, mut held) = (None, 0);
+    let mut held = 0;
     for (way, options, asked) in ways {
-        let at = Instant::now();
         let (_galleries, gallery) = open(&dir, options);
-        if way.ends_with("lists") {
-            lists_started = Some(at.elapsed().as_secs_f64());
-        }
         let params = SearchParams { exact: way == "exact", ..params.clone() };
         let (recall, us) = measure_search(&gallery, &params, asked, &truth);
         points.push(serde_json::json!({"way": way, "recall": recall, "us": us}));
+        if way == "lists" {
+            held = gallery.info().index.bytes;
+        }
         if way != "bits" {
             continue;
         }
-        held = gallery.info().index.bytes;
         for share in SHARES {
             let Some(truth) = argument(&format!("--truth-{share}")) else { continue };
             let filter =
@@ -258,11 +254,11 @@ fn main() {
             filtered.push(serde_json::json!({"way": way, "recall": recall, "us": us}));
         }
     }
-    let (_galleries, gallery) = open(&dir, all());
+    let (_galleries, gallery) = open(&dir, GalleryOptions::default());
     let beside = beside_merges(&gallery, &params, &queries);
     let one_by_one = enrolled_one_by_one(&gallery, &queries, &params);
-    let line = serde_json::json!({"beside_merges_us": beside, "one_by_one_per_s": one_by_one, "enrol_s": enrolled, "build_s": bits, "start_s": started, "lists_s": arranged.map(|a| a.0),
-        "lists_cpu_s": arranged.map(|a| a.1), "lists_start_s": lists_started, "mib": held as f64 / 1024.0 / 1024.0,
+    let line = serde_json::json!({"beside_merges_us": beside, "one_by_one_per_s": one_by_one, "enrol_s": enrolled, "build_s": bits, "start_s": started, "lists_s": arranged.0,
+        "lists_cpu_s": arranged.1, "lists_start_s": lists_started, "mib": held as f64 / 1024.0 / 1024.0,
         "peak_mib": peak_mib(), "points": points, "filtered": filtered});
     println!("{line}");
 }

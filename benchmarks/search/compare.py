@@ -80,7 +80,7 @@ def main():
         print("| engine | build s | MiB a million | search: recall, microseconds | one in 10, 100, 1000 admitted |\n|---|---|---|---|---|")
         for engine in options.engines.split(","):
             if engine == "HandCLIP":
-                command = [*ours, *shared, "--lists", "1", "--mates", str(MATES), "--dir", f"{folder}/data"]
+                command = [*ours, *shared, "--mates", str(MATES), "--dir", f"{folder}/data"]
             else:
                 command = [sys.executable, str(HERE / "peers.py"), "--engine", engine, *shared]
             run = subprocess.run(command, cwd=HERE.parent.parent, check=True, stdout=subprocess.PIPE, text=True)

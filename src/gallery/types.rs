@@ -28,10 +28,10 @@ pub struct GalleryOptions {
     /// How sure a search of more samples is to be that none of the closest is left out, in standard deviations: a search
     /// reads a bit a value first, and looks closer at all that is not this much too far away.
     pub certainty: f32,
-    /// Samples up to which a search reads the bits of all: a third of a millisecond for 100,000 of 512 values. In larger galleries, those
-    /// that are alike lie in lists of 10 on average.
+    /// Samples up to which a search reads the bits of all. In larger galleries, those that are alike lie in lists of 10 on average, which
+    /// are looked into first: what they hold is all there is to know of somebody who is enrolled.
     pub scan_up_to: usize,
-    /// Lists that a search of such a gallery looks into.
+    /// Lists that a search of such a gallery looks into before it reads the bits of all.
     pub lists_searched: usize,
     /// Lists up to which a search reads the bits of all lists' directions; a graph leads to the closest of more.
     pub graph_from: usize,
@@ -48,8 +48,8 @@ impl Default for GalleryOptions {
             max_image_bytes: 32 * 1024 * 1024,
             exact_up_to: 2_000,
             certainty: 3.5,
-            scan_up_to: 1_000_000,
-            lists_searched: 512,
+            scan_up_to: 65_536,
+            lists_searched: 64,
             graph_from: 250_000,
             background: true,
         }
@@ -124,11 +124,12 @@ pub struct BesideInfo {
 /// How a gallery is searched at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexInfo {
-    /// `exact`, `binary` (bits of all, then exact), `lists` (bits of the closest lists) or `hnsw` (the same, and a graph to the lists).
+    /// `exact`, `binary` (bits of all, then exact), `lists` (bits of the closest lists, and of all where those do not tell) or `hnsw` (the
+    /// same, and a graph to the lists).
     pub kind: &'static str,
     /// Samples in lists, removed ones included.
     pub segment: usize,
-    /// Samples that are not.
+    /// Samples that are not: new ones, and one in 32 that is like no others.
     pub tail: usize,
     /// Removed samples that wait for a merge.
     pub removed: usize,

@@ -107,9 +107,9 @@ impl Bits {
     }
 
     /// Those of all these rows, in order, to be read whole.
-    pub(super) fn of(dim: usize, rows: &[Signs]) -> Self {
+    pub(super) fn of<'a>(dim: usize, rows: impl ExactSizeIterator<Item = &'a Signs>) -> Self {
         let mut bits = Self::new(0, dim, rows.len());
-        rows.iter().for_each(|row| bits.push(row));
+        rows.for_each(|row| bits.push(row));
         bits
     }
 
@@ -283,7 +283,8 @@ impl SecondBits {
         group: usize,
         (first, rough): (&Bits, &[f32; GROUP]),
     ) -> Estimates {
-        let (alphas, bases, betas) = (&first.alphas[group], &first.bases[group], &self.betas[group]);
+        let (alphas, bases, betas) =
+            (&first.alphas[group], &first.bases[group], &self.betas[group]);
         // A rough estimate is `base + alpha S`, where `S` is the sum that the first bit signs; `base + 2 beta S` is wanted.
         let mut so_far = [0.0; GROUP];
         kernel.widest(
@@ -366,15 +367,26 @@ impl BitProbe {
 fn tables(turned: &[f32], step: f32) -> Vec<[u8; 32]> {
     /// Added to a small number, it leaves the nearest whole one in the lowest bits.
     const ROUND: f32 = 8_388_608.0;
+    /// For each bit of a nibble, which of all nibbles have it.
+    const SET: [[f32; 16]; NIBBLE] = {
+        let mut set = [[0.0; 16]; NIBBLE];
+        let mut at = 0;
+        while at < 16 * NIBBLE {
+            set[at / 16][at % 16] = (at % 16 >> (at / 16) & 1) as f32;
+            at += 1;
+        }
+        set
+    };
     let mut tables = vec![[0; 32]; pairs(turned.len())];
     for (eight, table) in turned.chunks(2 * NIBBLE).zip(&mut tables) {
         for (four, entries) in eight.chunks(NIBBLE).zip(table.as_chunks_mut::<16>().0) {
             let mut sums = [0.0; 16];
             for (at, value) in four.iter().enumerate() {
-                let (right, wrong) = (2.0 * value.abs() / step, 0.0);
-                let of_signs = if *value > 0.0 { [wrong, right] } else { [right, wrong] };
-                for (nibble, sum) in sums.iter_mut().enumerate() {
-                    *sum += of_signs[nibble >> at & 1];
+                // Counted where the sign is the value's: the bit is set for a positive one.
+                let steps = 2.0 * value / step;
+                let (set, unset) = (steps.max(0.0), (-steps).max(0.0));
+                for (sum, is_set) in sums.iter_mut().zip(&SET[at]) {
+                    *sum += is_set * set + (1.0 - is_set) * unset;
                 }
             }
             for (entry, sum) in entries.iter_mut().zip(sums) {

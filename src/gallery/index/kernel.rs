@@ -244,7 +244,8 @@ fn within<const HALF: usize>(values: &mut [f32; 8]) {
 
 fn estimate(group: &Group<'_>) -> Estimates {
     let mut sums = [0_u16; GROUP];
-    for (bits, table) in group.parts.into_iter().flat_map(|(bits, tables)| bits.iter().zip(tables)) {
+    for (bits, table) in group.parts.into_iter().flat_map(|(bits, tables)| bits.iter().zip(tables))
+    {
         for at in 0..GROUP / 2 {
             for (half, table) in table.as_chunks::<16>().0.iter().enumerate() {
                 let both = bits[16 * half + at];

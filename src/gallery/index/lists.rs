@@ -157,5 +157,5 @@ fn directions<'a>(
 fn bits(kernel: Kernel, encoder: &Encoder, directions: &[Vec<f32>]) -> Bits {
     let code = |direction: &Vec<f32>| Signs::direction(kernel, encoder, direction);
     let signs: Vec<Signs> = directions.par_iter().map(code).collect();
-    Bits::of(encoder.mean.len(), &signs)
+    Bits::of(encoder.mean.len(), signs.iter())
 }

@@ -7,11 +7,14 @@ mod encoder;
 mod graph;
 mod kernel;
 mod lists;
+mod outside;
 mod persist;
 mod planes;
 mod reader;
 mod rough;
 mod rows;
+#[cfg(test)]
+mod samples;
 mod scan;
 mod search;
 mod shelves;
@@ -30,6 +33,7 @@ use arrange::{Arranged, arrange};
 use encoder::Encoder;
 use kernel::Kernel;
 use lists::Lists;
+use outside::outside;
 pub(super) use persist::{SavedLists, from_bytes as lists_from_bytes};
 pub(super) use rows::{RowInfo, Rows};
 pub(super) use search::{Hit, SubjectHit};
@@ -42,6 +46,8 @@ pub(super) struct Snapshot {
     pub(super) rows: Rows,
     /// Where the first of these lie, in a gallery of more than `scan_up_to`.
     lists: Option<Arc<Lists>>,
+    /// How similar a row must be to lie in the lists that a search looks into, almost certainly.
+    outside: f32,
     kernel: Kernel,
     /// Rows up to which every search is an exact scan.
     exact_up_to: usize,
@@ -118,6 +124,7 @@ impl Index {
         let snapshot = Snapshot {
             rows,
             lists: None,
+            outside: f32::INFINITY,
             kernel,
             exact_up_to: options.exact_up_to,
             scan_up_to: options.scan_up_to,
@@ -201,7 +208,7 @@ impl Index {
             Merge::Whole => whole(&before, stop),
             Merge::DropRemoved => drop_removed(&before, stop),
         })?;
-        let (keep, mut rows, lists) = merged;
+        let Merged { keep, mut rows, lists, outside } = merged;
         let _writer = self.writer.lock();
         let now = self.current.load();
         // What changed since: rows removed, and rows added behind.
@@ -215,8 +222,7 @@ impl Index {
         for row in added.filter(|row| now.rows.is_live(*row)) {
             rows.push_packed(Arc::clone(now.rows.info(row)), now.rows.template(row));
         }
-        let lists = lists.map(Arc::new);
-        self.current.store(Arc::new(Snapshot { rows, lists, ..Snapshot::clone(&now) }));
+        self.current.store(Arc::new(Snapshot { rows, lists, outside, ..Snapshot::clone(&now) }));
         Ok(())
     }
 
@@ -226,7 +232,7 @@ impl Index {
         let lists = snapshot.lists.as_ref()?;
         let rows = 0..lists.covered() as u32;
         let numbers: Vec<u64> = rows.map(|row| snapshot.rows.info(row).number).collect();
-        Some(persist::to_bytes(&numbers, &lists.sizes(), lists.links()))
+        Some(persist::to_bytes(&numbers, &lists.sizes(), snapshot.outside, lists.links()))
     }
 
     /// Fills an empty index: rows in order of enrolment, and saved lists of some of them. Says whether the lists were of use.
@@ -250,11 +256,11 @@ impl Index {
             let Arranged { order, sizes } = saved.among(numbers)?;
             let row = |row: u32| template(order[row as usize]);
             let lists = Lists::with_links(now.kernel, &encoder, &sizes, row, saved.links);
-            Some((order, lists))
+            Some((order, lists, saved.outside))
         });
-        let (mut order, lists) = match found {
-            Some((order, lists)) => (order, Some(Arc::new(lists))),
-            None => (Vec::new(), None),
+        let (mut order, lists, outside) = match found {
+            Some((order, lists, outside)) => (order, Some(Arc::new(lists)), outside),
+            None => (Vec::new(), None, f32::INFINITY),
         };
         // Behind those in lists, the others.
         let mut listed = vec![false; loaded.len()];
@@ -265,7 +271,7 @@ impl Index {
             rows.extend(part, |at| (&loaded[at as usize].0, template(at)));
         }
         let used = lists.is_some();
-        self.current.store(Arc::new(Snapshot { rows, lists, ..Snapshot::clone(&now) }));
+        self.current.store(Arc::new(Snapshot { rows, lists, outside, ..Snapshot::clone(&now) }));
         used
     }
 
@@ -302,8 +308,15 @@ impl Index {
     }
 }
 
-/// Rows of an index that were kept, by their old numbers in the new order; the new rows; their lists.
-type Merged = (Vec<u32>, Rows, Option<Lists>);
+/// What a merge makes.
+struct Merged {
+    /// Rows of an index that were kept, by their old numbers in the new order.
+    keep: Vec<u32>,
+    rows: Rows,
+    lists: Option<Arc<Lists>>,
+    /// [`Snapshot::outside`].
+    pub(super) outside: f32,
+}
 
 fn whole(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> {
     let old = &before.rows;
@@ -319,11 +332,14 @@ fn whole(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> {
             arrange(before.kernel, &encoder, &templates, stop).ok_or_else(stopped)?;
         keep = order.into_iter().map(|at| keep[at as usize]).collect();
         let row = |row: u32| old.template(keep[row as usize]);
-        lists =
-            Some(Lists::build(before.kernel, &encoder, &sizes, row, (before.graph_from, stop))?);
+        let made = Lists::build(before.kernel, &encoder, &sizes, row, (before.graph_from, stop))?;
+        lists = Some(Arc::new(made));
     }
     let rows = copied(old, &keep, encoder, before.kernel, stop)?;
-    Ok((keep, rows, lists))
+    let merged = Snapshot { rows, lists, ..before.clone() };
+    let outside = outside(&merged, stop).ok_or_else(stopped)?;
+    let Snapshot { rows, lists, .. } = merged;
+    Ok(Merged { keep, rows, lists, outside })
 }
 
 fn drop_removed(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> {
@@ -333,10 +349,11 @@ fn drop_removed(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> 
     let lists = before.lists.as_ref().map(|lists| {
         let sizes = lists.sizes_of(|row| old.is_live(row));
         let row = |row: u32| old.template(keep[row as usize]);
-        Lists::with_links(before.kernel, &encoder, &sizes, row, lists.links().cloned())
+        let links = lists.links().cloned();
+        Arc::new(Lists::with_links(before.kernel, &encoder, &sizes, row, links))
     });
     let rows = copied(old, &keep, encoder, before.kernel, stop)?;
-    Ok((keep, rows, lists))
+    Ok(Merged { keep, rows, lists, outside: before.outside })
 }
 
 fn copied(

@@ -2,7 +2,7 @@
 //! here need not be found and destroyed when somebody is erased.
 //!
 //! ```text
-//! `HCLISTS1` | rows u32 | lists u32 | sample numbers u64 × rows | rows of each list u32 × lists | links, if there is a graph
+//! `HCLISTS2` | rows u32 | lists u32 | how similar what a search misses may be f32 | sample numbers u64 × rows | rows of each list u32 × lists | links, if there is a graph
 //! SHA-256 of everything before; all little-endian
 //! ```
 
@@ -14,15 +14,17 @@ use super::arrange::Arranged;
 use super::graph::{self, Links};
 use super::reader::Reader;
 
-const MAGIC: &[u8; 8] = b"HCLISTS1";
+const MAGIC: &[u8; 8] = b"HCLISTS2";
 
 /// Lists without their templates.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(in crate::gallery) struct SavedLists {
     /// The sample that each row stands for.
     pub(super) numbers: Vec<u64>,
     /// Rows of each list.
     pub(super) sizes: Vec<u32>,
+    /// [`super::Snapshot::outside`].
+    pub(super) outside: f32,
     /// Between them, where there is a graph.
     pub(super) links: Option<Links>,
 }
@@ -45,11 +47,17 @@ impl SavedLists {
     }
 }
 
-pub(super) fn to_bytes(numbers: &[u64], sizes: &[u32], links: Option<&Links>) -> Vec<u8> {
+pub(super) fn to_bytes(
+    numbers: &[u64],
+    sizes: &[u32],
+    outside: f32,
+    links: Option<&Links>,
+) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     for count in [numbers.len(), sizes.len()] {
         out.extend_from_slice(&(count as u32).to_le_bytes());
     }
+    out.extend_from_slice(&outside.to_le_bytes());
     numbers.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
     sizes.iter().for_each(|size| out.extend_from_slice(&size.to_le_bytes()));
     if let Some(links) = links {
@@ -68,6 +76,7 @@ pub(in crate::gallery) fn from_bytes(bytes: &[u8]) -> Option<SavedLists> {
     }
     let mut reader = Reader(body.strip_prefix(MAGIC)?);
     let (rows, lists) = (reader.word()? as usize, reader.word()? as usize);
+    let outside = f32::from_bits(reader.word()?);
     let numbers = reader.long_words(rows)?;
     let sizes = reader.words(lists)?;
     let links = match reader.0 {
@@ -77,7 +86,7 @@ pub(in crate::gallery) fn from_bytes(bytes: &[u8]) -> Option<SavedLists> {
     let covered: u64 = sizes.iter().map(|size| u64::from(*size)).sum();
     let linked = links.as_ref().is_none_or(|links| links.nodes() == lists);
     let fits = covered == rows as u64 && linked && reader.0.is_empty();
-    fits.then_some(SavedLists { numbers, sizes, links })
+    fits.then_some(SavedLists { numbers, sizes, outside, links })
 }
 
 #[cfg(test)]
@@ -86,7 +95,12 @@ mod tests {
 
     #[test]
     fn lists_go_on_without_rows_that_are_gone() {
-        let saved = SavedLists { numbers: (0..10).collect(), sizes: vec![4, 1, 5], links: None };
+        let saved = SavedLists {
+            numbers: (0..10).collect(),
+            sizes: vec![4, 1, 5],
+            outside: 0.5,
+            links: None,
+        };
         let left = |gone: &[u64]| saved.among((0..10).rev().filter(|n| !gone.contains(n)));
         let Arranged { order, sizes } = left(&[4]).unwrap();
         assert_eq!(sizes, [4, 0, 5]);
@@ -99,10 +113,10 @@ mod tests {
         let numbers: Vec<u64> = (100..110).collect();
         let sizes = [3, 0, 7];
         for links in [None, Some(Links::ring(3))] {
-            let bytes = to_bytes(&numbers, &sizes, links.as_ref());
+            let bytes = to_bytes(&numbers, &sizes, 0.25, links.as_ref());
             let saved = from_bytes(&bytes).unwrap();
             assert_eq!((&saved.numbers, saved.sizes.as_slice()), (&numbers, sizes.as_slice()));
-            assert_eq!(saved.links, links);
+            assert_eq!((saved.links, saved.outside), (links, 0.25));
             for at in 0..bytes.len() {
                 let mut altered = bytes.clone();
                 altered[at] ^= 1;
@@ -111,7 +125,7 @@ mod tests {
             }
         }
         // Well sealed, but of other numbers of rows and lists.
-        assert!(from_bytes(&to_bytes(&numbers[1..], &sizes, None)).is_none());
-        assert!(from_bytes(&to_bytes(&numbers, &[3, 7], Some(&Links::ring(3)))).is_none());
+        assert!(from_bytes(&to_bytes(&numbers[1..], &sizes, 0.25, None)).is_none());
+        assert!(from_bytes(&to_bytes(&numbers, &[3, 7], 0.25, Some(&Links::ring(3)))).is_none());
     }
 }

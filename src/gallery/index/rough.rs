@@ -237,15 +237,15 @@ impl<'a> Search<'a> {
         Estimated { rows, groups, peaks, best: best.close() }
     }
 
-    /// What is not too far below the wanted ones, of which it is known how close they are at least once some rows were looked at.
+    /// What is not too far below the wanted ones, which are at least as close as `floor`, and as the best of what was looked at.
     /// `None` where too much is left to be worth it.
-    fn everything(&self) -> Option<Vec<(f32, u32)>> {
+    fn everything(&self, floor: f32) -> Option<Vec<(f32, u32)>> {
         let rows = self.snapshot.rows.len();
         let tasks = (0..rows.div_ceil(ROWS_A_TASK)).collect();
         let mut estimated = each(tasks, |task: usize| {
             self.begin(task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(rows))
         });
-        let mut bound = self.bound(&estimated);
+        let mut bound = floor.max(self.bound(&estimated));
         if self.snapshot.rows.planes.have_steps() {
             let bar = self.bar(bound, Read::Head);
             estimated = each(estimated, |part| self.go_on(part, Read::First, bar));
@@ -265,15 +265,19 @@ impl<'a> Search<'a> {
         let mut best = self.best();
         best.found = estimated.iter().flat_map(|part| part.best.iter().copied()).collect();
         best.raise();
-        if best.found.len() < self.wanted {
+        self.least(&best.found) - self.same
+    }
+
+    /// How similar the wanted ones are at least, as the best of `found` are.
+    fn least(&self, found: &[(f32, u32)]) -> f32 {
+        if found.len() < self.wanted {
             return f32::NEG_INFINITY;
         }
-        let mut scores = self.scores(&best.found);
+        let mut scores = self.scores(found);
         scores.select_nth_unstable_by(self.wanted - 1, |a, b| b.about.total_cmp(&a.about));
         let Snapshot { rows, kernel, .. } = self.snapshot;
         let exact = |score: &Score| rows.template(score.row).dot(*kernel, self.query);
-        let last = scores[..self.wanted].iter().map(exact).fold(f32::INFINITY, f32::min);
-        last - self.same
+        scores[..self.wanted].iter().map(exact).fold(f32::INFINITY, f32::min)
     }
 
     /// What estimates must reach, by what was read, of rows that are at least as similar as `bound`.
@@ -302,8 +306,9 @@ impl<'a> Search<'a> {
         Some(left)
     }
 
-    /// `None` where there are no lists, or too little in those that are close, as there may be under a filter.
-    fn nearest_lists(&self) -> Option<Vec<(f32, u32)>> {
+    /// What may be among the closest of the lists that are close, and how similar the wanted ones are at least, in the terms of estimates.
+    /// `None` where there are no lists, or too little in those, as there may be under a filter.
+    fn nearest_lists(&self) -> Option<(Vec<(f32, u32)>, f32)> {
         let Snapshot { rows, lists, kernel, .. } = self.snapshot;
         let lists = lists.as_ref().filter(|_| self.admission.is_open())?;
         let mut list = Shortlist::new(self.wanted, self.margins[Read::First as usize]);
@@ -314,7 +319,20 @@ impl<'a> Search<'a> {
             self.scan(&mut list, near);
         }
         self.scan(&mut list, lists.covered()..rows.len());
-        (seen >= 2 * self.wanted && list.found.len() >= self.wanted).then(|| list.close())
+        if seen < 2 * self.wanted || list.found.len() < self.wanted {
+            return None;
+        }
+        let found = list.close();
+        let bound = self.least(&found) - self.same;
+        Some((found, bound))
+    }
+
+    /// What may be among the closest. `None` where an exact scan is faster.
+    fn closest(&self) -> Option<Vec<(f32, u32)>> {
+        let Some((found, bound)) = self.nearest_lists() else {
+            return self.everything(f32::NEG_INFINITY);
+        };
+        if bound + self.same > self.snapshot.outside { Some(found) } else { self.everything(bound) }
     }
 }
 
@@ -338,62 +356,44 @@ pub(super) fn scores(
         return None;
     }
     let search = Search::new(snapshot, query, wanted, admission);
-    let found = search.nearest_lists().or_else(|| search.everything())?;
-    Some(search.scores(&found))
+    search.closest().map(|found| search.scores(&found))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::template::PackedTemplate;
-    use super::super::{Index, RowInfo};
+    use super::super::Index;
+    use super::super::samples::{loaded, unit};
     use super::*;
-    use crate::domain::{Aspect, AttributeFilter, HandAttributes, SampleId, SubjectId};
+    use crate::domain::{Aspect, AttributeFilter, HandAttributes};
     use crate::gallery::types::GalleryOptions;
-    use rand::{Rng, SeedableRng};
-    use std::sync::Arc;
+    use rand::SeedableRng;
 
     /// Where nobody has a mate, one bit leaves too much to look at, and two leave little, the closest among it.
     #[test]
     fn strangers_are_told_apart_by_two_bits() {
         const DIM: usize = 256;
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(11);
-        let mut unit = || -> Vec<f32> {
-            let row: Vec<f32> = (0..DIM).map(|_| rng.random_range(-1.0..1.0)).collect();
-            let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
-            row.iter().map(|value| value / length).collect()
+        let rows: Vec<Vec<f32>> = (0..12_000).map(|_| unit(&mut rng, DIM)).collect();
+        let dorsal = |number: u64| HandAttributes {
+            aspect: number.is_multiple_of(3).then_some(Aspect::Dorsal),
+            ..HandAttributes::default()
         };
-        let subject = Arc::new(SubjectId::new("p").unwrap());
-        let loaded: Vec<(Arc<RowInfo>, PackedTemplate)> = (0..12_000)
-            .map(|number| {
-                let info = RowInfo {
-                    number,
-                    subject_number: number,
-                    subject: Arc::clone(&subject),
-                    sample: SampleId::new(format!("s{number}")).unwrap(),
-                    attributes: HandAttributes {
-                        aspect: number.is_multiple_of(3).then_some(Aspect::Dorsal),
-                        ..HandAttributes::default()
-                    },
-                };
-                (Arc::new(info), PackedTemplate::new(&unit()))
-            })
-            .collect();
         let index = Index::new(DIM, &GalleryOptions::default());
-        index.fill(&loaded, None);
+        index.fill(&loaded(&rows, dorsal), None);
         let snapshot = index.load();
         let everybody = AttributeFilter::default();
         let dorsal = AttributeFilter { aspect: Some(Aspect::Dorsal), ..everybody.clone() };
         let wanted = 10;
         let (mut found, mut asked) = (0, 0);
         for at in 0..20 {
-            let (query, filtered) = (unit(), at % 2 == 0);
+            let (query, filtered) = (unit(&mut rng, DIM), at % 2 == 0);
             let admission = Admission::new(if filtered { &dorsal } else { &everybody });
             let search = Search::new(&snapshot, &query, wanted, &admission);
             let rough = [search.begin(0..snapshot.rows.len())];
             let bar = search.bar(search.bound(&rough), Read::First);
             assert!(search.left(&rough, bar, ONE_IN).is_none(), "one bit tells them apart as well");
 
-            let left = search.everything().expect("two bits leave too much");
+            let left = search.everything(f32::NEG_INFINITY).expect("two bits leave too much");
             let similarity = |row: u32| snapshot.rows.template(row).dot(snapshot.kernel, &query);
             let admitted = |row: &u32| !filtered || row.is_multiple_of(3);
             assert!(left.iter().all(|(_, row)| admitted(row)));
