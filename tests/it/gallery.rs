@@ -452,7 +452,7 @@ fn a_restart_answers_the_same_from_saved_and_from_damaged_lists() {
     };
     let (galleries, gallery) = reopen();
     let index = gallery.info().index;
-    assert_eq!((index.kind, index.segment, index.tail), ("hnsw", 1_195, 20));
+    assert_eq!((index.kind, index.segment, index.tail), ("hnsw", 1_158, 57));
     assert_eq!(answers(&gallery), before);
     drop((galleries, gallery));
 

@@ -15,9 +15,6 @@ use super::{Row, WIDTH, panels};
 use crate::tensor::activation::{gelu_at, quick_gelu_at};
 use crate::tensor::simd::{dispatch, vectorised};
 
-/// Bytes of the left side that stay in the second-level cache while the weights pass by.
-const BLOCK_BYTES: usize = 3 << 19;
-
 /// How weights are kept. Sums are always in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -338,7 +335,7 @@ impl<P: Product> WithSimd for Task<'_, P> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { product, deep, bias, first, rows, out, after } = self;
-        let block = (BLOCK_BYTES / (deep * P::BYTES)).clamp(4 * P::HEIGHT, 40 * P::HEIGHT);
+        let block = (P::BLOCK_BYTES / (deep * P::BYTES)).clamp(4 * P::HEIGHT, 40 * P::HEIGHT);
         let block = block / P::HEIGHT * P::HEIGHT;
         let groups = deep.div_ceil(P::DEPTH);
         let mut ready = product.ready();

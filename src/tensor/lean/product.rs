@@ -44,6 +44,8 @@ impl Part {
 pub(super) trait Product: Copy + Send + Sync {
     /// Bytes of a row's part in a panel of the left side.
     const BYTES: usize;
+    /// Bytes of the left side that stay in the second-level cache while the weights pass by.
+    const BLOCK_BYTES: usize = 3 << 19;
     /// Panels of inputs taken at a time.
     const DEPTH: usize = DEPTH;
     /// Rows of a tile at most.
@@ -66,6 +68,7 @@ pub(super) struct Exact<'a> {
 
 impl Product for Exact<'_> {
     const BYTES: usize = size_of::<Row>();
+    const BLOCK_BYTES: usize = 1 << 20;
     type Ready = ();
 
     fn ready(self) {}

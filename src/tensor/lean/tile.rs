@@ -1,5 +1,6 @@
 use pulp::Simd;
 
+use super::prefetch::prefetch;
 use super::{Row, WIDTH};
 
 /// Rows of a tile at most, with sixteen and with eight values a register.
@@ -63,6 +64,10 @@ fn tile<S: Simd, F: FnMut(), const HEIGHT: usize>(
             }
         }
         for (panel, right) in right.as_chunks::<WIDTH>().0.iter().enumerate() {
+            // The next tile's rows: those of one panel lie far from those of another, which no processor foresees.
+            if let Some(next) = left.get(panel * rows + HEIGHT..panel * rows + 2 * HEIGHT) {
+                next.iter().for_each(prefetch);
+            }
             let Some(left) = left[panel * rows..].first_chunk::<HEIGHT>() else { return };
             ahead();
             for (k, right) in right.iter().enumerate() {
