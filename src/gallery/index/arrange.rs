@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::bits::{BitProbe, Bits};
+use super::bits::Bits;
 use super::encoder::Encoder;
 use super::kernel::Kernel;
-use super::rough::Shortlist;
+use super::probe::BitProbe;
+use super::shortlist::Shortlist;
 use super::signs::Signs;
 use super::template::Packed;
 

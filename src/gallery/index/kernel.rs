@@ -145,6 +145,20 @@ impl Kernel {
         )
     }
 
+    /// A bit for each value that is not below `bar`.
+    pub(super) fn reaching(self, values: &[f32; GROUP], bar: f32) -> u32 {
+        self.widest(
+            #[inline(always)]
+            || {
+                let mut bits = [0; GROUP];
+                for (at, (bit, value)) in bits.iter_mut().zip(values).enumerate() {
+                    *bit = u32::from(*value >= bar) << at;
+                }
+                bits.iter().sum()
+            },
+        )
+    }
+
     /// Runs a loop compiled for the widest vectors of this machine. It must be inlined into `work`.
     #[inline(always)]
     pub(super) fn widest<R>(self, work: impl FnOnce() -> R) -> R {

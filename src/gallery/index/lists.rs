@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use rayon::prelude::*;
 
-use super::bits::{BitProbe, Bits};
+use super::bits::Bits;
 use super::encoder::Encoder;
 use super::graph::{self, Graph, Links};
 use super::kernel::Kernel;
-use super::rough::Shortlist;
+use super::probe::BitProbe;
+use super::shortlist::Shortlist;
 use super::signs::Signs;
 use super::template::Packed;
 

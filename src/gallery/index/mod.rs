@@ -10,6 +10,7 @@ mod lists;
 mod outside;
 mod persist;
 mod planes;
+mod probe;
 mod reader;
 mod rough;
 mod rows;
@@ -18,6 +19,7 @@ mod samples;
 mod scan;
 mod search;
 mod shelves;
+mod shortlist;
 mod signs;
 mod template;
 

@@ -14,7 +14,7 @@ const ASKED: usize = 512;
 /// Rows that are looked for around each.
 const WANTED: usize = 32;
 /// Of so many of those asked about, one may miss something closer than what is trusted.
-const ONE_IN: usize = 512;
+const ONE_IN: usize = 256;
 
 /// How similar a row must be to lie in the lists that a search looks into, almost certainly: what searches of some of the rows themselves
 /// missed was further away. Nobody is asked who is not enrolled, but what is missed around those who are is as far from them as strangers

@@ -132,9 +132,9 @@ impl Planes {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bits::BitProbe;
     use super::super::encoder::Encoder;
     use super::super::kernel::Kernel;
+    use super::super::probe::BitProbe;
     use super::*;
 
     /// Every row by itself.

@@ -3,20 +3,21 @@
 //! A bit a value, looked up for 32 rows at a time, costs a few nanoseconds a row, where an exact scan reads eight times as
 //! much. How far such an estimate is off is known on average only (`BitProbe::deviation`): rows that would have to be further off
 //! than almost any is are left out, and the others are scored as in an exact scan. So the work follows the question. Where a probe has
-//! mates that stand out, few rows are left. Where all are about as far away, many are: a second bit is read then, which leaves a
-//! third of the doubt. Where too many are left even so, an exact scan is faster.
+//! mates that stand out, a part of the bits says so, and few rows are left. Where all are about as far away, many are: a second bit is
+//! read then, which halves the doubt. Where too many are left even so, an exact scan is faster.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::Snapshot;
-use super::bits::{BitProbe, Bits, GROUP};
-use super::kernel::{Estimates, Kernel};
+use super::bits::GROUP;
+use super::kernel::Estimates;
 use super::planes::Run;
+use super::probe::BitProbe;
 use super::rows::{Admission, BLOCK};
 use super::scan::{CodedProbe, Score};
-use super::template::Packed;
+use super::shortlist::Shortlist;
 
 /// Rows that one thread scans before it looks for more work: about a millisecond.
 const ROWS_A_TASK: usize = 8_192 * BLOCK;
@@ -29,87 +30,6 @@ const FILTERED_ONE_IN: usize = 8;
 const SPARE: usize = 64;
 /// Of so many rows one may be left by their first bits: scores of more take longer than to read the second, and leave fewer.
 const FIRST_ONE_IN: usize = 64;
-
-/// Estimates of rows that may be among the closest.
-pub(super) struct Shortlist {
-    wanted: usize,
-    /// By how much a row may be estimated below the last of the wanted ones.
-    margin: f32,
-    bar: f32,
-    /// Rows held before the bar is looked at again.
-    room: usize,
-    found: Vec<(f32, u32)>,
-}
-
-impl Shortlist {
-    pub(super) fn new(wanted: usize, margin: f32) -> Self {
-        let room = (4 * wanted).max(256);
-        Self { wanted, margin, bar: f32::NEG_INFINITY, room, found: Vec::with_capacity(room) }
-    }
-
-    /// Looks at those of `rows` that `counts` says yes to. They are named from `first` on.
-    #[inline]
-    pub(super) fn scan(
-        &mut self,
-        kernel: Kernel,
-        probe: &BitProbe,
-        bits: &Bits,
-        rows: Range<usize>,
-        first: usize,
-        counts: impl Fn(usize) -> bool,
-    ) {
-        for group in rows.start / GROUP..rows.end.div_ceil(GROUP) {
-            let Estimates { values, peak } = bits.estimates(kernel, probe, group);
-            let within = |row: usize| rows.contains(&(row - first)) && counts(row - first);
-            self.offer_some(&values, peak, first + group * GROUP, within);
-        }
-    }
-
-    /// Takes those of a group, of which the highest is `peak`, that `counts` says yes to. They are named from `first` on.
-    #[inline]
-    fn offer_some(
-        &mut self,
-        values: &[f32; GROUP],
-        peak: f32,
-        first: usize,
-        counts: impl Fn(usize) -> bool,
-    ) {
-        if peak < self.bar {
-            return;
-        }
-        for (row, value) in (first..).zip(values) {
-            if *value >= self.bar && counts(row) {
-                self.offer(*value, row as u32);
-            }
-        }
-    }
-
-    fn offer(&mut self, estimate: f32, row: u32) {
-        self.found.push((estimate, row));
-        if self.found.len() >= self.room {
-            self.raise();
-            self.room = (2 * self.found.len()).max(self.room);
-        }
-    }
-
-    /// Drops what is too far below the wanted ones.
-    fn raise(&mut self) {
-        if self.found.len() < self.wanted {
-            return;
-        }
-        let best_first = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0);
-        let (_, last, _) = self.found.select_nth_unstable_by(self.wanted - 1, best_first);
-        self.bar = self.bar.max(last.0 - self.margin);
-        let bar = self.bar;
-        self.found.retain(|(estimate, _)| *estimate >= bar);
-    }
-
-    /// What is left.
-    pub(super) fn close(mut self) -> Vec<(f32, u32)> {
-        self.raise();
-        self.found
-    }
-}
 
 /// Estimates of rows in a row.
 struct Estimated {
@@ -129,9 +49,10 @@ impl Estimated {
     }
 }
 
-/// What was left out of rows' estimates, from the most to the least.
+/// What was read of rows.
 #[derive(Debug, Clone, Copy)]
 enum Read {
+    /// The first bits of their first values.
     Head,
     First,
     Both,
@@ -167,15 +88,11 @@ impl<'a> Search<'a> {
         Self { snapshot, query, admission, probe, coded, wanted, margins, same }
     }
 
-    /// Scores of rows that lie anywhere. All of them are looked for before any is read: what one waits for in memory, the next waits for at
-    /// the same time.
     fn scores(&self, found: &[(f32, u32)]) -> Vec<Score> {
         let Snapshot { rows, kernel, .. } = self.snapshot;
-        let templates: Vec<Packed<'_>> = found.iter().map(|(_, row)| rows.template(*row)).collect();
-        let score = |((_, row), template): (&(f32, u32), Packed<'_>)| {
-            self.coded.score(*kernel, template, *row as usize)
-        };
-        found.iter().zip(templates).map(score).collect()
+        let score =
+            |(_, row): &(f32, u32)| self.coded.score(*kernel, rows.template(*row), *row as usize);
+        found.iter().map(score).collect()
     }
 
     /// Looks at `rows`, whichever runs they lie in.
@@ -208,31 +125,31 @@ impl<'a> Search<'a> {
             run.bits.begin(kernel, probe, new.clone(), &mut groups, &mut peaks);
             for (group, at) in new.zip(begun..) {
                 let admits = |row: usize| self.admits(row);
-                best.offer_some(&groups[at], peaks[at], first + group * GROUP, admits);
+                best.offer_some(kernel, (&groups[at], peaks[at]), first + group * GROUP, admits);
             }
         }
         Estimated { rows, groups, peaks, best: best.close() }
     }
 
-    /// Better estimates, by more bits, for rows in groups that have one from `bar` on; no others can be among the closest.
-    fn go_on(&self, part: Estimated, to: Read, bar: f32) -> Estimated {
+    /// Better estimates for rows in groups that have one from `bar` on; no others can be among the closest. `better` is asked for those of
+    /// a group of a run.
+    fn go_on(
+        &self,
+        part: Estimated,
+        bar: f32,
+        better: impl Fn(&Run, usize, &[f32; GROUP]) -> Estimates,
+    ) -> Estimated {
         let Estimated { rows, mut groups, mut peaks, .. } = part;
         let mut best = self.best();
-        let (kernel, probe) = (self.snapshot.kernel, &self.probe);
         for ((group, so_far), peak) in (rows.start / GROUP..).zip(&mut groups).zip(&mut peaks) {
             if *peak < bar {
                 *peak = f32::NEG_INFINITY;
                 continue;
             }
-            let (Run { bits, second }, at) = self.snapshot.rows.planes.group(group);
-            let estimates = match to {
-                Read::Head => continue,
-                Read::First => bits.go_on(kernel, probe, at, so_far),
-                Read::Both => second.refine(kernel, probe, at, (bits, so_far)),
-            };
-            *so_far = estimates.values;
-            *peak = estimates.peak;
-            best.offer_some(so_far, *peak, group * GROUP, |row| self.admits(row));
+            let (run, at) = self.snapshot.rows.planes.group(group);
+            Estimates { values: *so_far, peak: *peak } = better(run, at, so_far);
+            let kernel = self.snapshot.kernel;
+            best.offer_some(kernel, (so_far, *peak), group * GROUP, |row| self.admits(row));
         }
         Estimated { rows, groups, peaks, best: best.close() }
     }
@@ -240,6 +157,7 @@ impl<'a> Search<'a> {
     /// What is not too far below the wanted ones, which are at least as close as `floor`, and as the best of what was looked at.
     /// `None` where too much is left to be worth it.
     fn everything(&self, floor: f32) -> Option<Vec<(f32, u32)>> {
+        let (kernel, probe) = (self.snapshot.kernel, &self.probe);
         let rows = self.snapshot.rows.len();
         let tasks = (0..rows.div_ceil(ROWS_A_TASK)).collect();
         let mut estimated = each(tasks, |task: usize| {
@@ -248,13 +166,16 @@ impl<'a> Search<'a> {
         let mut bound = floor.max(self.bound(&estimated));
         if self.snapshot.rows.planes.have_steps() {
             let bar = self.bar(bound, Read::Head);
-            estimated = each(estimated, |part| self.go_on(part, Read::First, bar));
+            let all = |run: &Run, at, so_far: &_| run.bits.go_on(kernel, probe, at, so_far);
+            estimated = each(estimated, |part| self.go_on(part, bar, all));
         }
         let bar = self.bar(bound, Read::First);
         if let Some(left) = self.left(&estimated, bar, FIRST_ONE_IN) {
             return Some(left);
         }
-        let refined = each(estimated, |part| self.go_on(part, Read::Both, bar));
+        let both =
+            |run: &Run, at, so_far: &_| run.second.refine(kernel, probe, at, (&run.bits, so_far));
+        let refined = each(estimated, |part| self.go_on(part, bar, both));
         bound = bound.max(self.bound(&refined));
         let one_in = if self.admission.is_open() { ONE_IN } else { FILTERED_ONE_IN };
         self.left(&refined, self.bar(bound, Read::Both), one_in)
@@ -262,18 +183,18 @@ impl<'a> Search<'a> {
 
     /// How similar the wanted ones are at least, in the terms of estimates: as the best of all that was looked at are.
     fn bound(&self, estimated: &[Estimated]) -> f32 {
-        let mut best = self.best();
-        best.found = estimated.iter().flat_map(|part| part.best.iter().copied()).collect();
-        best.raise();
-        self.least(&best.found) - self.same
+        self.least(estimated.iter().flat_map(|part| &part.best)) - self.same
     }
 
     /// How similar the wanted ones are at least, as the best of `found` are.
-    fn least(&self, found: &[(f32, u32)]) -> f32 {
-        if found.len() < self.wanted {
+    fn least<'f>(&self, found: impl IntoIterator<Item = &'f (f32, u32)>) -> f32 {
+        let mut best = self.best();
+        found.into_iter().for_each(|(estimate, row)| best.offer(*estimate, *row));
+        let best = best.close();
+        if best.len() < self.wanted {
             return f32::NEG_INFINITY;
         }
-        let mut scores = self.scores(found);
+        let mut scores = self.scores(&best);
         scores.select_nth_unstable_by(self.wanted - 1, |a, b| b.about.total_cmp(&a.about));
         let Snapshot { rows, kernel, .. } = self.snapshot;
         let exact = |score: &Score| rows.template(score.row).dot(*kernel, self.query);
