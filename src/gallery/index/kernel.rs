@@ -137,17 +137,10 @@ impl Kernel {
         }
     }
 
-    /// How many values are not below `bar`.
-    pub(super) fn count_from(self, values: &[f32], bar: f32) -> usize {
-        self.widest(
-            #[inline(always)]
-            || values.iter().map(|value| usize::from(*value >= bar)).sum(),
-        )
-    }
-
-    /// A bit for each value that is not below `bar`.
-    pub(super) fn reaching(self, values: &[f32; GROUP], bar: f32) -> u32 {
-        self.widest(
+    /// Which values are not below `bar`.
+    #[inline]
+    pub(super) fn reaching(self, values: &[f32; GROUP], bar: f32) -> Marked {
+        Marked(self.widest(
             #[inline(always)]
             || {
                 let mut bits = [0; GROUP];
@@ -156,7 +149,7 @@ impl Kernel {
                 }
                 bits.iter().sum()
             },
-        )
+        ))
     }
 
     /// Runs a loop compiled for the widest vectors of this machine. It must be inlined into `work`.
@@ -167,6 +160,27 @@ impl Kernel {
             return Simd::vectorize(simd, Work(work));
         }
         work()
+    }
+}
+
+/// Some rows of a group, a bit each; gives their places.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marked(u32);
+
+impl Marked {
+    pub(super) fn many(self) -> usize {
+        self.0.count_ones() as usize
+    }
+}
+
+impl Iterator for Marked {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        let at = self.0.trailing_zeros() as usize;
+        self.0 &= self.0.wrapping_sub(1);
+        (at < GROUP).then_some(at)
     }
 }
 
@@ -385,6 +399,15 @@ mod tests {
             let b: Vec<i8> = pairs.iter().map(|p| p.3).collect();
             let plain: i32 = pairs.iter().map(|p| i32::from(p.2) * i32::from(p.3)).sum();
             prop_assert_eq!(kernel.dot_codes(&a, &b), plain);
+        }
+
+        #[test]
+        fn what_reaches_a_bar_is_marked(values in prop::array::uniform32(-1.0_f32..1.0), bar in -1.0_f32..1.0) {
+            let marked = Kernel::new().reaching(&values, bar);
+            let expected: Vec<usize> = (0..GROUP).filter(|at| values[*at] >= bar).collect();
+            prop_assert_eq!(marked.many(), expected.len());
+            prop_assert_eq!(marked.collect::<Vec<_>>(), expected);
+            prop_assert_eq!(Kernel::new().reaching(&values, f32::NEG_INFINITY).many(), GROUP);
         }
 
         #[test]

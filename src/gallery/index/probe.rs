@@ -67,7 +67,7 @@ fn tables(turned: &[f32], step: f32) -> Vec<[u8; 32]> {
         let mut set = [[0.0; 16]; NIBBLE];
         let mut at = 0;
         while at < 16 * NIBBLE {
-            set[at / 16][at % 16] = (at % 16 >> (at / 16) & 1) as f32;
+            set[at / 16][at % 16] = (((at % 16) >> (at / 16)) & 1) as f32;
             at += 1;
         }
         set

@@ -209,20 +209,15 @@ impl<'a> Search<'a> {
     /// Rows from `bar` on that are admitted; `None` where there is more than one in so many, admitted or not.
     fn left(&self, estimated: &[Estimated], bar: f32, one_in: usize) -> Option<Vec<(f32, u32)>> {
         let most = self.snapshot.rows.len() / one_in + 4 * self.wanted;
-        let kernel = self.snapshot.kernel;
-        let count = |part: &Estimated| -> usize {
-            part.from(bar).map(|(_, group)| kernel.count_from(group, bar)).sum()
-        };
-        if estimated.iter().map(count).sum::<usize>() > most {
-            return None;
-        }
-        let mut left = Vec::new();
-        for part in estimated {
-            for (first, group) in part.from(bar) {
-                let rows = (first..part.rows.end).zip(group);
-                let reaching = rows.filter(|(row, value)| **value >= bar && self.admits(*row));
-                left.extend(reaching.map(|(row, value)| (*value, row as u32)));
+        let (mut reached, mut left) = (0, Vec::new());
+        for (first, group) in estimated.iter().flat_map(|part| part.from(bar)) {
+            let reaching = self.snapshot.kernel.reaching(group, bar);
+            reached += reaching.many();
+            if reached > most {
+                return None;
             }
+            let admitted = reaching.filter(|at| self.admits(first + at));
+            left.extend(admitted.map(|at| (group[at], (first + at) as u32)));
         }
         Some(left)
     }

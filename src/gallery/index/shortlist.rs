@@ -53,10 +53,7 @@ impl Shortlist {
         if peak < self.bar {
             return;
         }
-        let mut reaching = kernel.reaching(values, self.bar);
-        while reaching != 0 {
-            let at = reaching.trailing_zeros() as usize;
-            reaching &= reaching - 1;
+        for at in kernel.reaching(values, self.bar) {
             if counts(first + at) {
                 self.offer(values[at], (first + at) as u32);
             }
