@@ -4,8 +4,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::bits::{GROUP, Nibbles};
-use super::template::whole;
+use super::layout::{GROUP, Nibbles};
 
 /// Lanes summed independently: enough to keep the adders of any processor busy.
 const LANES: usize = 16;
@@ -221,6 +220,12 @@ fn dot_parts(a: &[f32], codes: &[i8], parts: &[i16]) -> f32 {
     }
     let tail = a_tail.iter().zip(codes_tail).zip(parts_tail);
     joined(sums) + tail.map(|((x, code), part)| x * whole(*code, *part)).sum::<f32>()
+}
+
+/// A value in parts of a step; single precision holds all that there can be.
+#[inline(always)]
+pub(super) fn whole(code: i8, part: i16) -> f32 {
+    ((i32::from(code) << 16) + i32::from(part)) as f32
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ mod codes;
 mod encoder;
 mod graph;
 mod kernel;
+mod layout;
 mod lists;
 mod outside;
 mod persist;

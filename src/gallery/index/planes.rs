@@ -7,7 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bits::{Bits, GROUP, SecondBits};
+use super::bits::{Bits, SecondBits};
+use super::layout::GROUP;
 use super::signs::Signs;
 
 /// Groups of a long run.

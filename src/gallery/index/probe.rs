@@ -1,9 +1,8 @@
 //! What bits are compared with.
 
-use super::bits::{head, pairs, share};
 use super::encoder::Encoder;
 use super::kernel::{HIGHEST, Kernel};
-use super::signs::NIBBLE;
+use super::layout::{NIBBLE, head, pairs, share};
 
 /// A probe, ready to be compared with bits.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Snapshot;
-use super::bits::GROUP;
 use super::kernel::Estimates;
+use super::layout::GROUP;
 use super::planes::Run;
 use super::probe::BitProbe;
 use super::rows::{Admission, BLOCK};

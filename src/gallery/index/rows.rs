@@ -4,10 +4,10 @@ use rayon::prelude::*;
 
 use crate::domain::{AttributeFilter, HandAttributes, SampleId, SubjectId};
 
-use super::bits::GROUP;
 use super::codes::Codes;
 use super::encoder::Encoder;
 use super::kernel::Kernel;
+use super::layout::GROUP;
 use super::planes::{Planes, RUN, Run};
 use super::shelves::Shelves;
 use super::signs::Signs;

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::bits::{Bits, GROUP};
+use super::bits::Bits;
 use super::kernel::{Estimates, Kernel};
+use super::layout::GROUP;
 use super::probe::BitProbe;
 
 /// Estimates of rows that may be among the closest.

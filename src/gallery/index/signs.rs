@@ -1,11 +1,8 @@
 //! What the bits of a template are.
 
-use super::bits::share;
 use super::encoder::Encoder;
 use super::kernel::Kernel;
-
-/// Values that one look-up sums up.
-pub(super) const NIBBLE: usize = 4;
+use super::layout::{NIBBLE, share};
 
 /// What a value is large from, in its row's root mean square: of values spread normally, four equal steps that begin there lose least (Max,
 /// "Quantizing for minimum distortion", 1960).

@@ -1,7 +1,7 @@
 //! Templates as an index keeps them: 24 bits a value, which is all that single precision holds of the largest, in two parts. The upper
 //! eight are what scans read; the lower sixteen are read for the few rows that are compared exactly.
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, whole};
 
 /// What the lower part counts of one step of the upper.
 const PARTS: f32 = 65_536.0;
@@ -73,12 +73,6 @@ impl Packed<'_> {
             || self.codes.iter().zip(self.parts).map(|(c, p)| whole(*c, *p) * scale).collect(),
         )
     }
-}
-
-/// A value in parts of a step; single precision holds all that there can be.
-#[inline(always)]
-pub(super) fn whole(code: i8, part: i16) -> f32 {
-    ((i32::from(code) << 16) + i32::from(part)) as f32
 }
 
 #[cfg(test)]
