@@ -210,11 +210,11 @@ fn main() {
     let started = at.elapsed().as_secs_f64();
     drop(opened);
     let (arranged, lists_started) = {
-        let (_galleries, gallery) = open(&dir, lists());
+        let opened = open(&dir, lists());
         let (at, cpu) = (Instant::now(), cpu_seconds());
-        gallery.compact().unwrap();
+        opened.1.compact().unwrap();
         let arranged = (at.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-        drop((gallery, _galleries));
+        drop(opened);
         let at = Instant::now();
         drop(open(&dir, lists()));
         (arranged, at.elapsed().as_secs_f64())

@@ -318,7 +318,7 @@ struct Merged {
     rows: Rows,
     lists: Option<Arc<Lists>>,
     /// [`Snapshot::outside`].
-    pub(super) outside: f32,
+    outside: f32,
 }
 
 fn whole(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> {

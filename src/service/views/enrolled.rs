@@ -63,11 +63,11 @@ pub struct GalleryView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct IndexView {
     /// `exact`; `binary`, where a bit a value is read of every sample before the closest are compared exactly; `lists`, where that is done
-    /// for the lists that a probe may belong to; or `hnsw`, where a graph leads to these.
+    /// for the lists that a probe may belong to, and for every sample if these do not tell; or `hnsw`, where a graph leads to these.
     pub kind: String,
     /// Samples that lie in lists.
     pub segment: usize,
-    /// Samples that do not: all of them in a gallery without lists.
+    /// Samples that do not: all of them in a gallery without lists, new ones and a few that are like no others in one with lists.
     pub tail: usize,
     /// Removed samples whose place is not used again yet; they are overwritten and never found.
     pub removed: usize,

@@ -64,7 +64,7 @@ fn tile<S: Simd, F: FnMut(), const HEIGHT: usize>(
             }
         }
         for (panel, right) in right.as_chunks::<WIDTH>().0.iter().enumerate() {
-            // The next tile's rows: those of one panel lie far from those of another, which no processor foresees.
+            // Asked for, since a panel's rows lie far from another's, which no processor foresees.
             if let Some(next) = left.get(panel * rows + HEIGHT..panel * rows + 2 * HEIGHT) {
                 next.iter().for_each(prefetch);
             }
