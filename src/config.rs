@@ -142,7 +142,7 @@ pub struct ServeArgs {
     /// Embeddings computed together, at most
     #[arg(long, env = "HANDCLIP_MAX_BATCH", default_value_t = 16, value_name = "N")]
     pub max_batch: usize,
-    /// How long the first request of a batch waits for others, in microseconds
+    /// How long the first request of a batch waits for others, in microseconds, unless the last eight waited for nobody
     #[arg(long, env = "HANDCLIP_MAX_WAIT_US", default_value_t = 500, value_name = "US")]
     pub max_wait_us: u64,
     /// Embeddings and images that may wait; one more is answered 429

@@ -16,7 +16,7 @@ use crate::domain::Embedding;
 pub struct BatchOptions {
     /// Requests computed together, at most.
     pub max_batch: usize,
-    /// How long the first request of a batch waits for others.
+    /// How long the first request of a batch waits for others, unless the last ones waited for nobody.
     pub max_wait: Duration,
     /// Requests that may wait; one more is refused.
     pub queue: usize,
@@ -144,7 +144,7 @@ impl Queue {
         let capacity = options.queue.max(1);
         let (sender, receiver) = sync_channel(capacity);
         let depth = Arc::new(AtomicUsize::new(0));
-        let worker = Worker { receiver, options, compute };
+        let worker = Worker { receiver, options, compute, alone: 0 };
         let thread = std::thread::Builder::new()
             .name("model".to_owned())
             .spawn(move || worker.run())
@@ -175,22 +175,29 @@ impl Drop for Queue {
     }
 }
 
+/// Requests that nobody joined, one after the other, from which on the next one does not wait either.
+const ALONE: usize = 8;
+
 struct Worker<F> {
     receiver: Receiver<Request>,
     options: BatchOptions,
     compute: F,
+    /// Requests that nobody joined since the last batch of several.
+    alone: usize,
 }
 
 impl<F: Fn(Inputs<'_>) -> Answers> Worker<F> {
-    fn run(self) {
+    fn run(mut self) {
         while let Ok(first) = self.receiver.recv() {
-            self.answer(self.gather(first));
+            let batch = self.gather(first);
+            self.answer(batch);
         }
     }
 
-    /// Waits a moment for company.
-    fn gather(&self, first: Request) -> Vec<Request> {
-        let deadline = Instant::now() + self.options.max_wait;
+    /// Waits a moment for company, where there was some lately: a caller who has the service to themselves would wait for nobody each time.
+    fn gather(&mut self, first: Request) -> Vec<Request> {
+        let wait = if self.alone < ALONE { self.options.max_wait } else { Duration::ZERO };
+        let deadline = Instant::now() + wait;
         let mut batch = vec![first];
         while batch.len() < self.options.max_batch {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -199,6 +206,7 @@ impl<F: Fn(Inputs<'_>) -> Answers> Worker<F> {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
+        self.alone = if batch.len() == 1 { self.alone + 1 } else { 0 };
         batch
     }
 
@@ -273,6 +281,29 @@ mod tests {
                 prompts.iter().map(|p| unit(vec![p.len() as f32, 1.0])).collect()
             }
         })
+    }
+
+    /// It would wait for an hour if it did.
+    #[test]
+    fn who_was_alone_for_a_while_does_not_wait_and_company_is_taken_along() {
+        let (sender, receiver) = sync_channel(4);
+        let options = BatchOptions { max_batch: 4, max_wait: Duration::from_secs(3_600), queue: 4 };
+        let compute = |inputs: Inputs<'_>| echo(&inputs);
+        let mut worker = Worker { receiver, options, compute, alone: ALONE };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let request = || {
+            let place = Place::take(&waiting);
+            Request {
+                input: Input::Image(vec![1.0]),
+                reply: Reply { sender: oneshot::channel().0, place },
+            }
+        };
+        assert_eq!((worker.gather(request()).len(), worker.alone), (1, ALONE + 1));
+        sender.send(request()).unwrap();
+        assert_eq!((worker.gather(request()).len(), worker.alone), (2, 0));
+        // With company lately it waits, until there is no one left who could come.
+        drop(sender);
+        assert_eq!((worker.gather(request()).len(), worker.alone), (1, 1));
     }
 
     #[test]
