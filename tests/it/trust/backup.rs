@@ -58,7 +58,7 @@ fn a_backup_of_a_running_server_comes_back_without_the_erased_and_the_revoked() 
     };
     let verified = parse(&done(&gallery(&data, &["verify", &file])));
     assert!(verified["records"].as_u64().unwrap() >= 3 * 3, "{verified}");
-    // Sealed: nothing in it says who or what. (Three letters by chance, one file in twenty would.)
+    // Sealed: nothing in it says who or what. (Three letters are in one megabyte of sixteen by chance.)
     let bytes = std::fs::read(&file).unwrap();
     let holds = |needle: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
     assert!(
