@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::bits::Bits;
 use super::encoder::Encoder;
 use super::kernel::Kernel;
+use super::lists::{ends, within};
 use super::probe::BitProbe;
 use super::shortlist::Shortlist;
 use super::signs::Signs;
@@ -53,11 +54,18 @@ pub(super) fn arrange(
     let mut order: Vec<u32> = (0..templates.len() as u32).collect();
     // Stable, so that the order is the same every time.
     order.sort_by_key(|at| of[*at as usize]);
-    let mut sizes = vec![0; lists];
-    for list in of.into_iter().filter(|list| *list != u32::MAX) {
-        sizes[list as usize] += 1;
+    Some(Arranged { order, sizes: sizes(lists, &of) })
+}
+
+/// How many lie in each of so many parts, where `of` says in which; those in none of them are not counted.
+fn sizes(parts: usize, of: &[u32]) -> Vec<u32> {
+    let mut sizes = vec![0; parts];
+    for part in of {
+        if let Some(size) = sizes.get_mut(*part as usize) {
+            *size += 1;
+        }
     }
-    Some(Arranged { order, sizes })
+    sizes
 }
 
 /// The templates whose ways from the mean of all are least like that of their list.
@@ -162,15 +170,8 @@ impl Centres {
         let of: Vec<u32> = centres.par_iter().map(pivot).collect();
         let mut order: Vec<u32> = (0..centres.len() as u32).collect();
         order.sort_by_key(|centre| of[*centre as usize]);
-        let mut ends = vec![0; pivots.len()];
-        of.iter().for_each(|pivot| ends[*pivot as usize] += 1);
-        let mut end = 0;
-        for count in &mut ends {
-            end += *count;
-            *count = end;
-        }
         let bits = Bits::of(dim, order.iter().map(|centre| &signs[*centre as usize]));
-        Self { bits, order, pivots, ends }
+        Self { bits, order, ends: ends(&sizes(pivots.len(), &of)), pivots }
     }
 
     /// About the `count` closest to a probe.
@@ -180,8 +181,7 @@ impl Centres {
         pivots.scan(kernel, probe, &self.pivots, 0..self.pivots.len(), 0, |_| true);
         let mut list = Shortlist::new(count, 0.0);
         for (_, pivot) in pivots.close() {
-            let first = pivot.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
-            let centres = first as usize..self.ends[pivot as usize] as usize;
+            let centres = within(&self.ends, pivot as usize);
             list.scan(kernel, probe, &self.bits, centres, 0, |_| true);
         }
         list.close().into_iter().map(|(_, place)| self.order[place as usize])

@@ -116,20 +116,24 @@ impl Lists {
                 list.close().into_iter().map(|(_, list)| list).collect()
             }
         };
-        near.into_iter().map(|list| {
-            let before = list.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
-            before as usize..self.ends[list as usize] as usize
-        })
+        near.into_iter().map(|list| within(&self.ends, list as usize))
     }
 }
 
-fn ends(sizes: &[u32]) -> Vec<u32> {
+/// The place behind the last of each part, by their sizes.
+pub(super) fn ends(sizes: &[u32]) -> Vec<u32> {
     let mut end = 0;
     let mut add = |size: &u32| {
         end += size;
         end
     };
     sizes.iter().map(&mut add).collect()
+}
+
+/// Where part `at` lies.
+pub(super) fn within(ends: &[u32], at: usize) -> Range<usize> {
+    let first = at.checked_sub(1).map_or(0, |before| ends[before]);
+    first as usize..ends[at] as usize
 }
 
 /// Unit vectors; zero for a list without rows. A mean itself would put lists of one row before those of many, whose means are short.
@@ -140,10 +144,9 @@ fn directions<'a>(
     row: impl Fn(u32) -> Packed<'a> + Sync,
 ) -> Vec<Vec<f32>> {
     let direction = |list: usize| {
-        let first = list.checked_sub(1).map_or(0, |before| ends[before]);
         let mut sum = vec![0.0_f32; encoder.mean.len()];
-        for at in first..ends[list] {
-            let centred = encoder.centred(&row(at).values(kernel));
+        for at in within(ends, list) {
+            let centred = encoder.centred(&row(at as u32).values(kernel));
             sum.iter_mut().zip(centred).for_each(|(sum, value)| *sum += value);
         }
         let length = kernel.dot(&sum, &sum).sqrt();
