@@ -49,7 +49,7 @@ impl Default for GalleryOptions {
             exact_up_to: 2_000,
             certainty: 3.5,
             scan_up_to: 65_536,
-            lists_searched: 64,
+            lists_searched: 16,
             graph_from: 250_000,
             background: true,
         }

@@ -9,7 +9,7 @@ use super::encoder::Encoder;
 use super::kernel::Kernel;
 use super::lists::{ends, within};
 use super::probe::BitProbe;
-use super::shortlist::Shortlist;
+use super::shortlist::{Shortlist, highest};
 use super::signs::Signs;
 use super::template::Packed;
 
@@ -162,10 +162,8 @@ impl Centres {
         let step = ((centres.len() as f32).sqrt() as usize).max(1);
         let pivots = Bits::of(dim, signs.iter().step_by(step));
         let pivot = |centre: &Vec<f32>| {
-            let mut list = Shortlist::new(1, 0.0);
             let probe = BitProbe::new(kernel, encoder, centre);
-            list.scan(kernel, &probe, &pivots, 0..pivots.len(), 0, |_| true);
-            list.close().first().map_or(0, |(_, pivot)| *pivot)
+            highest(kernel, &probe, &pivots, 1).next().unwrap_or(0)
         };
         let of: Vec<u32> = centres.par_iter().map(pivot).collect();
         let mut order: Vec<u32> = (0..centres.len() as u32).collect();
@@ -177,10 +175,8 @@ impl Centres {
     /// About the `count` closest to a probe.
     fn near(&self, kernel: Kernel, probe: &BitProbe, count: usize) -> impl Iterator<Item = u32> {
         let looked_into = self.pivots.len().div_ceil(LOOKED_INTO_ONE_IN);
-        let mut pivots = Shortlist::new(looked_into, 0.0);
-        pivots.scan(kernel, probe, &self.pivots, 0..self.pivots.len(), 0, |_| true);
         let mut list = Shortlist::new(count, 0.0);
-        for (_, pivot) in pivots.close() {
+        for pivot in highest(kernel, probe, &self.pivots, looked_into) {
             let centres = within(&self.ends, pivot as usize);
             list.scan(kernel, probe, &self.bits, centres, 0, |_| true);
         }

@@ -6,8 +6,9 @@
 
 use std::ops::Range;
 
-use super::kernel::{Estimates, Group, Kernel};
+use super::kernel::Kernel;
 use super::layout::{GROUP, NIBBLE, Nibbles, head, pairs};
+use super::lookup::{Estimates, Group};
 use super::probe::BitProbe;
 use super::signs::{RowBits, Signs};
 
@@ -148,6 +149,18 @@ impl Bits {
         kernel.estimate(&self.whole(probe, group))
     }
 
+    /// The highest estimate of each of some groups.
+    pub(super) fn peaks(&self, kernel: Kernel, probe: &BitProbe, groups: Range<usize>) -> Vec<f32> {
+        let mut peaks = Vec::with_capacity(groups.len());
+        kernel.peaks(
+            groups,
+            #[inline(always)]
+            |group| self.whole(probe, group),
+            &mut peaks,
+        );
+        peaks
+    }
+
     /// The same for groups behind one another, by what is read first of them: the bits of the first values, as if the others were like
     /// them, where there are steps.
     #[inline]
@@ -160,9 +173,21 @@ impl Bits {
         peaks: &mut Vec<f32>,
     ) {
         if self.have_steps() {
-            kernel.estimate_all(groups.map(|group| self.by_head(probe, group)), values, peaks);
+            kernel.estimate_all(
+                groups,
+                #[inline(always)]
+                |group| self.by_head(probe, group),
+                values,
+                peaks,
+            );
         } else {
-            kernel.estimate_all(groups.map(|group| self.whole(probe, group)), values, peaks);
+            kernel.estimate_all(
+                groups,
+                #[inline(always)]
+                |group| self.whole(probe, group),
+                values,
+                peaks,
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! Templates in 24 bits a value, of which the upper eight alone say how far a similarity can be off at most.
 
+use super::dots::largest;
 use super::kernel::Kernel;
 use super::template::Packed;
 
@@ -55,13 +56,15 @@ pub(super) fn eight_bits(kernel: Kernel, values: &[f32]) -> (Vec<i8>, f32) {
     kernel.widest(
         #[inline(always)]
         || {
-            let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            let largest = largest(values);
             if largest == 0.0 {
                 return (vec![0; values.len()], 0.0);
             }
             let steps = 127.0 / largest;
-            // Half away from zero; the cast cuts off.
-            let round = |value: &f32| (value * steps + 0.5_f32.copysign(*value)) as i8;
+            /// Added to a small number, it leaves the nearest whole one in the lowest bits. A cast that is right for numbers of any size
+            /// takes three times as long.
+            const ROUND: f32 = 12_582_912.0;
+            let round = |value: &f32| (value * steps + ROUND).to_bits() as i8;
             (values.iter().map(round).collect(), largest / 127.0)
         },
     )

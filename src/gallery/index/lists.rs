@@ -11,7 +11,7 @@ use super::encoder::Encoder;
 use super::graph::{self, Graph, Links};
 use super::kernel::Kernel;
 use super::probe::BitProbe;
-use super::shortlist::Shortlist;
+use super::shortlist::highest;
 use super::signs::Signs;
 use super::template::Packed;
 
@@ -110,11 +110,7 @@ impl Lists {
                 near.truncate(count);
                 near
             }
-            None => {
-                let mut list = Shortlist::new(count, 0.0);
-                list.scan(kernel, probe, &self.directions, 0..self.directions.len(), 0, |_| true);
-                list.close().into_iter().map(|(_, list)| list).collect()
-            }
+            None => highest(kernel, probe, &self.directions, count).collect(),
         };
         near.into_iter().map(|list| within(&self.ends, list as usize))
     }

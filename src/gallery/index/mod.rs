@@ -3,11 +3,17 @@
 mod arrange;
 mod bits;
 mod codes;
+mod dots;
+#[cfg(target_arch = "x86_64")]
+mod dots_x86;
 mod encoder;
 mod graph;
 mod kernel;
 mod layout;
 mod lists;
+mod lookup;
+#[cfg(target_arch = "x86_64")]
+mod lookup_x86;
 mod outside;
 mod persist;
 mod planes;

@@ -1,8 +1,10 @@
 //! What bits are compared with.
 
+use super::dots::largest;
 use super::encoder::Encoder;
-use super::kernel::{HIGHEST, Kernel};
+use super::kernel::Kernel;
 use super::layout::{NIBBLE, head, pairs, share};
+use super::lookup::HIGHEST;
 
 /// A probe, ready to be compared with bits.
 #[derive(Debug)]
@@ -29,22 +31,28 @@ impl BitProbe {
         // The sum of all look-ups fits 16 bits.
         let fits = usize::from(u16::MAX) / dim.div_ceil(NIBBLE).max(1);
         let most = fits.min(usize::from(HIGHEST)) as f32;
-        let reach = |four: &[f32]| four.iter().map(|value| value.abs()).sum::<f32>();
-        let widest = turned.chunks(NIBBLE).map(reach).fold(0.0_f32, f32::max);
+        let (reaches, widest) = kernel.widest(
+            #[inline(always)]
+            || {
+                let reaches = reaches(&turned);
+                let widest = largest(&reaches);
+                (reaches, widest)
+            },
+        );
         let step = (2.0 * widest / most).max(f32::MIN_POSITIVE);
         let tables = kernel.widest(
             #[inline(always)]
             || tables(&turned, step),
         );
-        let offset = |of: &[f32]| -of.chunks(NIBBLE).map(reach).sum::<f32>();
-        let length = turned.iter().map(|value| value * value).sum::<f32>().sqrt();
+        let (of_head, of_rest) = reaches.split_at(2 * head(dim));
+        let head_offset = -of_head.iter().sum::<f32>();
         Self {
             tables,
             step,
-            offset: offset(&turned),
-            head_offset: offset(&turned[..2 * NIBBLE * head(dim)]),
+            offset: head_offset - of_rest.iter().sum::<f32>(),
+            head_offset,
             share: share(dim),
-            deviation: length / (dim.max(1) as f32).sqrt(),
+            deviation: (kernel.dot(&turned, &turned) / dim.max(1) as f32).sqrt(),
             // Each of `dim / 4` entries is off by `step / sqrt(12)`, and a row's sum is multiplied with `sqrt(pi / 2 / dim)`.
             rounding: step * (std::f32::consts::FRAC_PI_2 / 48.0 / share(dim)).sqrt(),
         }
@@ -54,6 +62,18 @@ impl BitProbe {
     pub(super) fn deviation(&self, error: f32) -> f32 {
         (self.deviation * error).hypot(self.rounding)
     }
+}
+
+/// How much each four values add at most: their magnitudes.
+#[inline(always)]
+fn reaches(turned: &[f32]) -> Vec<f32> {
+    let (fours, last) = turned.as_chunks::<NIBBLE>();
+    let reach = |[a, b, c, d]: &[f32; NIBBLE]| (a.abs() + b.abs()) + (c.abs() + d.abs());
+    let mut reaches: Vec<f32> = fours.iter().map(reach).collect();
+    if !last.is_empty() {
+        reaches.push(last.iter().map(|value| value.abs()).sum());
+    }
+    reaches
 }
 
 /// What every nibble of signs adds for each four values, in steps, from the least that any can.
@@ -71,21 +91,22 @@ fn tables(turned: &[f32], step: f32) -> Vec<[u8; 32]> {
         }
         set
     };
+    let steps = 2.0 / step;
     let mut tables = vec![[0; 32]; pairs(turned.len())];
-    for (eight, table) in turned.chunks(2 * NIBBLE).zip(&mut tables) {
-        for (four, entries) in eight.chunks(NIBBLE).zip(table.as_chunks_mut::<16>().0) {
-            let mut sums = [0.0; 16];
-            for (at, value) in four.iter().enumerate() {
-                // Counted where the sign is the value's: the bit is set for a positive one.
-                let steps = 2.0 * value / step;
-                let (set, unset) = (steps.max(0.0), (-steps).max(0.0));
-                for (sum, is_set) in sums.iter_mut().zip(&SET[at]) {
-                    *sum += is_set * set + (1.0 - is_set) * unset;
-                }
+    for (four, entries) in
+        turned.chunks(NIBBLE).zip(tables.as_flattened_mut().as_chunks_mut::<16>().0)
+    {
+        // Counted where the sign is the value's: the bit is set for a positive one.
+        let mut sums = [0.0; 16];
+        for (value, is_set) in four.iter().zip(&SET) {
+            let more = value * steps;
+            let unset = (-more).max(0.0);
+            for (sum, is_set) in sums.iter_mut().zip(is_set) {
+                *sum += unset + is_set * more;
             }
-            for (entry, sum) in entries.iter_mut().zip(sums) {
-                *entry = (sum + ROUND).to_bits() as u8;
-            }
+        }
+        for (entry, sum) in entries.iter_mut().zip(sums) {
+            *entry = (sum + ROUND).to_bits() as u8;
         }
     }
     tables

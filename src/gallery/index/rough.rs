@@ -11,13 +11,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Snapshot;
-use super::kernel::Estimates;
 use super::layout::GROUP;
+use super::lookup::Estimates;
 use super::planes::Run;
 use super::probe::BitProbe;
 use super::rows::{Admission, BLOCK};
 use super::scan::{CodedProbe, Score};
-use super::shortlist::Shortlist;
+use super::shortlist::{Shortlist, reached};
 
 /// Rows that one thread scans before it looks for more work: about a millisecond.
 const ROWS_A_TASK: usize = 8_192 * BLOCK;
@@ -37,15 +37,14 @@ struct Estimated {
     groups: Vec<[f32; GROUP]>,
     /// The highest of each group; nothing where it is known that none of its rows is among the closest.
     peaks: Vec<f32>,
-    best: Vec<(f32, u32)>,
 }
 
 impl Estimated {
-    /// The first row and the estimates of each group that has one from `bar` on.
-    fn from(&self, bar: f32) -> impl Iterator<Item = (usize, &[f32; GROUP])> {
-        let first = self.rows.clone().step_by(GROUP);
-        let groups = first.zip(&self.groups).zip(&self.peaks);
-        groups.filter(move |(_, peak)| **peak >= bar).map(|(group, _)| group)
+    /// The first row of each group that has an estimate from `bar` on, its estimates and the highest of them.
+    fn from(&self, bar: f32) -> impl Iterator<Item = (usize, &[f32; GROUP], f32)> {
+        let bar = bar.max(f32::MIN);
+        let reaching = self.peaks.iter().enumerate().filter(move |(_, peak)| **peak >= bar);
+        reaching.map(|(at, peak)| (self.rows.start + at * GROUP, &self.groups[at], *peak))
     }
 }
 
@@ -63,6 +62,8 @@ struct Search<'a> {
     snapshot: &'a Snapshot,
     query: &'a [f32],
     admission: &'a Admission<'a>,
+    /// Whether no row need be asked about.
+    admits_all: bool,
     probe: BitProbe,
     coded: CodedProbe,
     wanted: usize,
@@ -85,7 +86,8 @@ impl<'a> Search<'a> {
         let mean = &rows.encoder.mean;
         let same = kernel.dot(mean, query) - kernel.dot(mean, mean);
         let coded = CodedProbe::new(*kernel, query);
-        Self { snapshot, query, admission, probe, coded, wanted, margins, same }
+        let admits_all = admission.is_open() && rows.live() == rows.len();
+        Self { snapshot, query, admission, admits_all, probe, coded, wanted, margins, same }
     }
 
     fn scores(&self, found: &[(f32, u32)]) -> Vec<Score> {
@@ -104,31 +106,44 @@ impl<'a> Search<'a> {
     }
 
     fn admits(&self, row: usize) -> bool {
+        if self.admits_all {
+            return true;
+        }
         let (block, at) = self.snapshot.rows.place(row as u32);
         self.admission.admits(block, at)
     }
 
+    /// Rows of which it is looked up how close they are, to know from where on a row counts.
+    fn looked_up(&self) -> usize {
+        self.wanted + (2 * self.wanted).min(SPARE)
+    }
+
     /// The best of some rows by their estimates.
-    fn best(&self) -> Shortlist {
-        Shortlist::new(self.wanted + (2 * self.wanted).min(SPARE), 0.0)
+    fn best(&self, estimated: &Estimated) -> Vec<(f32, u32)> {
+        let count = self.looked_up();
+        // As many groups as rows are wanted reach this, so as many rows do: of all, if all are admitted.
+        let bar =
+            if self.admission.is_open() { reached(&estimated.peaks, count) } else { f32::MIN };
+        let best = |bar: f32| {
+            let mut best = Shortlist::new(count, 0.0);
+            for (first, group, peak) in estimated.from(bar) {
+                best.offer_some(self.snapshot.kernel, (group, peak), first, |row| self.admits(row));
+            }
+            best.close()
+        };
+        Some(best(bar)).filter(|best| best.len() >= count).unwrap_or_else(|| best(f32::MIN))
     }
 
     /// Estimates of `rows`, by the bits that are read first.
     fn begin(&self, rows: Range<usize>) -> Estimated {
         let count = rows.len().div_ceil(GROUP);
         let (mut groups, mut peaks) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        let mut best = self.best();
         let (kernel, probe) = (self.snapshot.kernel, &self.probe);
-        for (run, first, within) in self.snapshot.rows.planes.runs(rows.clone()) {
+        for (run, _, within) in self.snapshot.rows.planes.runs(rows.clone()) {
             let new = within.start / GROUP..within.end.div_ceil(GROUP);
-            let begun = groups.len();
-            run.bits.begin(kernel, probe, new.clone(), &mut groups, &mut peaks);
-            for (group, at) in new.zip(begun..) {
-                let admits = |row: usize| self.admits(row);
-                best.offer_some(kernel, (&groups[at], peaks[at]), first + group * GROUP, admits);
-            }
+            run.bits.begin(kernel, probe, new, &mut groups, &mut peaks);
         }
-        Estimated { rows, groups, peaks, best: best.close() }
+        Estimated { rows, groups, peaks }
     }
 
     /// Better estimates for rows in groups that have one from `bar` on; no others can be among the closest. `better` is asked for those of
@@ -139,8 +154,7 @@ impl<'a> Search<'a> {
         bar: f32,
         better: impl Fn(&Run, usize, &[f32; GROUP]) -> Estimates,
     ) -> Estimated {
-        let Estimated { rows, mut groups, mut peaks, .. } = part;
-        let mut best = self.best();
+        let Estimated { rows, mut groups, mut peaks } = part;
         for ((group, so_far), peak) in (rows.start / GROUP..).zip(&mut groups).zip(&mut peaks) {
             if *peak < bar {
                 *peak = f32::NEG_INFINITY;
@@ -148,10 +162,8 @@ impl<'a> Search<'a> {
             }
             let (run, at) = self.snapshot.rows.planes.group(group);
             Estimates { values: *so_far, peak: *peak } = better(run, at, so_far);
-            let kernel = self.snapshot.kernel;
-            best.offer_some(kernel, (so_far, *peak), group * GROUP, |row| self.admits(row));
         }
-        Estimated { rows, groups, peaks, best: best.close() }
+        Estimated { rows, groups, peaks }
     }
 
     /// What is not too far below the wanted ones, which are at least as close as `floor`, and as the best of what was looked at.
@@ -183,12 +195,13 @@ impl<'a> Search<'a> {
 
     /// How similar the wanted ones are at least, in the terms of estimates: as the best of all that was looked at are.
     fn bound(&self, estimated: &[Estimated]) -> f32 {
-        self.least(estimated.iter().flat_map(|part| &part.best)) - self.same
+        let best = each(estimated.iter().collect(), |part| self.best(part));
+        self.least(best.iter().flatten()) - self.same
     }
 
     /// How similar the wanted ones are at least, as the best of `found` are.
     fn least<'f>(&self, found: impl IntoIterator<Item = &'f (f32, u32)>) -> f32 {
-        let mut best = self.best();
+        let mut best = Shortlist::new(self.looked_up(), 0.0);
         found.into_iter().for_each(|(estimate, row)| best.offer(*estimate, *row));
         let best = best.close();
         if best.len() < self.wanted {
@@ -210,7 +223,7 @@ impl<'a> Search<'a> {
     fn left(&self, estimated: &[Estimated], bar: f32, one_in: usize) -> Option<Vec<(f32, u32)>> {
         let most = self.snapshot.rows.len() / one_in + 4 * self.wanted;
         let (mut reached, mut left) = (0, Vec::new());
-        for (first, group) in estimated.iter().flat_map(|part| part.from(bar)) {
+        for (first, group, _) in estimated.iter().flat_map(|part| part.from(bar)) {
             let reaching = self.snapshot.kernel.reaching(group, bar);
             reached += reaching.many();
             if reached > most {

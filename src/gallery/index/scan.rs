@@ -39,7 +39,8 @@ impl CodedProbe {
     pub(super) fn new(kernel: Kernel, query: &[f32]) -> Self {
         let (values, scale) = eight_bits(kernel, query);
         let change = |(exact, code): (&f32, &i8)| exact - f32::from(*code) * scale;
-        let error = query.iter().zip(&values).map(change).map(|e| e * e).sum::<f32>().sqrt();
+        let changes: Vec<f32> = query.iter().zip(&values).map(change).collect();
+        let error = kernel.dot(&changes, &changes).sqrt();
         Self { values, scale, error }
     }
 

@@ -1,7 +1,8 @@
 //! Templates as an index keeps them: 24 bits a value, which is all that single precision holds of the largest, in two parts. The upper
 //! eight are what scans read; the lower sixteen are read for the few rows that are compared exactly.
 
-use super::kernel::{Kernel, whole};
+use super::dots::{largest, whole};
+use super::kernel::Kernel;
 
 /// What the lower part counts of one step of the upper.
 const PARTS: f32 = 65_536.0;
@@ -25,9 +26,7 @@ impl PackedTemplate {
         Kernel::new().widest(
             #[inline(always)]
             || {
-                let largest =
-                    values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-                let scale = largest / 127.0;
+                let scale = largest(values) / 127.0;
                 let kept = (scale / PARTS).is_normal();
                 template.scale = if kept { scale } else { 0.0 };
                 let steps = if kept { f64::from(PARTS) / f64::from(scale) } else { 0.0 };
