@@ -46,9 +46,9 @@ pub(super) struct Dot {
 impl Dot {
     /// `None` where there is none.
     pub(super) fn detect() -> Option<Self> {
-        // Intel's takes as long as four fused multiply-adds: it pays while widening the weights takes longer than that. There it adds up
-        // as they do, so that a row is the same by either.
-        let rows = if is_amd() { usize::MAX } else { 2 * HIGHEST };
+        // Intel's takes as long as four fused multiply-adds: it pays while widening the weights takes longer than that, up to three rows.
+        // There it adds up as they do, so that a row is the same by either.
+        let rows = if is_amd() { usize::MAX } else { 3 };
         (Avx512f::is_available() && Avx512bf16::is_available()).then_some(Self { rows })
     }
 

@@ -5,8 +5,8 @@ use pulp::Simd;
 
 use super::amx::{self, Amx, Shaped};
 use super::dot::{Dot, DotOctets};
-use super::octets::{OctetRow, OctetRows, Scale};
-use super::pairs::{HalfRow, HalfRows, high as upper, low};
+use super::octets::{ABOVE, OctetRow, OctetRows, Scale};
+use super::pairs::{HalfRow, HalfRows};
 use super::prefetch::Ahead;
 use super::tile::{HIGHEST, high, multiply, tiles};
 use super::{Row, WIDTH};
@@ -89,24 +89,34 @@ pub(super) struct Widened<'a> {
 
 impl Product for Widened<'_> {
     const BYTES: usize = size_of::<Row>();
-    type Ready = ();
+    const BLOCK_BYTES: usize = 1 << 20;
+    /// A part of the weights, widened.
+    type Ready = [Row; DEPTH * WIDTH];
 
-    fn ready(self) {}
+    fn ready(self) -> Self::Ready {
+        [Row::ZERO; DEPTH * WIDTH]
+    }
 
     #[inline(always)]
-    fn add<S: Simd>(self, simd: S, (): &mut (), part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, simd: S, widened: &mut Self::Ready, part: Part, out: &mut [Row]) {
         let mut ahead = part.ahead(self.weights, 2, tiles(out.len(), high::<S>()).count());
-        let mut widened = [Row::ZERO; DEPTH * WIDTH];
-        let pairs = widened.as_chunks_mut::<2>().0.iter_mut();
         let from = &self.weights[part.first / 2..(part.first + part.inputs) / 2];
-        for ([first, then], from) in pairs.zip(from) {
-            for lane in 0..WIDTH {
-                first.0[lane] = upper(from.0[lane]);
-                then.0[lane] = low(from.0[lane]);
-            }
+        for (to, from) in widened.as_chunks_mut().0.iter_mut().zip(from) {
+            both(simd, from, to);
         }
         let right = &widened[..part.inputs];
         strips(simd, &self.left[part.left..], part.rows, right, out, &mut || ahead.step());
+    }
+}
+
+/// Both of each pair, the second first. Left to the compiler, this gathered value by value, and a product of 50 rows took 1.7 times as long.
+#[inline(always)]
+fn both<S: Simd>(simd: S, pairs: &HalfRows, [first, then]: &mut [Row; 2]) {
+    let (upper, lower) = (simd.splat_u32s(0xffff_0000), simd.splat_u32s(16));
+    let (first, then) = (S::as_mut_simd_f32s(&mut first.0).0, S::as_mut_simd_f32s(&mut then.0).0);
+    for ((pairs, first), then) in S::as_simd_u32s(&pairs.0).0.iter().zip(first).zip(then) {
+        *first = simd.transmute_f32s_u32s(simd.and_u32s(*pairs, upper));
+        *then = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(*pairs, lower));
     }
 }
 
@@ -211,22 +221,22 @@ pub(super) struct WidenedOctets<'a> {
 
 impl Product for WidenedOctets<'_> {
     const BYTES: usize = size_of::<Row>();
-    type Ready = ();
+    /// A part of the weights, widened.
+    type Ready = [Row; DEPTH * WIDTH];
 
-    fn ready(self) {}
+    fn ready(self) -> Self::Ready {
+        [Row::ZERO; DEPTH * WIDTH]
+    }
 
     #[inline(always)]
-    fn add<S: Simd>(self, simd: S, (): &mut (), part: Part, out: &mut [Row]) {
+    fn add<S: Simd>(self, simd: S, widened: &mut Self::Ready, part: Part, out: &mut [Row]) {
         /// Rows that wait for their scale.
         const WAITING: usize = 2 * HIGHEST;
         let octets = self.octets;
         let parts = out.len().div_ceil(WAITING) * (WAITING / high::<S>());
         let mut ahead = part.ahead(octets.weights, 4, parts);
-        let mut widened = [Row::ZERO; DEPTH * WIDTH];
-        for (to, from) in widened.as_chunks_mut::<4>().0.iter_mut().zip(octets.rows(part)) {
-            for (input, to) in to.iter_mut().enumerate() {
-                to.0 = from.values(input);
-            }
+        for (to, from) in widened.as_chunks_mut().0.iter_mut().zip(octets.rows(part)) {
+            four(simd, from, to);
         }
         let (right, by) = (&widened[..part.inputs], &octets.by[part.group]);
         let scales = octets.scales(part, out.len()).chunks(WAITING);
@@ -240,6 +250,25 @@ impl Product for WidenedOctets<'_> {
                     out.0[lane] += sums.0[lane] * (scale.step * by.0[lane]);
                 }
             }
+        }
+    }
+}
+
+/// The four values of each, as whole numbers.
+#[inline(always)]
+fn four<S: Simd>(simd: S, octets: &OctetRows, to: &mut [Row; 4]) {
+    /// With a code in its lowest bits, it is larger than [`POWER`] by that.
+    const WITH_CODE: u32 = POWER.to_bits();
+    const POWER: f32 = 8_388_608.0;
+    let (mask, with_code) = (simd.splat_u32s(0xff), simd.splat_u32s(WITH_CODE));
+    let above = simd.splat_f32s(POWER + ABOVE as f32);
+    let octets = S::as_simd_u32s(&octets.0).0;
+    for (to, shift) in to.iter_mut().zip([0, 8, 16, 24]) {
+        let shift = simd.splat_u32s(shift);
+        for (to, octets) in S::as_mut_simd_f32s(&mut to.0).0.iter_mut().zip(octets) {
+            let code = simd.and_u32s(simd.wrapping_dyn_shr_u32s(*octets, shift), mask);
+            let more = simd.transmute_f32s_u32s(simd.or_u32s(code, with_code));
+            *to = simd.sub_f32s(more, above);
         }
     }
 }
