@@ -107,7 +107,8 @@ impl<'a> Search<'a> {
 
     fn admits(&self, row: usize) -> bool {
         if self.admits_all {
-            return true;
+            // Rows that fill up the last group have estimates too.
+            return row < self.snapshot.rows.len();
         }
         let (block, at) = self.snapshot.rows.place(row as u32);
         self.admission.admits(block, at)
@@ -290,11 +291,15 @@ pub(super) fn scores(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Index;
-    use super::super::samples::{loaded, unit};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::kernel::Kernel;
+    use super::super::samples::{loaded, near, unit};
+    use super::super::{Index, Merge};
     use super::*;
     use crate::domain::{Aspect, AttributeFilter, HandAttributes};
-    use crate::gallery::types::GalleryOptions;
+    use crate::gallery::types::{Aggregate, GalleryOptions, SearchParams};
     use rand::SeedableRng;
 
     /// Where nobody has a mate, one bit leaves too much to look at, and two leave little, the closest among it.
@@ -335,5 +340,41 @@ mod tests {
                 .count();
         }
         assert!(found >= asked - 1, "{found} of {asked}");
+    }
+
+    /// Those who are left are less like the probe than what fills up the last group is, whose estimates are zero.
+    #[test]
+    fn only_rows_that_are_there_are_found() {
+        const DIM: usize = 64;
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(12);
+        let centre = unit(&mut rng, DIM);
+        let opposite: Vec<f32> = centre.iter().map(|value| -value).collect();
+        let mut near = |centre: &[f32]| near(&mut rng, centre, 0.5);
+        let first: Vec<Vec<f32>> = (0..8_001).map(|_| near(&centre)).collect();
+        let others: Vec<Vec<f32>> = (0..8_001).map(|_| near(&opposite)).collect();
+        let probe = near(&centre);
+        let index = Index::new(DIM, &GalleryOptions::default());
+        let go_on = AtomicBool::new(false);
+        index.fill(&loaded(&first, |_| HandAttributes::default()), None);
+        index.merge(Merge::Whole, &go_on).unwrap();
+        // Bits are still about the mean of those who are gone.
+        index.clear();
+        let others = loaded(&others, |_| HandAttributes::default());
+        let values: Vec<Vec<f32>> =
+            others.iter().map(|(_, packed)| packed.view().values(Kernel::new())).collect();
+        index.push(others.iter().zip(&values).map(|((info, _), v)| (Arc::clone(info), &**v)));
+        index.merge(Merge::DropRemoved, &go_on).unwrap();
+        let snapshot = index.load();
+        assert!(snapshot.reads_bits() && snapshot.rows.len() == 8_001);
+
+        let params = |exact| SearchParams {
+            limit: 20,
+            filter: AttributeFilter::default(),
+            aggregate: Aggregate::Best,
+            exact,
+        };
+        let found = snapshot.samples(&probe, &params(false));
+        assert_eq!(found, snapshot.samples(&probe, &params(true)));
+        assert!(found.len() == 20 && found.iter().all(|hit| hit.similarity.get() < 0.0));
     }
 }
