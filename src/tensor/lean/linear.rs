@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::amx::{self, Amx};
 use super::dot::{Dot, DotOctets};
 use super::octets::{GROUP, OctetRow, OctetRows, Scale, encode, pack, widen as widen_octets};
-use super::pairs::{HalfRow, HalfRows, halve, high, low, pair, widen};
+use super::pairs::{HalfRow, HalfRows, halve, high, low, pair, round_swapped};
 use super::product::{
     DEPTH, Exact, Octets, Pairs, Part, Product, Quads, Tiles, Widened, WidenedOctets,
 };
@@ -236,45 +236,27 @@ impl Lean {
             Kept::F32(weights) => {
                 self.share_out(Exact { left, weights }, rows, out, after, threads)
             }
-            Kept::Bf16(weights, halves) => {
-                let mut halved = HALVED.take();
-                // Whatever fills up the last tiles.
-                halved.resize(left.len() + amx::BLOCK - 1, HalfRow::ZERO);
-                vectorised(
-                    #[inline(always)]
-                    || halve(left, &mut halved),
-                );
-                match halves.for_rows(rows) {
-                    Halves::Tiles(amx) => {
-                        let by = Tiles { left: &halved, weights, amx };
-                        self.share_out(by, rows, out, after, threads);
-                    }
-                    Halves::Dot(dot) => {
-                        let by = Pairs { left: &halved, weights, dot };
-                        self.share_out(by, rows, out, after, threads);
-                    }
-                    Halves::Widened => {
-                        let mut widened = WIDENED.take();
-                        widened.resize(left.len(), Row::ZERO);
-                        vectorised(
-                            #[inline(always)]
-                            || widen(&halved, &mut widened),
-                        );
-                        let by = Widened { left: &widened, weights };
-                        self.share_out(by, rows, out, after, threads);
-                        WIDENED.set(widened);
-                    }
+            Kept::Bf16(weights, halves) => match halves.for_rows(rows) {
+                Halves::Tiles(amx) => halved(left, |left| {
+                    self.share_out(Tiles { left, weights, amx }, rows, out, after, threads);
+                }),
+                Halves::Dot(dot) => halved(left, |left| {
+                    self.share_out(Pairs { left, weights, dot }, rows, out, after, threads);
+                }),
+                Halves::Widened => {
+                    let mut widened = WIDENED.take();
+                    widened.resize(left.len(), Row::ZERO);
+                    round_swapped(left, &mut widened);
+                    let by = Widened { left: &widened, weights };
+                    self.share_out(by, rows, out, after, threads);
+                    WIDENED.set(widened);
                 }
-                HALVED.set(halved);
-            }
+            },
             Kept::Int8(KeptOctets { rows: weights, steps, dot }) => {
                 let (mut codes, mut scales) = ENCODED.take();
                 codes.resize(left.len(), OctetRow::ZERO);
                 scales.resize(panels(self.inputs).div_ceil(DEPTH) * rows, Scale::ZERO);
-                vectorised(
-                    #[inline(always)]
-                    || encode(left, rows, &mut codes, &mut scales),
-                );
+                encode(left, rows, &mut codes, &mut scales);
                 let octets = Octets { left: &codes, scales: &scales, weights, by: steps };
                 match dot {
                     Some(dot) => {
@@ -315,6 +297,18 @@ impl Lean {
     }
 }
 
+/// Gives `multiply` a left side rounded, and as much behind it as fills up the last tiles.
+fn halved(left: &[Row], multiply: impl FnOnce(&[HalfRow])) {
+    let mut halved = HALVED.take();
+    halved.resize(left.len() + amx::BLOCK - 1, HalfRow::ZERO);
+    vectorised(
+        #[inline(always)]
+        || halve(left, &mut halved),
+    );
+    multiply(&halved);
+    HALVED.set(halved);
+}
+
 /// Some panels of a product.
 struct Task<'a, P> {
     product: P,
@@ -344,7 +338,7 @@ impl<P: Product> WithSimd for Task<'_, P> {
             for (panel, out) in out.chunks_exact_mut(rows).enumerate() {
                 let panel = first + panel;
                 let out = &mut out[start..start + here];
-                begin(out, &bias[panel], after);
+                begin(simd, out, &bias[panel], after);
                 for deepest in (0..deep).step_by(P::DEPTH) {
                     let inputs = P::DEPTH.min(deep - deepest) * WIDTH;
                     let first = (panel * deep + deepest) * WIDTH;
@@ -365,14 +359,16 @@ impl<P: Product> WithSimd for Task<'_, P> {
     }
 }
 
+/// Written by instruction: the compiler made it for sixteen rows at a time, value by value.
 #[inline(always)]
-fn begin(out: &mut [Row], bias: &Row, after: After) {
+fn begin<S: Simd>(simd: S, out: &mut [Row], bias: &Row, after: After) {
     if after != After::Add {
         return out.fill(*bias);
     }
     for row in out {
-        for (value, bias) in row.0.iter_mut().zip(&bias.0) {
-            *value += bias;
+        let bias = S::as_simd_f32s(&bias.0).0;
+        for (value, bias) in S::as_mut_simd_f32s(&mut row.0).0.iter_mut().zip(bias) {
+            *value = simd.add_f32s(*value, *bias);
         }
     }
 }

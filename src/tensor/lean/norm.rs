@@ -1,5 +1,7 @@
+use pulp::{Simd, WithSimd};
+
 use super::{Row, WIDTH, lay_out, panels};
-use crate::tensor::simd::vectorised;
+use crate::tensor::simd::dispatch;
 
 /// Layer normalisation over the columns.
 #[derive(Debug)]
@@ -33,34 +35,63 @@ impl LeanNorm {
     pub fn forward(&self, xs: &[Row], rows: usize, out: &mut [Row]) {
         assert_eq!(xs.len(), panels(self.columns) * rows, "a norm of other columns");
         assert_eq!(out.len(), xs.len(), "a norm gives as much as it takes");
-        vectorised(
-            #[inline(always)]
-            || (0..rows).for_each(|row| self.row(xs, rows, row, out)),
-        );
+        dispatch(Forward { norm: self, xs, rows, out });
     }
+}
+
+/// What [`LeanNorm::forward`] does. Left to the compiler, adding up lanes took as long as all else.
+struct Forward<'a> {
+    norm: &'a LeanNorm,
+    xs: &'a [Row],
+    rows: usize,
+    out: &'a mut [Row],
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn row(&self, xs: &[Row], rows: usize, row: usize, out: &mut [Row]) {
-        let n = self.columns as f32;
-        // One running sum a lane.
-        let mut lanes = [0.0_f32; WIDTH];
-        for x in xs[row..].iter().step_by(rows) {
-            lanes.iter_mut().zip(&x.0).for_each(|(lane, x)| *lane += x);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { norm, xs, rows, out } = self;
+        for row in 0..rows {
+            let xs = xs[row..].iter().step_by(rows);
+            norm.row(simd, xs, out[row..].iter_mut().step_by(rows));
         }
-        let mean = lanes.iter().sum::<f32>() / n;
-        let mut lanes = [0.0_f32; WIDTH];
-        for x in xs[row..].iter().step_by(rows) {
-            lanes.iter_mut().zip(&x.0).for_each(|(lane, x)| *lane += (x - mean) * (x - mean));
+    }
+}
+
+impl LeanNorm {
+    #[inline(always)]
+    fn row<'a, S: Simd>(
+        &self,
+        simd: S,
+        xs: impl Iterator<Item = &'a Row> + Clone,
+        out: impl Iterator<Item = &'a mut Row>,
+    ) {
+        let values = |xs: &'a Row| S::as_simd_f32s(&xs.0).0.iter();
+        let n = self.columns as f32;
+        let mut sum = simd.splat_f32s(0.0);
+        for x in xs.clone().flat_map(values) {
+            sum = simd.add_f32s(sum, *x);
+        }
+        let mean = simd.reduce_sum_f32s(sum) / n;
+        let means = simd.splat_f32s(mean);
+        let mut sum = simd.splat_f32s(0.0);
+        for x in xs.clone().flat_map(values) {
+            let off = simd.sub_f32s(*x, means);
+            sum = simd.mul_add_e_f32s(off, off, sum);
         }
         // The filling is zero, and no column.
         let filling = (panels(self.columns) * WIDTH - self.columns) as f32;
-        let variance = (lanes.iter().sum::<f32>() - filling * mean * mean) / n;
-        let scale = 1.0 / (variance + self.eps).sqrt();
+        let variance = (simd.reduce_sum_f32s(sum) - filling * mean * mean) / n;
+        let scale = simd.splat_f32s(1.0 / (variance + self.eps).sqrt());
         let affine = self.weight.iter().zip(&self.bias);
-        let places = xs[row..].iter().step_by(rows).zip(out[row..].iter_mut().step_by(rows));
-        for ((x, out), (weight, bias)) in places.zip(affine) {
-            for lane in 0..WIDTH {
-                out.0[lane] = (x.0[lane] - mean) * scale * weight.0[lane] + bias.0[lane];
+        for ((x, out), (weight, bias)) in xs.zip(out).zip(affine) {
+            let affine = S::as_simd_f32s(&weight.0).0.iter().zip(S::as_simd_f32s(&bias.0).0);
+            let places = values(x).zip(S::as_mut_simd_f32s(&mut out.0).0);
+            for ((x, out), (weight, bias)) in places.zip(affine) {
+                let normal = simd.mul_f32s(simd.sub_f32s(*x, means), scale);
+                *out = simd.mul_add_e_f32s(normal, *weight, *bias);
             }
         }
     }

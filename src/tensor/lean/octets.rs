@@ -3,8 +3,11 @@
 //! Every [`GROUP`] inputs of a row, and of an output's weights, have a scale of their own, so that one large value costs no more than its
 //! neighbours their last bits. Sums within a group are whole numbers and therefore the same by any instructions.
 
+use pulp::{Simd, WithSimd};
+
 use super::product::DEPTH;
 use super::{Row, WIDTH};
+use crate::tensor::simd::dispatch;
 
 /// Inputs that share a scale: as many as a product takes at a time.
 pub(super) const GROUP: usize = DEPTH * WIDTH;
@@ -63,46 +66,91 @@ fn steps(largest: f32) -> (f32, f32) {
     if steps.is_normal() { (largest / 127.0, steps) } else { (0.0, 0.0) }
 }
 
-/// To the nearest, halves to even. A cast would be made one value at a time, to be right where a value is too large.
+/// Added to a number, it leaves the nearest whole one in the low bits, halves to even. A cast would be made one value at a time, to be
+/// right where a value is too large.
+const ROUND: f32 = 12_582_912.0;
+
 #[inline(always)]
 fn code(value: f32, steps: f32) -> i8 {
-    /// Added to a number, it leaves the nearest whole one in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     (value * steps + ROUND).to_bits() as i8
 }
 
 /// Puts `[panel][row]` of `rows` rows in code; scales: `[group][row]`.
-#[inline(always)]
 pub(super) fn encode(left: &[Row], rows: usize, codes: &mut [OctetRow], scales: &mut [Scale]) {
-    let groups = left.chunks(DEPTH * rows).zip(codes.chunks_mut(DEPTH * rows));
-    for ((left, codes), scales) in groups.zip(scales.chunks_exact_mut(rows)) {
-        for (row, scale) in scales.iter_mut().enumerate() {
-            let (mut lanes, mut none) = ([0.0_f32; WIDTH], [0.0_f32; WIDTH]);
-            for from in left[row..].iter().step_by(rows) {
-                for lane in 0..WIDTH {
-                    lanes[lane] = lanes[lane].max(from.0[lane].abs());
-                    none[lane] += 0.0 * from.0[lane];
-                }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V4::try_new() {
+        use std::arch::x86_64::__m512i;
+        // Left to the compiler, bytes are taken out and put in one by one, which takes longer than all else.
+        let lowest = |values: [u32; WIDTH]| {
+            let [low, high]: [__m512i; 2] = pulp::cast(values);
+            let f = simd.avx512f;
+            pulp::cast([f._mm512_cvtepi32_epi8(low), f._mm512_cvtepi32_epi8(high)])
+        };
+        return Simd::vectorize(simd, Encode { left, rows, codes, scales, lowest });
+    }
+    let lowest = |values: [u32; WIDTH]| values.map(|value| value as u8);
+    dispatch(Encode { left, rows, codes, scales, lowest });
+}
+
+/// What [`encode`] does. `lowest` gives the lowest byte of each value.
+struct Encode<'a, L> {
+    left: &'a [Row],
+    rows: usize,
+    codes: &'a mut [OctetRow],
+    scales: &'a mut [Scale],
+    lowest: L,
+}
+
+impl<L: Fn([u32; WIDTH]) -> [u8; WIDTH]> WithSimd for Encode<'_, L> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { left, rows, codes, scales, lowest } = self;
+        let groups = left.chunks(DEPTH * rows).zip(codes.chunks_mut(DEPTH * rows));
+        for ((left, codes), scales) in groups.zip(scales.chunks_exact_mut(rows)) {
+            for (row, scale) in scales.iter_mut().enumerate() {
+                let panels = left[row..].iter().step_by(rows);
+                let codes = codes[row..].iter_mut().step_by(rows);
+                *scale = encode_row(simd, panels, codes, &lowest);
             }
-            let (step, steps) = steps(lanes.into_iter().fold(0.0, f32::max));
-            // What is no number makes none, as in other precisions: it must not pass for a zero.
-            let step = step + none.into_iter().sum::<f32>();
-            let mut sums = [0; WIDTH];
-            let parts = left[row..].iter().zip(&mut codes[row..]).step_by(rows);
-            for (from, to) in parts {
-                let mut bytes = [0_u8; WIDTH];
-                for lane in 0..WIDTH {
-                    let code = code(from.0[lane], steps);
-                    sums[lane] += i32::from(code);
-                    bytes[lane] = code.cast_unsigned();
-                }
-                for (to, four) in to.0.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *to = u32::from_le_bytes(*four);
-                }
-            }
-            *scale = Scale { step, sum: sums.iter().sum() };
         }
     }
+}
+
+/// A row's part in the panels of a group.
+#[inline(always)]
+fn encode_row<'a, S: Simd>(
+    simd: S,
+    left: impl Iterator<Item = &'a Row> + Clone,
+    codes: impl Iterator<Item = &'a mut OctetRow>,
+    lowest: impl Fn([u32; WIDTH]) -> [u8; WIDTH],
+) -> Scale {
+    let zero = simd.splat_f32s(0.0);
+    let (mut most, mut none) = (zero, zero);
+    for from in left.clone() {
+        for value in S::as_simd_f32s(&from.0).0 {
+            most = simd.max_f32s(simd.abs_f32s(*value), most);
+            none = simd.add_f32s(none, simd.mul_f32s(zero, *value));
+        }
+    }
+    let (step, steps) = steps(simd.reduce_max_f32s(most));
+    // What is no number makes none, as in other precisions: it must not pass for a zero.
+    let step = step + simd.reduce_sum_f32s(none);
+    let (steps, round) = (simd.splat_f32s(steps), simd.splat_f32s(ROUND));
+    // Whole numbers far below what single precision holds.
+    let mut sum = zero;
+    for (from, to) in left.zip(codes) {
+        let mut rounded = [0; WIDTH];
+        let values = S::as_simd_f32s(&from.0).0.iter();
+        for (value, bits) in values.zip(S::as_mut_simd_u32s(&mut rounded).0) {
+            let whole = simd.add_f32s(simd.mul_f32s(*value, steps), round);
+            *bits = simd.transmute_u32s_f32s(whole);
+            sum = simd.add_f32s(sum, simd.sub_f32s(whole, round));
+        }
+        to.0 = pulp::cast::<[u8; WIDTH], [u32; WIDTH / 4]>(lowest(rounded)).map(u32::from_le);
+    }
+    Scale { step, sum: simd.reduce_sum_f32s(sum) as i32 }
 }
 
 /// Codes as they are, for products without instructions of their own.

@@ -1,6 +1,9 @@
 //! Values rounded to bfloat16, two neighbours in 32 bits: what processors multiply two at a time.
 
+use pulp::{Simd, WithSimd};
+
 use super::{Row, WIDTH};
+use crate::tensor::simd::dispatch;
 
 /// A row's part in a panel: each value holds inputs `2 i` (low bits) and `2 i + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +59,39 @@ pub(super) fn halve(rows: &[Row], out: &mut [HalfRow]) {
     }
 }
 
-/// Rows as they were, rounded, the second of each pair first: that is how the instruction for pairs adds them up.
-#[inline(always)]
-pub(super) fn widen(rows: &[HalfRow], out: &mut [Row]) {
-    for (to, from) in out.iter_mut().zip(rows) {
-        for (to, from) in to.0.as_chunks_mut::<2>().0.iter_mut().zip(from.0) {
-            *to = [high(from), low(from)];
+/// Rows rounded and as wide as they were, the second of each pair first: that is how the instruction for pairs adds them up.
+pub(super) fn round_swapped(rows: &[Row], out: &mut [Row]) {
+    dispatch(RoundSwapped { rows, out });
+}
+
+/// What [`round_swapped`] does.
+struct RoundSwapped<'a> {
+    rows: &'a [Row],
+    out: &'a mut [Row],
+}
+
+impl WithSimd for RoundSwapped<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [upper, half, one, shift, none] =
+            [0xffff_0000, 0x7fff, 1, 16, 0x7fc0_0000].map(|value| simd.splat_u32s(value));
+        for (to, from) in self.out.iter_mut().zip(self.rows) {
+            let mut rounded = [0; WIDTH];
+            let values = S::as_simd_f32s(&from.0).0.iter();
+            for (value, rounded) in values.zip(S::as_mut_simd_u32s(&mut rounded).0) {
+                let bits = simd.transmute_u32s_f32s(*value);
+                let odd = simd.and_u32s(simd.wrapping_dyn_shr_u32s(bits, shift), one);
+                let near = simd.add_u32s(bits, simd.add_u32s(half, odd));
+                let is_number = simd.equal_f32s(*value, *value);
+                *rounded = simd.select_u32s(is_number, simd.and_u32s(near, upper), none);
+            }
+            let mut pairs: [u64; WIDTH / 2] = pulp::cast(rounded);
+            for pair in &mut pairs {
+                *pair = pair.rotate_left(32);
+            }
+            to.0 = pulp::cast(pairs);
         }
     }
 }
@@ -85,11 +115,18 @@ mod tests {
         assert!(low(round(f32::NAN)).is_nan());
         let mut row = Row::ZERO;
         row.0.copy_from_slice(&values[..WIDTH]);
-        let (mut halved, mut widened) = ([HalfRow::ZERO], [Row::ZERO]);
+        let (mut halved, mut swapped) = ([HalfRow::ZERO], [Row::ZERO]);
         halve(&[row], &mut halved);
-        widen(&halved, &mut widened);
-        let mut rounded = row.0.map(|value| bf16::from_f32(value).to_f32());
-        rounded.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.reverse());
-        assert_eq!(widened[0].0, rounded);
+        let rounded = row.0.map(|value| bf16::from_f32(value).to_f32());
+        for (pair, two) in halved[0].0.into_iter().zip(rounded.as_chunks::<2>().0) {
+            assert_eq!([low(pair), high(pair)], *two);
+        }
+        round_swapped(&[row], &mut swapped);
+        let mut pairs = rounded;
+        pairs.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.reverse());
+        assert_eq!(swapped[0].0, pairs);
+        row.0[3] = f32::NAN;
+        round_swapped(&[row], &mut swapped);
+        assert!(swapped[0].0[2].is_nan() && !swapped[0].0[3].is_nan());
     }
 }
