@@ -1,4 +1,4 @@
-//! Dot products in safe code that compiles to vector instructions.
+//! What vectors are compared by, compiled for the widest registers that the machine has.
 
 use std::ops::Range;
 
