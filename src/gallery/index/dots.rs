@@ -119,7 +119,7 @@ mod tests {
     proptest! {
         #[test]
         fn products_equal_the_plain_sum(
-            pairs in prop::collection::vec((-1.0_f32..1.0, -1.0_f32..1.0, -127_i8..=127, any::<i16>()), 0..600),
+            pairs in prop::collection::vec((-1.0_f32..1.0, -1.0_f32..1.0, any::<i8>(), any::<i16>()), 0..600),
         ) {
             let a: Vec<f32> = pairs.iter().map(|p| p.0).collect();
             let b: Vec<f32> = pairs.iter().map(|p| p.1).collect();

@@ -233,11 +233,13 @@ mod tests {
     proptest! {
         #[test]
         fn what_reaches_a_bar_is_marked(values in prop::array::uniform32(-1.0_f32..1.0), bar in -1.0_f32..1.0) {
-            let marked = Kernel::new().reaching(&values, bar);
             let expected: Vec<usize> = (0..GROUP).filter(|at| values[*at] >= bar).collect();
-            prop_assert_eq!(marked.many(), expected.len());
-            prop_assert_eq!(marked.collect::<Vec<_>>(), expected);
-            prop_assert_eq!(Kernel::new().reaching(&values, f32::NEG_INFINITY).many(), GROUP);
+            for kernel in Kernel::every() {
+                let marked = kernel.reaching(&values, bar);
+                prop_assert_eq!(marked.many(), expected.len());
+                prop_assert_eq!(marked.collect::<Vec<_>>(), &*expected, "{:?}", kernel);
+                prop_assert_eq!(kernel.reaching(&values, f32::NEG_INFINITY).many(), GROUP);
+            }
         }
     }
 }

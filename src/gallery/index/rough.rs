@@ -291,10 +291,8 @@ pub(super) fn scores(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
-    use super::super::kernel::Kernel;
     use super::super::samples::{loaded, near, unit};
     use super::super::{Index, Merge};
     use super::*;
@@ -359,10 +357,8 @@ mod tests {
         index.merge(Merge::Whole, &go_on).unwrap();
         // Bits are still about the mean of those who are gone.
         index.clear();
-        let others = loaded(&others, |_| HandAttributes::default());
-        let values: Vec<Vec<f32>> =
-            others.iter().map(|(_, packed)| packed.view().values(Kernel::new())).collect();
-        index.push(others.iter().zip(&values).map(|((info, _), v)| (Arc::clone(info), &**v)));
+        let infos = loaded(&others, |_| HandAttributes::default()).into_iter();
+        index.push(infos.zip(&others).map(|((info, _), row)| (info, &**row)));
         index.merge(Merge::DropRemoved, &go_on).unwrap();
         let snapshot = index.load();
         assert!(snapshot.reads_bits() && snapshot.rows.len() == 8_001);

@@ -243,14 +243,11 @@ impl Lean {
                 Halves::Dot(dot) => halved(left, |left| {
                     self.share_out(Pairs { left, weights, dot }, rows, out, after, threads);
                 }),
-                Halves::Widened => {
-                    let mut widened = WIDENED.take();
-                    widened.resize(left.len(), Row::ZERO);
-                    round_swapped(left, &mut widened);
-                    let by = Widened { left: &widened, weights };
-                    self.share_out(by, rows, out, after, threads);
-                    WIDENED.set(widened);
-                }
+                Halves::Widened => widened(
+                    left.len(),
+                    |to| round_swapped(left, to),
+                    |left| self.share_out(Widened { left, weights }, rows, out, after, threads),
+                ),
             },
             Kept::Int8(KeptOctets { rows: weights, steps, dot }) => {
                 let (mut codes, mut scales) = ENCODED.take();
@@ -262,17 +259,19 @@ impl Lean {
                     Some(dot) => {
                         self.share_out(Quads { octets, dot: *dot }, rows, out, after, threads);
                     }
-                    None => {
-                        let mut widened = WIDENED.take();
-                        widened.resize(left.len(), Row::ZERO);
-                        vectorised(
-                            #[inline(always)]
-                            || widen_octets(&codes, &mut widened),
-                        );
-                        let by = WidenedOctets { octets, left: &widened };
-                        self.share_out(by, rows, out, after, threads);
-                        WIDENED.set(widened);
-                    }
+                    None => widened(
+                        left.len(),
+                        |to| {
+                            vectorised(
+                                #[inline(always)]
+                                || widen_octets(&codes, to),
+                            );
+                        },
+                        |left| {
+                            let by = WidenedOctets { octets, left };
+                            self.share_out(by, rows, out, after, threads);
+                        },
+                    ),
                 }
                 ENCODED.set((codes, scales));
             }
@@ -307,6 +306,15 @@ fn halved(left: &[Row], multiply: impl FnOnce(&[HalfRow])) {
     );
     multiply(&halved);
     HALVED.set(halved);
+}
+
+/// Gives `multiply` a left side of `len` rows that `widen` writes.
+fn widened(len: usize, widen: impl FnOnce(&mut [Row]), multiply: impl FnOnce(&[Row])) {
+    let mut widened = WIDENED.take();
+    widened.resize(len, Row::ZERO);
+    widen(&mut widened);
+    multiply(&widened);
+    WIDENED.set(widened);
 }
 
 /// Some panels of a product.

@@ -113,18 +113,19 @@ mod tests {
             assert_eq!(round(*value), u32::from(bf16::from_f32(*value).to_bits()), "{value}");
         }
         assert!(low(round(f32::NAN)).is_nan());
-        let mut row = Row::ZERO;
-        row.0.copy_from_slice(&values[..WIDTH]);
-        let (mut halved, mut swapped) = ([HalfRow::ZERO], [Row::ZERO]);
-        halve(&[row], &mut halved);
-        let rounded = row.0.map(|value| bf16::from_f32(value).to_f32());
-        for (pair, two) in halved[0].0.into_iter().zip(rounded.as_chunks::<2>().0) {
-            assert_eq!([low(pair), high(pair)], *two);
+        let (mut row, mut halved, mut swapped) = (Row::ZERO, [HalfRow::ZERO], [Row::ZERO]);
+        for values in values.chunks(WIDTH) {
+            row.0[..values.len()].copy_from_slice(values);
+            halve(&[row], &mut halved);
+            let rounded = row.0.map(|value| bf16::from_f32(value).to_f32());
+            for (pair, two) in halved[0].0.into_iter().zip(rounded.as_chunks::<2>().0) {
+                assert_eq!([low(pair), high(pair)], *two);
+            }
+            round_swapped(&[row], &mut swapped);
+            let mut pairs = rounded;
+            pairs.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.reverse());
+            assert_eq!(swapped[0].0, pairs);
         }
-        round_swapped(&[row], &mut swapped);
-        let mut pairs = rounded;
-        pairs.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.reverse());
-        assert_eq!(swapped[0].0, pairs);
         row.0[3] = f32::NAN;
         round_swapped(&[row], &mut swapped);
         assert!(swapped[0].0[2].is_nan() && !swapped[0].0[3].is_nan());
