@@ -33,7 +33,7 @@ pub struct GalleryOptions {
     pub scan_up_to: usize,
     /// Lists that a search of such a gallery looks into before it reads the bits of all.
     pub lists_searched: usize,
-    /// Lists up to which a search reads the bits of all lists' directions; a graph leads to the closest of more.
+    /// Lists up to which a search reads the signs of all lists' directions; a graph leads to the closest of more.
     pub graph_from: usize,
     /// Whether a background thread keeps bits and lists fitting to what is enrolled. Off, only
     /// [`super::Gallery::compact`] does.

@@ -67,7 +67,12 @@ impl Encoder {
 
     /// The same, turned. Any two keep their product and their lengths.
     pub(super) fn turned(&self, kernel: Kernel, values: &[f32]) -> Vec<f32> {
-        let mut turned = self.centred(values);
+        self.turn(kernel, self.centred(values))
+    }
+
+    /// The same of a way from the mean.
+    pub(super) fn turn(&self, kernel: Kernel, way: Vec<f32>) -> Vec<f32> {
+        let mut turned = way;
         // The whole where its length is a power of two, its beginning and its end in turn elsewhere.
         let dim = turned.len();
         let part = (dim + 1).next_power_of_two() / 2;

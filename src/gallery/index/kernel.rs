@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
-use pulp::{Simd, WithSimd};
+use pulp::{NullaryFnOnce, Simd};
 
 use super::dots::{self, Portable};
 use super::layout::GROUP;
 use super::lookup::{Estimates, Group, LookUp};
+use super::simhash::{HashProbe, SimHashes};
+#[cfg(target_arch = "x86_64")]
+use super::simhash_x86::Counting;
 
 /// The one way that templates are compared, so that an exact scan and a re-ranked walk give the same
 /// bits: lanes are summed in one order, whatever the width of the machine's vectors.
@@ -17,7 +20,7 @@ pub(in crate::gallery) struct Kernel(Vectors);
 #[derive(Debug, Clone, Copy)]
 enum Vectors {
     #[cfg(target_arch = "x86_64")]
-    Avx512(pulp::x86::V4),
+    Avx512(pulp::x86::V4, Option<Counting>),
     #[cfg(target_arch = "x86_64")]
     Avx2(pulp::x86::V3),
     Baseline,
@@ -26,11 +29,11 @@ enum Vectors {
 /// Work that is compiled for vectors of one kind.
 struct Work<F>(F);
 
-impl<R, F: FnOnce() -> R> WithSimd for Work<F> {
+impl<R, F: FnOnce() -> R> NullaryFnOnce for Work<F> {
     type Output = R;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) -> R {
+    fn call(self) -> R {
         (self.0)()
     }
 }
@@ -40,7 +43,7 @@ macro_rules! widest {
     ($kernel:expr, |$instructions:ident| $work:expr) => {
         match $kernel.0 {
             #[cfg(target_arch = "x86_64")]
-            Vectors::Avx512($instructions) => Simd::vectorize(
+            Vectors::Avx512($instructions, _) => Simd::vectorize(
                 $instructions,
                 Work(
                     #[inline(always)]
@@ -68,7 +71,7 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         {
             if let Some(simd) = pulp::x86::V4::try_new() {
-                return Self(Vectors::Avx512(simd));
+                return Self(Vectors::Avx512(simd, Counting::try_new()));
             }
             if let Some(simd) = pulp::x86::V3::try_new() {
                 return Self(Vectors::Avx2(simd));
@@ -84,7 +87,8 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         {
             every.extend(pulp::x86::V3::try_new().map(|simd| Self(Vectors::Avx2(simd))));
-            every.extend(pulp::x86::V4::try_new().map(|simd| Self(Vectors::Avx512(simd))));
+            every.extend(pulp::x86::V4::try_new().map(|simd| Self(Vectors::Avx512(simd, None))));
+            every.push(Self::new());
         }
         every
     }
@@ -155,6 +159,24 @@ impl Kernel {
         });
     }
 
+    /// [`SimHashes::scan`].
+    pub(super) fn scan_hashes(
+        self,
+        hashes: &SimHashes,
+        probe: &HashProbe,
+        count: usize,
+        bar: u32,
+    ) -> Vec<u32> {
+        #[cfg(target_arch = "x86_64")]
+        if let Vectors::Avx512(_, Some(counting)) = self.0 {
+            return counting.vectorize(Work(
+                #[inline(always)]
+                || hashes.scan(counting, probe, count, bar),
+            ));
+        }
+        widest!(self, |instructions| hashes.scan(instructions, probe, count, bar))
+    }
+
     /// Which values are not below `bar`.
     #[inline]
     pub(super) fn reaching(self, values: &[f32; GROUP], bar: f32) -> Marked {
@@ -170,7 +192,7 @@ impl Kernel {
 
 /// Some rows of a group, a bit each; gives their places.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Marked(u32);
+pub(super) struct Marked(pub(super) u32);
 
 impl Marked {
     pub(super) fn many(self) -> usize {

@@ -6,13 +6,11 @@ use std::sync::atomic::AtomicBool;
 
 use rayon::prelude::*;
 
-use super::bits::Bits;
 use super::encoder::Encoder;
 use super::graph::{self, Graph, Links};
 use super::kernel::Kernel;
 use super::probe::BitProbe;
-use super::shortlist::highest;
-use super::signs::Signs;
+use super::simhash::{HashProbe, SimHash, SimHashes};
 use super::template::Packed;
 
 /// Candidates of a walk for each list that it is to find: the closest are missed less often by a wider one.
@@ -26,7 +24,7 @@ pub(super) struct Lists {
     /// The row behind the last of each list.
     ends: Vec<u32>,
     /// The direction of each list.
-    directions: Bits,
+    directions: SimHashes,
     /// The same directions as nodes, where there are so many that a scan takes longer than a walk.
     graph: Option<Graph>,
 }
@@ -47,7 +45,11 @@ impl Lists {
         let ends = ends(sizes);
         let directions = directions(kernel, encoder, &ends, row);
         let graph = (ends.len() > graph_from).then(|| graph::build(kernel, &directions, stop));
-        Ok(Self { directions: bits(kernel, encoder, &directions), graph: graph.transpose()?, ends })
+        Ok(Self {
+            directions: hashes(kernel, encoder, &directions),
+            graph: graph.transpose()?,
+            ends,
+        })
     }
 
     /// The same with a graph whose links are known.
@@ -61,7 +63,7 @@ impl Lists {
         let ends = ends(sizes);
         let directions = directions(kernel, encoder, &ends, row);
         let graph = links.map(|links| Graph::new(kernel, &directions, links));
-        Self { directions: bits(kernel, encoder, &directions), graph, ends }
+        Self { directions: hashes(kernel, encoder, &directions), graph, ends }
     }
 
     /// Bytes that the lists take, without their rows.
@@ -110,7 +112,10 @@ impl Lists {
                 near.truncate(count);
                 near
             }
-            None => highest(kernel, probe, &self.directions, count).collect(),
+            None => {
+                let probe = HashProbe::new(kernel, &probe.turned);
+                self.directions.nearest(kernel, &probe, count)
+            }
         };
         near.into_iter().map(|list| within(&self.ends, list as usize))
     }
@@ -154,8 +159,8 @@ fn directions<'a>(
     (0..ends.len()).into_par_iter().map(direction).collect()
 }
 
-fn bits(kernel: Kernel, encoder: &Encoder, directions: &[Vec<f32>]) -> Bits {
-    let code = |direction: &Vec<f32>| Signs::direction(kernel, encoder, direction);
-    let signs: Vec<Signs> = directions.par_iter().map(code).collect();
-    Bits::of(encoder.mean.len(), signs.iter())
+fn hashes(kernel: Kernel, encoder: &Encoder, directions: &[Vec<f32>]) -> SimHashes {
+    let hash = |direction: &Vec<f32>| SimHash::new(&encoder.turn(kernel, direction.clone()));
+    let hashes: Vec<SimHash> = directions.par_iter().map(hash).collect();
+    SimHashes::new(encoder.mean.len(), &hashes)
 }

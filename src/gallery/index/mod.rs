@@ -28,6 +28,9 @@ mod search;
 mod shelves;
 mod shortlist;
 mod signs;
+mod simhash;
+#[cfg(target_arch = "x86_64")]
+mod simhash_x86;
 mod template;
 
 use std::sync::Arc;

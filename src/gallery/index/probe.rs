@@ -9,6 +9,8 @@ use super::lookup::HIGHEST;
 /// A probe, ready to be compared with bits.
 #[derive(Debug)]
 pub(super) struct BitProbe {
+    /// What is compared: the probe's way from the mean, turned.
+    pub(super) turned: Vec<f32>,
     /// For two nibbles each: what every nibble adds, in steps, from the least that any can.
     pub(super) tables: Vec<[u8; 32]>,
     pub(super) step: f32,
@@ -53,6 +55,7 @@ impl BitProbe {
             head_offset,
             share: share(dim),
             deviation: (kernel.dot(&turned, &turned) / dim.max(1) as f32).sqrt(),
+            turned,
             // Each of `dim / 4` entries is off by `step / sqrt(12)`, and a row's sum is multiplied with `sqrt(pi / 2 / dim)`.
             rounding: step * (std::f32::consts::FRAC_PI_2 / 48.0 / share(dim)).sqrt(),
         }

@@ -75,6 +75,11 @@ impl Shortlist {
         }
     }
 
+    #[inline]
+    pub(super) fn reached_by(&self, estimate: f32) -> bool {
+        estimate >= self.bar
+    }
+
     pub(super) fn offer(&mut self, estimate: f32, row: u32) {
         self.found.push((estimate, row));
         if self.found.len() >= self.room {

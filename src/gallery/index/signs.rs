@@ -58,13 +58,6 @@ impl Signs {
         }
     }
 
-    /// Those of a direction from the mean, whose estimates are its products with a probe's way from the mean.
-    pub(super) fn direction(kernel: Kernel, encoder: &Encoder, direction: &[f32]) -> Self {
-        let from_mean: Vec<f32> =
-            direction.iter().zip(&encoder.mean).map(|(value, mean)| value + mean).collect();
-        Self { base: 0.0, ..Self::new(kernel, encoder, &from_mean) }
-    }
-
     /// The same, with estimates lower by `by`.
     pub(super) fn lowered(self, by: f32) -> Self {
         Self { base: self.base - by, ..self }
