@@ -6,9 +6,8 @@
 
 use std::ops::Range;
 
-use super::kernel::Kernel;
+use super::kernel::{Estimates, Group, Kernel};
 use super::layout::{GROUP, NIBBLE, Nibbles, head, pairs};
-use super::lookup::{Estimates, Group};
 use super::probe::BitProbe;
 use super::signs::{RowBits, Signs};
 

@@ -1,7 +1,6 @@
 //! Templates in 24 bits a value, of which the upper eight alone say how far a similarity can be off at most.
 
-use super::dots::largest;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, largest};
 use super::template::Packed;
 
 /// Rows in 24 bits, in two parts, in the order in which they were added.

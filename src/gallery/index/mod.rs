@@ -3,17 +3,11 @@
 mod arrange;
 mod bits;
 mod codes;
-mod dots;
-#[cfg(target_arch = "x86_64")]
-mod dots_x86;
 mod encoder;
 mod graph;
 mod kernel;
 mod layout;
 mod lists;
-mod lookup;
-#[cfg(target_arch = "x86_64")]
-mod lookup_x86;
 mod outside;
 mod persist;
 mod planes;
@@ -29,8 +23,6 @@ mod shelves;
 mod shortlist;
 mod signs;
 mod simhash;
-#[cfg(target_arch = "x86_64")]
-mod simhash_x86;
 mod template;
 
 use std::sync::Arc;

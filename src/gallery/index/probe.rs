@@ -1,10 +1,8 @@
 //! What bits are compared with.
 
-use super::dots::largest;
 use super::encoder::Encoder;
-use super::kernel::Kernel;
+use super::kernel::{HIGHEST, Kernel, largest};
 use super::layout::{NIBBLE, head, pairs, share};
-use super::lookup::HIGHEST;
 
 /// A probe, ready to be compared with bits.
 #[derive(Debug)]

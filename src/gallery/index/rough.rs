@@ -11,8 +11,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Snapshot;
+use super::kernel::Estimates;
 use super::layout::GROUP;
-use super::lookup::Estimates;
 use super::planes::Run;
 use super::probe::BitProbe;
 use super::rows::{Admission, BLOCK};

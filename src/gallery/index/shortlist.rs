@@ -3,9 +3,8 @@
 use std::ops::Range;
 
 use super::bits::Bits;
-use super::kernel::Kernel;
+use super::kernel::{Estimates, Kernel};
 use super::layout::GROUP;
-use super::lookup::Estimates;
 use super::probe::BitProbe;
 
 /// Groups up to which each is looked at in one go.

@@ -4,72 +4,14 @@
 //! takes next to nothing to count. Those that do not differ in many are compared with the probe's values in four bits each (Gao and Long,
 //! "RaBitQ", SIGMOD 2024, section 3.3), which says as much as looking them up in tables does.
 
-use super::dots::{Portable, largest};
-use super::kernel::{Kernel, Marked};
+use super::kernel::{Count, Hamming, Kernel, Marked, PLANES, Planes, WORD, Words, largest};
 use super::layout::GROUP;
 use super::shortlist::Shortlist;
 
-/// Signs of a word.
-const WORD: usize = u32::BITS as usize;
-/// Bits that a value of a probe is given.
-pub(super) const PLANES: usize = 4;
 /// Rows that are looked at closely: so many, and one of so many others.
 const NEAR: usize = 100;
 /// Rows that are compared with one another, at equal steps, to know how many bits those differ in.
 const COMPARED: usize = 512;
-
-/// A bit of each of a probe's values in every plane, 64 values at a time.
-pub(super) type Planes = [u64; PLANES];
-/// A word of each of a group's rows.
-pub(super) type Words = [u32; GROUP];
-
-/// An instruction set that bits are counted by. All give the same.
-pub(super) trait Hamming: Copy {
-    /// In how many bits each of a group's rows differs from the probe.
-    fn distances(self, group: &[Words], probe: &[u32]) -> [u32; GROUP];
-
-    /// Which are no more than `bar`, a bit each.
-    fn within(self, distances: &[u32; GROUP], bar: u32) -> u32;
-
-    /// How many bits row `at` of a group shares with each plane.
-    fn shared(self, group: &[Words], at: usize, planes: &[Planes]) -> Planes;
-}
-
-impl Hamming for Portable {
-    #[inline]
-    fn distances(self, group: &[Words], probe: &[u32]) -> [u32; GROUP] {
-        let mut distances = [0; GROUP];
-        for (words, probe) in group.iter().zip(probe) {
-            for (distance, word) in distances.iter_mut().zip(words) {
-                *distance += (word ^ probe).count_ones();
-            }
-        }
-        distances
-    }
-
-    #[inline]
-    fn within(self, distances: &[u32; GROUP], bar: u32) -> u32 {
-        distances.iter().rev().fold(0, |bits, distance| bits << 1 | u32::from(*distance <= bar))
-    }
-
-    #[inline]
-    fn shared(self, group: &[Words], at: usize, planes: &[Planes]) -> Planes {
-        let mut shared = [0; PLANES];
-        for (word, planes) in long_words(group, at).zip(planes) {
-            for (shared, plane) in shared.iter_mut().zip(planes) {
-                *shared += u64::from((word & plane).count_ones());
-            }
-        }
-        shared
-    }
-}
-
-/// A row's words, two at a time.
-#[inline(always)]
-pub(super) fn long_words(group: &[Words], at: usize) -> impl Iterator<Item = u64> {
-    let pairs = group.as_chunks::<2>().0.iter();
-    pairs.map(move |[low, high]| u64::from(low[at]) | u64::from(high[at]) << WORD)
-}
 
 /// Words of so many signs; an even number, so that they can be read two at a time.
 fn words(dim: usize) -> usize {
@@ -213,7 +155,7 @@ impl SimHashes {
         loop {
             let all = looked_at >= self.rows;
             let bar = if all { self.dim } else { self.bar(looked_at) };
-            let found = kernel.scan_hashes(self, probe, count, bar as u32);
+            let found = kernel.count(Scan { hashes: self, probe, count, bar: bar as u32 });
             if all || found.len() >= count {
                 return found;
             }
@@ -227,25 +169,31 @@ impl SimHashes {
         let pairs = (rows * pairs / self.rows) as u32;
         self.differing.partition_point(|differing| *differing < pairs)
     }
+}
 
-    /// The `count` closest of those that differ from the probe in `bar` bits at most. Must be inlined.
+/// A look for the `count` closest of those that differ from the probe in `bar` bits at most.
+struct Scan<'a> {
+    hashes: &'a SimHashes,
+    probe: &'a HashProbe,
+    count: usize,
+    bar: u32,
+}
+
+impl Count for Scan<'_> {
+    type Output = Vec<u32>;
+
     #[inline(always)]
-    pub(super) fn scan(
-        &self,
-        hamming: impl Hamming,
-        probe: &HashProbe,
-        count: usize,
-        bar: u32,
-    ) -> Vec<u32> {
+    fn by(self, hamming: impl Hamming) -> Vec<u32> {
+        let Self { hashes, probe, count, bar } = self;
         let mut list = Shortlist::new(count, 0.0);
-        let groups = self.words.chunks_exact(words(self.dim)).zip(&self.alphas);
+        let groups = hashes.words.chunks_exact(words(hashes.dim)).zip(&hashes.alphas);
         for (first, (group, alphas)) in (0..).step_by(GROUP).zip(groups) {
             let distances = hamming.distances(group, &probe.words);
             for at in Marked(hamming.within(&distances, bar)) {
                 let row = first + at;
                 let estimate = alphas[at] * probe.signed(hamming.shared(group, at, &probe.planes));
                 // Those that fill up the last group have hashes too.
-                if list.reached_by(estimate) && row < self.rows {
+                if list.reached_by(estimate) && row < hashes.rows {
                     list.offer(estimate, row as u32);
                 }
             }
@@ -303,7 +251,8 @@ mod tests {
             expected.truncate(count);
             let hashes = hashed(&rows);
             for kernel in Kernel::every() {
-                let found = kernel.scan_hashes(&hashes, &HashProbe::new(kernel, &probe), count, bar);
+                let probe = &HashProbe::new(kernel, &probe);
+                let found = kernel.count(Scan { hashes: &hashes, probe, count, bar });
                 prop_assert!(found.iter().all(|row| close(&rows[*row as usize])), "{:?}", kernel);
                 let mut found: Vec<f32> = found.iter().map(|row| estimate(&rows[*row as usize])).collect();
                 found.sort_by(|a, b| b.total_cmp(a));

@@ -1,8 +1,7 @@
 //! Templates as an index keeps them: 24 bits a value, which is all that single precision holds of the largest, in two parts. The upper
 //! eight are what scans read; the lower sixteen are read for the few rows that are compared exactly.
 
-use super::dots::{largest, whole};
-use super::kernel::Kernel;
+use super::kernel::{Kernel, largest, whole};
 
 /// What the lower part counts of one step of the upper.
 const PARTS: f32 = 65_536.0;

@@ -1,15 +1,22 @@
 //! What vectors are compared by, compiled for the widest registers that the machine has.
 
+mod dots;
+mod hamming;
+mod lookup;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use std::ops::Range;
 
 use pulp::{NullaryFnOnce, Simd};
 
-use super::dots::{self, Portable};
 use super::layout::GROUP;
-use super::lookup::{Estimates, Group, LookUp};
-use super::simhash::{HashProbe, SimHashes};
+pub(super) use dots::{largest, whole};
+pub(super) use hamming::{Count, Hamming, PLANES, Planes, WORD, Words};
+use lookup::LookUp;
+pub(super) use lookup::{Estimates, Group, HIGHEST};
 #[cfg(target_arch = "x86_64")]
-use super::simhash_x86::Counting;
+use x86::Counting;
 
 /// The one way that templates are compared, so that an exact scan and a re-ranked walk give the same
 /// bits: lanes are summed in one order, whatever the width of the machine's vectors.
@@ -25,6 +32,10 @@ enum Vectors {
     Avx2(pulp::x86::V3),
     Baseline,
 }
+
+/// Any processor's instructions.
+#[derive(Debug, Clone, Copy)]
+struct Portable;
 
 /// Work that is compiled for vectors of one kind.
 struct Work<F>(F);
@@ -159,22 +170,16 @@ impl Kernel {
         });
     }
 
-    /// [`SimHashes::scan`].
-    pub(super) fn scan_hashes(
-        self,
-        hashes: &SimHashes,
-        probe: &HashProbe,
-        count: usize,
-        bar: u32,
-    ) -> Vec<u32> {
+    /// What `work` gives, whose loops are compiled for instructions that count bits where there are any.
+    pub(super) fn count<W: Count>(self, work: W) -> W::Output {
         #[cfg(target_arch = "x86_64")]
         if let Vectors::Avx512(_, Some(counting)) = self.0 {
             return counting.vectorize(Work(
                 #[inline(always)]
-                || hashes.scan(counting, probe, count, bar),
+                || work.by(counting),
             ));
         }
-        widest!(self, |instructions| hashes.scan(instructions, probe, count, bar))
+        widest!(self, |instructions| work.by(instructions))
     }
 
     /// Which values are not below `bar`.

@@ -1,15 +1,15 @@
-//! Hashes compared by instructions that count bits, where the processor has these, or by tables of what four bits count.
+//! Bits counted by instructions that count bits, where the processor has these, or by tables of what four bits count.
 
 use std::arch::x86_64::{__m256i, __m512i};
 
 use pulp::x86::{V3, V4};
 
-use super::layout::GROUP;
-use super::simhash::{Hamming, Planes, Words, long_words};
+use crate::gallery::index::kernel::hamming::{Hamming, Planes, Words, long_words};
+use crate::gallery::index::layout::GROUP;
 
 pulp::simd_type! {
     /// AVX-512 with an instruction that counts the bits of many words.
-    pub(super) struct Counting {
+    pub(in crate::gallery::index::kernel) struct Counting {
         popcnt: "popcnt",
         lzcnt: "lzcnt",
         bmi1: "bmi1",

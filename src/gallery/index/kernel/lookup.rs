@@ -1,33 +1,33 @@
 //! Sums of what tables have at the nibbles of a group's rows, and what those say of each row.
 
-use super::dots::Portable;
-use super::layout::{GROUP, Nibbles};
+use super::Portable;
+use crate::gallery::index::layout::{GROUP, Nibbles};
 
 /// Nibbles of a group, and as many tables to look them up in.
-pub(super) type LookUps<'a> = (&'a [Nibbles], &'a [[u8; 32]]);
+pub(in crate::gallery::index) type LookUps<'a> = (&'a [Nibbles], &'a [[u8; 32]]);
 
 /// Highest entry of a table.
-pub(super) const HIGHEST: u8 = 63;
+pub(in crate::gallery::index) const HIGHEST: u8 = 63;
 /// Look-ups that fit a byte together.
 pub(super) const TOGETHER: usize = u8::MAX as usize / HIGHEST as usize;
 
 /// What a group's rows are estimated by: `base + alpha * (step * sum + offset)` of each, where its sum is that of tables at its nibbles.
 /// No entry of a table exceeds [`HIGHEST`], and no sum 16 bits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Group<'a> {
-    pub(super) parts: [LookUps<'a>; 2],
-    pub(super) step: f32,
-    pub(super) offset: f32,
-    pub(super) alphas: &'a [f32; GROUP],
-    pub(super) bases: &'a [f32; GROUP],
+pub(in crate::gallery::index) struct Group<'a> {
+    pub(in crate::gallery::index) parts: [LookUps<'a>; 2],
+    pub(in crate::gallery::index) step: f32,
+    pub(in crate::gallery::index) offset: f32,
+    pub(in crate::gallery::index) alphas: &'a [f32; GROUP],
+    pub(in crate::gallery::index) bases: &'a [f32; GROUP],
 }
 
 /// Estimates of a group.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Estimates {
-    pub(super) values: [f32; GROUP],
+pub(in crate::gallery::index) struct Estimates {
+    pub(in crate::gallery::index) values: [f32; GROUP],
     /// The highest.
-    pub(super) peak: f32,
+    pub(in crate::gallery::index) peak: f32,
 }
 
 /// An instruction set that look-ups are written for. All give the same bits.
@@ -67,7 +67,7 @@ impl LookUp for Portable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel::Kernel;
+    use super::super::Kernel;
     use super::*;
     use proptest::prelude::*;
 

@@ -1,5 +1,7 @@
 //! Products of vectors, summed in lanes, in one order whatever the width of the machine's vectors.
 
+use super::Portable;
+
 /// Lanes summed independently: enough to keep the adders of any processor busy.
 pub(super) const LANES: usize = 16;
 
@@ -47,13 +49,13 @@ pub(super) fn dot_parts(dots: impl Dots, a: &[f32], codes: &[i8], parts: &[i16])
 
 /// A value in parts of a step; single precision holds all that there can be.
 #[inline(always)]
-pub(super) fn whole(code: i8, part: i16) -> f32 {
+pub(in crate::gallery::index) fn whole(code: i8, part: i16) -> f32 {
     ((i32::from(code) << 16) + i32::from(part)) as f32
 }
 
 /// The largest magnitude.
 #[inline(always)]
-pub(super) fn largest(values: &[f32]) -> f32 {
+pub(in crate::gallery::index) fn largest(values: &[f32]) -> f32 {
     let larger = |largest: f32, value: f32| if value > largest { value } else { largest };
     let (values, tail) = values.as_chunks::<LANES>();
     let mut lanes = [0.0_f32; LANES];
@@ -70,10 +72,6 @@ fn joined(sums: [f32; LANES]) -> f32 {
     let (low, high) = sums.split_at(LANES / 2);
     low.iter().zip(high).map(|(x, y)| x + y).sum()
 }
-
-/// Any processor's.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Portable;
 
 impl Dots for Portable {
     #[inline]
@@ -112,7 +110,7 @@ impl Dots for Portable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel::Kernel;
+    use super::super::Kernel;
     use super::*;
     use proptest::prelude::*;
 

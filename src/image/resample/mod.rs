@@ -4,11 +4,13 @@
 //! moves every embedding. As Pillow does for 8-bit images: filter weights in double precision,
 //! rounded to 22-bit fixed point; rows first, rounded to 8 bits, then columns.
 
+mod weigh;
+
 use std::f64::consts::PI;
 use std::ops::Range;
 
 use super::Picture;
-use crate::simd::vectorised;
+use weigh::{LANES, PRECISION, Weigh, Weighing, widest};
 
 /// A resampling filter, by Pillow's names. Downscaling widens it (antialias).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,25 +129,15 @@ pub(super) fn resize(picture: &Picture, target: &Target, filter: Filter) -> Vec<
     let rows = if picture.width() == target.width {
         crop_columns(source, row_bytes, &target.columns)
     } else {
-        let horizontal = Taps::new(picture.width(), target.width, &target.columns, filter);
-        vectorised(
-            #[inline(always)]
-            || resize_rows(source, row_bytes, &horizontal),
-        )
+        let taps = &Taps::new(picture.width(), target.width, &target.columns, filter);
+        widest(Rows { source, row_bytes, taps })
     };
     if keeps_height {
         return rows;
     }
-    vectorised(
-        #[inline(always)]
-        || resize_columns(&rows, target.columns.len() * 3, source_rows.start, &vertical),
-    )
+    let row_bytes = target.columns.len() * 3;
+    widest(Columns { source: rows, row_bytes, first_row: source_rows.start, taps: &vertical })
 }
-
-/// Fixed-point precision of the weights: 8 bits of sample, 2 of headroom, the rest of 32.
-const PRECISION: u32 = 32 - 8 - 2;
-/// One half, so that cutting off the fraction rounds.
-const HALF: i32 = 1 << (PRECISION - 1);
 
 /// For each wanted output position the source positions it reads and their weights.
 struct Taps {
@@ -203,84 +195,108 @@ impl Taps {
     }
 }
 
-/// A rounded sum of products as a sample.
-#[inline(always)]
-fn sample(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
+/// Rows that are resized together: their pixels lie side by side, so that one weight meets those of all.
+const BAND: usize = LANES / 3;
+
+/// Resizes every row: `source`, `[rows, width, 3]`, becomes `[rows, outputs, 3]`.
+struct Rows<'a> {
+    source: &'a [u8],
+    row_bytes: usize,
+    taps: &'a Taps,
 }
 
-/// Rows that are resized together. Their samples lie side by side, so that one weight meets `LANES` of them in plain loops
-/// over arrays, which compile to vector instructions on every processor.
-const BAND: usize = 16;
-const LANES: usize = BAND * 3;
+impl Weighing for Rows<'_> {
+    type Output = Vec<u8>;
 
-/// `source`: `[rows, width, 3]`; returns `[rows, outputs, 3]`.
-#[inline(always)]
-fn resize_rows(source: &[u8], row_bytes: usize, taps: &Taps) -> Vec<u8> {
-    let out_bytes = taps.bounds.len() * 3;
-    let mut out = vec![0u8; source.len() / row_bytes * out_bytes];
-    let columns = taps.source();
-    // One byte more: a pixel is copied with the byte after it, which is quicker than three bytes are.
-    let mut lanes = vec![[0u8; LANES + 1]; columns.len()];
-    let bands = source.chunks(BAND * row_bytes).zip(out.chunks_mut(BAND * out_bytes));
-    for (band, out_band) in bands {
-        for (row, at) in band.chunks_exact(row_bytes).zip((0..LANES).step_by(3)) {
-            let row = &row[columns.start * 3..columns.end * 3];
-            for (pixel, lanes) in row.windows(4).step_by(3).zip(&mut lanes) {
-                lanes[at..at + 4].copy_from_slice(pixel);
-            }
-            // The last pixel has no byte after it.
-            if let (Some(pixel), Some(lanes)) = (row.last_chunk::<3>(), lanes.last_mut()) {
-                lanes[at..at + 3].copy_from_slice(pixel);
-            }
-        }
-        for (i, (first, weights)) in taps.iter().enumerate() {
-            let mut sums = [HALF; LANES];
-            for (lanes, &weight) in lanes[first - columns.start..].iter().zip(weights) {
-                for (sum, &lane) in sums.iter_mut().zip(lanes) {
-                    *sum += i32::from(lane) * weight;
+    #[inline(always)]
+    fn by(self, weigh: impl Weigh) -> Vec<u8> {
+        let Self { source, row_bytes, taps } = self;
+        let out_bytes = taps.bounds.len() * 3;
+        let len = source.len() / row_bytes * out_bytes;
+        // What `Columns` adds to it needs no other place then.
+        let mut out = vec![0; len + LANES];
+        out.truncate(len);
+        let columns = taps.source();
+        let mut side_by_side = vec![[0; LANES]; columns.len()];
+        for (band, out) in source.chunks(BAND * row_bytes).zip(out.chunks_mut(BAND * out_bytes)) {
+            lay_out(&band[3 * columns.start..], row_bytes, &mut side_by_side);
+            let side_by_side = side_by_side.as_flattened();
+            for (output, (first, weights)) in taps.iter().enumerate() {
+                let from = &side_by_side[(first - columns.start) * LANES..];
+                let samples = weigh.weigh(from, LANES, weights);
+                for (row, pixel) in out.chunks_exact_mut(out_bytes).zip(samples.as_chunks::<3>().0)
+                {
+                    row[3 * output..][..3].copy_from_slice(pixel);
                 }
             }
-            let samples = sums.map(sample);
-            for (row, samples) in out_band.chunks_exact_mut(out_bytes).zip(samples.chunks_exact(3))
-            {
-                row[i * 3..i * 3 + 3].copy_from_slice(samples);
-            }
         }
+        out
     }
-    out
 }
 
-/// Samples of a row that are summed together.
-const BLOCK: usize = 64;
-
-/// `source`: `[rows, row_bytes]`, the first of which is row `first_row` of the image; returns
-/// `[outputs, row_bytes]`.
+/// Puts pixels of each row side by side, column by column.
 #[inline(always)]
-fn resize_columns(source: &[u8], row_bytes: usize, first_row: usize, taps: &Taps) -> Vec<u8> {
-    let mut out = vec![0; taps.bounds.len() * row_bytes];
-    for ((first, weights), out) in taps.iter().zip(out.chunks_exact_mut(row_bytes.max(1))) {
-        let rows = &source[(first - first_row) * row_bytes..];
-        for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-            let mut sums = [HALF; BLOCK];
-            for (row, &weight) in rows.chunks_exact(row_bytes).zip(weights) {
-                let row = &row[block * BLOCK..];
-                if let Some(row) = row.first_chunk::<BLOCK>() {
-                    for (sum, &byte) in sums.iter_mut().zip(row) {
-                        *sum += i32::from(byte) * weight;
-                    }
-                } else {
-                    for (sum, &byte) in sums.iter_mut().zip(row) {
-                        *sum += i32::from(byte) * weight;
-                    }
-                }
-            }
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = sample(sum);
-            }
+fn lay_out(rows: &[u8], row_bytes: usize, columns: &mut [[u8; LANES]]) {
+    /// Columns that are laid out together.
+    const TOGETHER: usize = 8;
+    // A pixel is copied with the byte after it, which the next row's overwrites: quicker than three bytes are. The last one has none.
+    let (all, last) = columns.split_at_mut(columns.len().saturating_sub(1));
+    let (blocks, others) = all.as_chunks_mut::<TOGETHER>();
+    let mut at = 0;
+    for block in blocks {
+        lay_out_some::<TOGETHER, 4>(&rows[at..], row_bytes, block);
+        at += 3 * TOGETHER;
+    }
+    for column in others {
+        lay_out_some::<1, 4>(&rows[at..], row_bytes, std::array::from_mut(column));
+        at += 3;
+    }
+    for column in last {
+        lay_out_some::<1, 3>(&rows[at..], row_bytes, std::array::from_mut(column));
+    }
+}
+
+/// The same of some columns, of `BYTES` bytes for each pixel.
+#[inline(always)]
+fn lay_out_some<const COLUMNS: usize, const BYTES: usize>(
+    rows: &[u8],
+    row_bytes: usize,
+    columns: &mut [[u8; LANES]; COLUMNS],
+) {
+    for (row, at) in rows.chunks(row_bytes).take(BAND).zip((0..).step_by(3)) {
+        let row = &row[..3 * (COLUMNS - 1) + BYTES];
+        for (column, pixel) in columns.iter_mut().zip(row.windows(BYTES).step_by(3)) {
+            column[at..at + BYTES].copy_from_slice(pixel);
         }
     }
-    out
+}
+
+/// Resizes every column: `source`, `[rows, row_bytes]`, the first of which is row `first_row` of the image, becomes `[outputs, row_bytes]`.
+struct Columns<'a> {
+    source: Vec<u8>,
+    row_bytes: usize,
+    first_row: usize,
+    taps: &'a Taps,
+}
+
+impl Weighing for Columns<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn by(self, weigh: impl Weigh) -> Vec<u8> {
+        let Self { mut source, row_bytes, first_row, taps } = self;
+        let mut out = vec![0; taps.bounds.len() * row_bytes];
+        // What is read behind a row's end is not written.
+        source.resize(source.len() + LANES, 0);
+        for ((first, weights), out) in taps.iter().zip(out.chunks_exact_mut(row_bytes.max(1))) {
+            let rows = &source[(first - first_row) * row_bytes..];
+            for (out, at) in out.chunks_mut(LANES).zip((0..).step_by(LANES)) {
+                let samples = weigh.weigh(&rows[at..], row_bytes, weights);
+                out.copy_from_slice(&samples[..out.len()]);
+            }
+        }
+        out
+    }
 }
 
 fn crop_columns(source: &[u8], row_bytes: usize, columns: &Range<u32>) -> Vec<u8> {

@@ -4,7 +4,7 @@ use std::arch::x86_64::{__m128i, __m256, __m256i, __m512};
 
 use pulp::x86::{V3, V4};
 
-use super::dots::{Dots, LANES};
+use crate::gallery::index::kernel::dots::{Dots, LANES};
 
 /// AVX2.
 impl Dots for V3 {

@@ -5,8 +5,8 @@ use std::arch::x86_64::{__m256, __m256i, __m512, __m512i, _CMP_GE_OQ};
 
 use pulp::x86::{V3, V4};
 
-use super::layout::{GROUP, Nibbles};
-use super::lookup::{Estimates, Group, LookUp, TOGETHER};
+use crate::gallery::index::kernel::lookup::{Estimates, Group, LookUp, TOGETHER};
+use crate::gallery::index::layout::{GROUP, Nibbles};
 
 /// AVX2.
 impl LookUp for V3 {
