@@ -1,7 +1,7 @@
 //! The run-time choice of instruction set: one binary for every x86-64, whose baseline has neither AVX nor fused
 //! multiply-add, and for other processors. Knows nothing of what is computed.
 
-use pulp::{Simd, WithSimd};
+use pulp::{NullaryFnOnce, Simd, WithSimd};
 
 /// Runs `f` compiled for the widest vectors of this machine. Loops must be inlined into `f`: code called through a plain
 /// function is compiled for the baseline.
@@ -10,13 +10,14 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     dispatch(Closure(f))
 }
 
-struct Closure<F>(F);
+/// A closure as pulp takes it. It must be inlined, and what it calls.
+pub struct Closure<F>(pub F);
 
-impl<R, F: FnOnce() -> R> WithSimd for Closure<F> {
+impl<R, F: FnOnce() -> R> NullaryFnOnce for Closure<F> {
     type Output = R;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) -> R {
+    fn call(self) -> R {
         (self.0)()
     }
 }

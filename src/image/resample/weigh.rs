@@ -1,6 +1,6 @@
 //! Sums of samples, each times a weight: all the work of a resize.
 
-use pulp::NullaryFnOnce;
+use crate::simd::{Closure, vectorised};
 
 /// Fixed-point precision of the weights: 8 bits of sample, 2 of headroom, the rest of 32.
 pub(super) const PRECISION: u32 = 32 - 8 - 2;
@@ -54,35 +54,24 @@ fn first_samples(rows: &[u8], stride: usize) -> impl Iterator<Item = &[u8; LANES
     (0..).step_by(stride).map_while(|at| rows.get(at..)?.first_chunk())
 }
 
-struct Work<F>(F);
-
-impl<R, F: FnOnce() -> R> NullaryFnOnce for Work<F> {
-    type Output = R;
-
-    #[inline(always)]
-    fn call(self) -> R {
-        (self.0)()
-    }
-}
-
 /// Does work with the widest vectors of this machine.
 pub(super) fn widest<W: Weighing>(work: W) -> W::Output {
     #[cfg(target_arch = "x86_64")]
     {
         if let Some(simd) = pulp::x86::V4::try_new() {
-            return simd.vectorize(Work(
+            return simd.vectorize(Closure(
                 #[inline(always)]
                 || work.by(simd),
             ));
         }
         if let Some(simd) = pulp::x86::V3::try_new() {
-            return simd.vectorize(Work(
+            return simd.vectorize(Closure(
                 #[inline(always)]
                 || work.by(simd),
             ));
         }
     }
-    crate::simd::vectorised(
+    vectorised(
         #[inline(always)]
         || work.by(Portable),
     )
@@ -179,10 +168,10 @@ mod tests {
             #[cfg(target_arch = "x86_64")]
             {
                 if let Some(simd) = pulp::x86::V3::try_new() {
-                    prop_assert_eq!(simd.vectorize(Work(|| one().by(simd))), expected);
+                    prop_assert_eq!(simd.vectorize(Closure(|| one().by(simd))), expected);
                 }
                 if let Some(simd) = pulp::x86::V4::try_new() {
-                    prop_assert_eq!(simd.vectorize(Work(|| one().by(simd))), expected);
+                    prop_assert_eq!(simd.vectorize(Closure(|| one().by(simd))), expected);
                 }
             }
         }
