@@ -1,10 +1,12 @@
-//! Products of matrices that are rounded to bfloat16 on their way: what training multiplies by, where the processor has tiles for it.
+//! Products of matrices that are rounded to bfloat16 on their way: what training multiplies by, where the processor has tiles for it, or multiplies
+//! pairs fast.
 
 use std::cell::Cell;
 
 use rayon::prelude::*;
 
-use super::amx::{self, Amx};
+use super::amx::{self, Amx, Shaped};
+use super::dot::Dot;
 use super::pairs::{HalfRow, HalfRows, pair};
 use super::{Row, WIDTH, panels};
 use crate::tensor::simd::vectorised;
@@ -25,7 +27,38 @@ thread_local! {
 
 /// Says that such products are fast here.
 #[derive(Debug, Clone, Copy)]
-pub struct Rounded(Amx);
+pub struct Rounded(Instructions);
+
+#[derive(Debug, Clone, Copy)]
+enum Instructions {
+    Tiles(Amx),
+    Pairs(Dot),
+}
+
+impl Instructions {
+    /// Ready for this thread.
+    fn ready(self) -> Ready {
+        match self {
+            Self::Tiles(amx) => Ready::Tiles(Box::new(amx.shape())),
+            Self::Pairs(dot) => Ready::Pairs(dot),
+        }
+    }
+}
+
+enum Ready {
+    Tiles(Box<Shaped>),
+    Pairs(Dot),
+}
+
+impl Ready {
+    /// `out += left right`, laid out as [`Shaped::strips`] takes them.
+    fn strips(&mut self, left: &[HalfRow], rows: usize, right: &[HalfRows], out: &mut [Row]) {
+        match self {
+            Self::Tiles(shaped) => shaped.strips(left, rows, right, out),
+            Self::Pairs(dot) => dot.strips(left, rows, right, out, &mut || {}),
+        }
+    }
+}
 
 /// A matrix as it lies in memory, row after row, or turned: column after column.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +81,10 @@ impl Rounded {
     /// `None` where they are not: there f32 as it is takes no longer.
     #[must_use]
     pub fn detect() -> Option<Self> {
-        Amx::detect().map(Self)
+        let tiles = Amx::detect().map(Instructions::Tiles);
+        // Where widening both sides is faster for many rows, f32 as it is is faster still.
+        let pairs = || Dot::detect().and_then(|dot| dot.for_rows(usize::MAX));
+        tiles.or_else(|| pairs().map(Instructions::Pairs)).map(Self)
     }
 
     /// `left right + bias`, `[rows, columns]`, of values rounded to bfloat16 and summed up in f32. left: `[rows, inputs]`; right:
@@ -90,7 +126,7 @@ impl Rounded {
                 #[inline(always)]
                 || pack_left(left, [rows, inputs], at * each, &mut halved[..deep * here]),
             );
-            let mut shaped = self.0.shape();
+            let mut ready = self.0.ready();
             for (at, right) in packed.chunks(PANELS * deep * WIDTH / 2).enumerate() {
                 let first = at * PANELS * WIDTH;
                 for (panel, right) in right.chunks_exact(deep * WIDTH / 2).enumerate() {
@@ -98,7 +134,7 @@ impl Rounded {
                     let sums = &mut sums[panel * here..][..here];
                     sums.fill(start);
                     for (part, right) in right.chunks(amx::DEPTH * WIDTH / 2).enumerate() {
-                        shaped.strips(&halved[part * amx::DEPTH * here..], here, right, sums);
+                        ready.strips(&halved[part * amx::DEPTH * here..], here, right, sums);
                     }
                 }
                 vectorised(
@@ -262,7 +298,7 @@ mod tests {
     #[test]
     fn products_are_exact_whatever_the_sizes_and_however_the_sides_lie() {
         let Some(rounded) = Rounded::detect() else {
-            println!("skipped: this processor does not multiply tiles");
+            println!("skipped: this processor multiplies neither tiles nor pairs fast");
             return;
         };
         for sizes in
@@ -299,7 +335,7 @@ mod tests {
     #[test]
     fn values_are_rounded_to_the_nearest_and_none_is_none() {
         let Some(rounded) = Rounded::detect() else {
-            println!("skipped: this processor does not multiply tiles");
+            println!("skipped: this processor multiplies neither tiles nor pairs fast");
             return;
         };
         let one = |left: f32, right: f32| {

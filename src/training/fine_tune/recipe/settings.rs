@@ -41,8 +41,8 @@ pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits with the range of f32: for CUDA, and for products on a CPU with AMX (Intel since Sapphire Rapids; others compute as in
-    /// f32).
+    /// 16 bits with the range of f32: for CUDA, and for products on a CPU that multiplies them faster (Intel's with AMX, since Sapphire
+    /// Rapids, and AMD's since Zen 4; others compute as in f32).
     Bf16,
 }
 
