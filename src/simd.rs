@@ -22,18 +22,46 @@ impl<R, F: FnOnce() -> R> NullaryFnOnce for Closure<F> {
     }
 }
 
+/// The widest vectors of this machine, for what is written for some of them by name.
+#[derive(Debug, Clone, Copy)]
+pub enum Vectors {
+    /// AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(pulp::x86::V4),
+    /// AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(pulp::x86::V3),
+    /// Whatever else there is.
+    Others,
+}
+
+impl Vectors {
+    /// Those of this machine.
+    #[inline]
+    #[must_use]
+    pub fn widest() -> Self {
+        // pulp's own choice leaves AVX2 out unless its feature `x86-v3` is on, which gemm does not ask.
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(simd) = pulp::x86::V4::try_new() {
+                return Self::Avx512(simd);
+            }
+            if let Some(simd) = pulp::x86::V3::try_new() {
+                return Self::Avx2(simd);
+            }
+        }
+        Self::Others
+    }
+}
+
 /// Runs `op` with the widest vectors of this machine.
 #[inline]
 pub fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
-    // pulp's own choice leaves AVX2 out unless its feature `x86-v3` is on, which gemm does not ask.
-    #[cfg(target_arch = "x86_64")]
-    {
-        if let Some(simd) = pulp::x86::V4::try_new() {
-            return Simd::vectorize(simd, op);
-        }
-        if let Some(simd) = pulp::x86::V3::try_new() {
-            return Simd::vectorize(simd, op);
-        }
+    match Vectors::widest() {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(simd) => Simd::vectorize(simd, op),
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx2(simd) => Simd::vectorize(simd, op),
+        Vectors::Others => pulp::Arch::new().dispatch(op),
     }
-    pulp::Arch::new().dispatch(op)
 }

@@ -71,16 +71,15 @@ impl Encoder {
     }
 
     /// The same of a way from the mean.
-    pub(super) fn turn(&self, kernel: Kernel, way: Vec<f32>) -> Vec<f32> {
-        let mut turned = way;
+    pub(super) fn turn(&self, kernel: Kernel, mut way: Vec<f32>) -> Vec<f32> {
         // The whole where its length is a power of two, its beginning and its end in turn elsewhere.
-        let dim = turned.len();
+        let dim = way.len();
         let part = (dim + 1).next_power_of_two() / 2;
         for (round, signs) in self.signs.iter().enumerate() {
             let first = if round.is_multiple_of(2) { 0 } else { dim - part };
-            kernel.mix(&mut turned, signs, first..first + part);
+            kernel.mix(&mut way, signs, first..first + part);
         }
-        turned
+        way
     }
 }
 

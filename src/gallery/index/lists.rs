@@ -45,11 +45,8 @@ impl Lists {
         let ends = ends(sizes);
         let directions = directions(kernel, encoder, &ends, row);
         let graph = (ends.len() > graph_from).then(|| graph::build(kernel, &directions, stop));
-        Ok(Self {
-            directions: hashes(kernel, encoder, &directions),
-            graph: graph.transpose()?,
-            ends,
-        })
+        let graph = graph.transpose()?;
+        Ok(Self { directions: hashes(kernel, encoder, directions), graph, ends })
     }
 
     /// The same with a graph whose links are known.
@@ -63,7 +60,7 @@ impl Lists {
         let ends = ends(sizes);
         let directions = directions(kernel, encoder, &ends, row);
         let graph = links.map(|links| Graph::new(kernel, &directions, links));
-        Self { directions: hashes(kernel, encoder, &directions), graph, ends }
+        Self { directions: hashes(kernel, encoder, directions), graph, ends }
     }
 
     /// Bytes that the lists take, without their rows.
@@ -159,8 +156,8 @@ fn directions<'a>(
     (0..ends.len()).into_par_iter().map(direction).collect()
 }
 
-fn hashes(kernel: Kernel, encoder: &Encoder, directions: &[Vec<f32>]) -> SimHashes {
-    let hash = |direction: &Vec<f32>| SimHash::new(&encoder.turn(kernel, direction.clone()));
-    let hashes: Vec<SimHash> = directions.par_iter().map(hash).collect();
+fn hashes(kernel: Kernel, encoder: &Encoder, directions: Vec<Vec<f32>>) -> SimHashes {
+    let hash = |direction: Vec<f32>| SimHash::new(&encoder.turn(kernel, direction));
+    let hashes: Vec<SimHash> = directions.into_par_iter().map(hash).collect();
     SimHashes::new(encoder.mean.len(), &hashes)
 }

@@ -75,11 +75,13 @@ impl Shortlist {
     }
 
     #[inline]
-    pub(super) fn reached_by(&self, estimate: f32) -> bool {
-        estimate >= self.bar
+    pub(super) fn offer(&mut self, estimate: f32, row: u32) {
+        if estimate >= self.bar {
+            self.take(estimate, row);
+        }
     }
 
-    pub(super) fn offer(&mut self, estimate: f32, row: u32) {
+    fn take(&mut self, estimate: f32, row: u32) {
         self.found.push((estimate, row));
         if self.found.len() >= self.room {
             self.raise();

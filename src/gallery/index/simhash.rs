@@ -193,7 +193,7 @@ impl Count for Scan<'_> {
                 let row = first + at;
                 let estimate = alphas[at] * probe.signed(hamming.shared(group, at, &probe.planes));
                 // Those that fill up the last group have hashes too.
-                if list.reached_by(estimate) && row < hashes.rows {
+                if row < hashes.rows {
                     list.offer(estimate, row as u32);
                 }
             }

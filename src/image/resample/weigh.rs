@@ -1,6 +1,6 @@
 //! Sums of samples, each times a weight: all the work of a resize.
 
-use crate::simd::{Closure, vectorised};
+use crate::simd::{Closure, Vectors, vectorised};
 
 /// Fixed-point precision of the weights: 8 bits of sample, 2 of headroom, the rest of 32.
 pub(super) const PRECISION: u32 = 32 - 8 - 2;
@@ -56,25 +56,22 @@ fn first_samples(rows: &[u8], stride: usize) -> impl Iterator<Item = &[u8; LANES
 
 /// Does work with the widest vectors of this machine.
 pub(super) fn widest<W: Weighing>(work: W) -> W::Output {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if let Some(simd) = pulp::x86::V4::try_new() {
-            return simd.vectorize(Closure(
-                #[inline(always)]
-                || work.by(simd),
-            ));
-        }
-        if let Some(simd) = pulp::x86::V3::try_new() {
-            return simd.vectorize(Closure(
-                #[inline(always)]
-                || work.by(simd),
-            ));
-        }
+    match Vectors::widest() {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(simd) => simd.vectorize(Closure(
+            #[inline(always)]
+            || work.by(simd),
+        )),
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx2(simd) => simd.vectorize(Closure(
+            #[inline(always)]
+            || work.by(simd),
+        )),
+        Vectors::Others => vectorised(
+            #[inline(always)]
+            || work.by(Portable),
+        ),
     }
-    vectorised(
-        #[inline(always)]
-        || work.by(Portable),
-    )
 }
 
 #[cfg(target_arch = "x86_64")]

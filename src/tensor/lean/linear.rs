@@ -76,7 +76,7 @@ enum Kept {
 
 /// How values in bfloat16 are multiplied.
 #[derive(Debug, Clone, Copy)]
-enum Halves {
+pub(super) enum Halves {
     Tiles(Amx),
     /// By pairs, for few rows or for all.
     Dot(Dot),
@@ -85,13 +85,13 @@ enum Halves {
 
 impl Halves {
     /// The fastest that this processor has.
-    fn detect() -> Self {
+    pub(super) fn detect() -> Self {
         let tiles = Amx::detect().map(Self::Tiles);
         tiles.or_else(|| Dot::detect().map(Self::Dot)).unwrap_or(Self::Widened)
     }
 
     /// That for so many rows.
-    fn for_rows(self, rows: usize) -> Self {
+    pub(super) fn for_rows(self, rows: usize) -> Self {
         match self {
             Self::Dot(dot) => dot.for_rows(rows).map_or(Self::Widened, Self::Dot),
             Self::Tiles(_) | Self::Widened => self,

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::amx::{self, Amx, Shaped};
 use super::dot::Dot;
+use super::linear::Halves;
 use super::pairs::{HalfRow, HalfRows, pair};
 use super::{Row, WIDTH, panels};
 use crate::tensor::simd::vectorised;
@@ -81,10 +82,12 @@ impl Rounded {
     /// `None` where they are not: there f32 as it is takes no longer.
     #[must_use]
     pub fn detect() -> Option<Self> {
-        let tiles = Amx::detect().map(Instructions::Tiles);
-        // Where widening both sides is faster for many rows, f32 as it is is faster still.
-        let pairs = || Dot::detect().and_then(|dot| dot.for_rows(usize::MAX));
-        tiles.or_else(|| pairs().map(Instructions::Pairs)).map(Self)
+        match Halves::detect().for_rows(usize::MAX) {
+            Halves::Tiles(amx) => Some(Self(Instructions::Tiles(amx))),
+            Halves::Dot(dot) => Some(Self(Instructions::Pairs(dot))),
+            // Where widening both sides is faster for many rows, f32 as it is is faster still.
+            Halves::Widened => None,
+        }
     }
 
     /// `left right + bias`, `[rows, columns]`, of values rounded to bfloat16 and summed up in f32. left: `[rows, inputs]`; right:
