@@ -60,7 +60,7 @@ fn every_parameter_gets_the_gradient_that_finite_differences_give() {
         let config = config(activation);
         let parameters = parameters(&config);
         let clip = Clip::new(&config, &parameters).unwrap();
-        let grads = loss(&clip).backward().unwrap();
+        let grads = backward(&loss(&clip)).unwrap();
         for (name, var) in parameters.vars() {
             let grad = grads.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
             let grad: Vec<f32> = grad.flatten_all().unwrap().to_vec1().unwrap();
@@ -158,7 +158,7 @@ fn gradients(clip: &Clip, vars: &[(String, candle_core::Var)], staged: bool) -> 
             stages.backward(kept, &weight, &mut take).unwrap();
         } else {
             let sum = (stages.forward().unwrap() * &weight).unwrap().sum_all().unwrap();
-            take(sum.backward().unwrap()).unwrap();
+            take(backward(&sum).unwrap()).unwrap();
         }
     }
     found
@@ -204,7 +204,7 @@ fn adapters_start_without_effect_and_learn_the_change_that_is_merged() {
     assert_eq!(start.to_scalar::<f32>().unwrap(), plain);
     // At the start `down` has no effect yet, so only `up` has a gradient; later both have.
     for round in 0..2 {
-        let grads = loss(&clip).backward().unwrap();
+        let grads = backward(&loss(&clip)).unwrap();
         for (name, var) in adapters.vars() {
             let grad = grads.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
             let size = grad.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();

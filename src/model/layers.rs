@@ -201,6 +201,7 @@ impl Block {
                 Activation::Gelu => tensor::Activation::Gelu,
             },
             eps: self.shape.eps,
+            rounded: self.out.rounded,
         })
     }
 

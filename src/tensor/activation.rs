@@ -1,9 +1,10 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::buffer::{f32s, fusible, with_f32s};
+use super::buffer::{f32s, fusible, with_f32s, zeros};
 use super::card;
 use super::simd::{erf, exp, sigmoid, vectorised};
+use super::update::update;
 
 const PER_TASK: usize = 16 * 1024;
 /// Slope of the sigmoid in OpenAI's approximation of GELU.
@@ -50,7 +51,7 @@ impl Activation {
     }
 
     fn forward(self, xs: &[f32]) -> Vec<f32> {
-        let mut ys = vec![0.0; xs.len()];
+        let mut ys = zeros(xs.len());
         ys.par_chunks_mut(PER_TASK).zip(xs.par_chunks(PER_TASK)).for_each(|(ys, xs)| {
             let pairs = ys.iter_mut().zip(xs);
             match self {
@@ -67,18 +68,17 @@ impl Activation {
         ys
     }
 
-    fn backward(self, xs: &[f32], grads: &[f32]) -> Vec<f32> {
-        let mut dxs = vec![0.0; xs.len()];
-        let chunks = xs.par_chunks(PER_TASK).zip(grads.par_chunks(PER_TASK));
-        dxs.par_chunks_mut(PER_TASK).zip(chunks).for_each(|(dxs, (xs, grads))| {
-            let triples = dxs.iter_mut().zip(xs.iter().zip(grads));
+    /// Makes gradients of what comes out gradients of what went in.
+    pub(super) fn backward(self, grads: &mut [f32], xs: &[f32]) {
+        grads.par_chunks_mut(PER_TASK).zip(xs.par_chunks(PER_TASK)).for_each(|(grads, xs)| {
+            let pairs = grads.iter_mut().zip(xs);
             match self {
                 Self::QuickGelu => vectorised(
                     #[inline(always)]
                     || {
-                        triples.for_each(|(dx, (x, g))| {
+                        pairs.for_each(|(g, x)| {
                             let s = sigmoid(QUICK * x);
-                            *dx = g * s * (1.0 + QUICK * x * (1.0 - s));
+                            *g = *g * s * (1.0 + QUICK * x * (1.0 - s));
                         });
                     },
                 ),
@@ -86,14 +86,21 @@ impl Activation {
                     #[inline(always)]
                     || {
                         const DENSITY: f32 = 0.398_942_3;
-                        triples.for_each(|(dx, (x, g))| {
-                            *dx = g * (normal_cdf(*x) + x * DENSITY * exp(-0.5 * x * x));
+                        pairs.for_each(|(g, x)| {
+                            *g *= normal_cdf(*x) + x * DENSITY * exp(-0.5 * x * x);
                         });
                     },
                 ),
             }
         });
-        dxs
+    }
+}
+
+impl Activation {
+    /// Of tensors on a CPU.
+    pub(super) fn apply(self, xs: &Tensor) -> Result<Tensor> {
+        let ys = with_f32s(xs, |xs| Ok(self.forward(xs)))?;
+        Tensor::from_vec(ys, xs.shape(), xs.device())
     }
 }
 
@@ -132,10 +139,9 @@ impl CustomOp1 for Activation {
         if xs.device().is_cuda() {
             return card::activation_backward(*self, xs, &grads.contiguous()?).map(Some);
         }
-        let dxs = with_f32s(xs, |xs| {
-            with_f32s(&grads.contiguous()?, |grads| Ok(self.backward(xs, grads)))
-        })?;
-        Tensor::from_vec(dxs, xs.shape(), xs.device()).map(Some)
+        let dxs = grads.contiguous()?.copy()?;
+        update(&dxs, xs, |grads, xs| self.backward(grads, xs))?;
+        Ok(Some(dxs))
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::{
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::buffer::{f32s, fusible, with_f32s};
+use super::buffer::{f32s, fusible, with_f32s, zeros};
 use super::card;
 use super::simd::dispatch;
 use super::softmax::{row_softmax, row_softmax_backward, softmax};
@@ -59,7 +59,7 @@ fn causal_mask(tokens: usize, like: &Tensor) -> Result<Tensor> {
 }
 
 #[derive(Clone, Copy)]
-struct HeadShape {
+pub(super) struct HeadShape {
     tokens: usize,
     heads: usize,
     head: usize,
@@ -67,7 +67,7 @@ struct HeadShape {
 }
 
 impl HeadShape {
-    fn of(qkv: &Tensor, heads: usize, causal: bool) -> Result<Self> {
+    pub(super) fn of(qkv: &Tensor, heads: usize, causal: bool) -> Result<Self> {
         let (_, tokens, width) = qkv.dims3()?;
         if heads == 0 || width == 0 || width % (3 * heads) != 0 || tokens == 0 {
             let message =
@@ -328,6 +328,30 @@ impl WithSimd for Backward<'_> {
     }
 }
 
+impl HeadShape {
+    /// The gradient of qkv. grads: `[batch, tokens, dim]`.
+    pub(super) fn backward(self, qkv: &Tensor, grads: &Tensor) -> Result<Tensor> {
+        if qkv.device().is_cuda() {
+            return card::attention_backward(qkv, grads, self.heads, self.causal);
+        }
+        let mut dqkv = zeros(qkv.elem_count());
+        let item = self.tokens * self.dim();
+        with_f32s(qkv, |qkv| {
+            with_f32s(grads, |grads| {
+                let inputs = qkv.par_chunks(3 * item).zip(grads.par_chunks(item));
+                dqkv.par_chunks_mut(3 * item).zip(inputs).for_each_init(
+                    || Scratch::new(self),
+                    |scratch, (dqkv, (qkv, grads))| {
+                        dispatch(Backward { shape: self, qkv, grads, dqkv, scratch });
+                    },
+                );
+                Ok(())
+            })
+        })?;
+        Tensor::from_vec(dqkv, qkv.shape(), qkv.device())
+    }
+}
+
 struct Attention {
     shape: HeadShape,
 }
@@ -341,7 +365,7 @@ impl CustomOp1 for Attention {
         let shape = self.shape;
         let (batch, tokens, _) = layout.shape().dims3()?;
         let qkv = f32s(storage, layout)?;
-        let mut out = vec![0.0; qkv.len() / 3];
+        let mut out = zeros(qkv.len() / 3);
         let item = tokens * shape.dim();
         out.par_chunks_mut(item).zip(qkv.par_chunks(3 * item)).for_each_init(
             || Scratch::new(shape),
@@ -355,26 +379,7 @@ impl CustomOp1 for Attention {
     }
 
     fn bwd(&self, qkv: &Tensor, _out: &Tensor, grads: &Tensor) -> Result<Option<Tensor>> {
-        let shape = self.shape;
-        if qkv.device().is_cuda() {
-            let grads = grads.contiguous()?;
-            return card::attention_backward(qkv, &grads, shape.heads, shape.causal).map(Some);
-        }
-        let mut dqkv = vec![0.0; qkv.elem_count()];
-        let item = shape.tokens * shape.dim();
-        with_f32s(qkv, |qkv| {
-            with_f32s(&grads.contiguous()?, |grads| {
-                let inputs = qkv.par_chunks(3 * item).zip(grads.par_chunks(item));
-                dqkv.par_chunks_mut(3 * item).zip(inputs).for_each_init(
-                    || Scratch::new(shape),
-                    |scratch, (dqkv, (qkv, grads))| {
-                        dispatch(Backward { shape, qkv, grads, dqkv, scratch });
-                    },
-                );
-                Ok(())
-            })
-        })?;
-        Tensor::from_vec(dqkv, qkv.shape(), qkv.device()).map(Some)
+        self.shape.backward(qkv, &grads.contiguous()?).map(Some)
     }
 }
 

@@ -53,7 +53,6 @@ pub(super) fn hand_over(argument: &Tensor, gradient: Tensor) -> Result<Option<Te
 ///
 /// # Errors
 /// When nobody would find it: outside [`backward`], and for what is not a variable.
-#[cfg(feature = "cuda")]
 pub(super) fn take(argument: &Tensor, gradient: Tensor) -> Result<()> {
     match hand_over(argument, gradient)? {
         None => Ok(()),

@@ -1,6 +1,6 @@
 use candle_core::backend::BackendStorage as _;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor,
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Storage, Tensor,
 };
 use rayon::prelude::*;
 
@@ -57,8 +57,8 @@ pub fn linear(
     ys.reshape(shape)
 }
 
-struct Linear {
-    rounded: Option<Rounded>,
+pub(super) struct Linear {
+    pub(super) rounded: Option<Rounded>,
 }
 
 impl Linear {
@@ -67,7 +67,7 @@ impl Linear {
         (xs, xs_layout): (&CpuStorage, &Layout),
         (weight, weight_layout): (&CpuStorage, &Layout),
         bias: Option<&[f32]>,
-    ) -> Result<(CpuStorage, Shape)> {
+    ) -> Result<(Vec<f32>, Shape)> {
         let (rows, inputs) = xs_layout.shape().dims2()?;
         let (outputs, _) = weight_layout.shape().dims2()?;
         if let Some(bias) = bias
@@ -81,7 +81,7 @@ impl Linear {
             let left = Matrix::AsIs(f32s(xs, xs_layout)?);
             let right = Matrix::Turned(f32s(weight, weight_layout)?);
             let ys = rounded.product([rows, inputs, outputs], left, right, bias);
-            return Ok((CpuStorage::F32(ys), shape));
+            return Ok((ys, shape));
         }
         let sizes = (1, rows, outputs, inputs);
         let transposed = weight_layout.transpose(0, 1)?;
@@ -93,7 +93,52 @@ impl Linear {
         if let Some(bias) = bias {
             add_to_rows(&mut ys, bias);
         }
-        Ok((CpuStorage::F32(ys), shape))
+        Ok((ys, shape))
+    }
+
+    /// `xs weight^T + bias` of tensors on a CPU, `[rows, outputs]`.
+    pub(super) fn values(&self, xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Vec<f32>> {
+        let guards = [xs.storage_and_layout(), weight.storage_and_layout()];
+        let [(Storage::Cpu(xs), xs_layout), (Storage::Cpu(weight), weight_layout)] =
+            guards.each_ref().map(|(storage, layout)| (&**storage, *layout))
+        else {
+            return Err(Error::Msg("a product on the CPU needs tensors there".to_owned()).bt());
+        };
+        with_f32s(bias, |bias| {
+            let (ys, _) = self.product((xs, xs_layout), (weight, weight_layout), Some(bias))?;
+            Ok(ys)
+        })
+    }
+
+    /// The gradient of what goes in. grads: `[rows, outputs]`.
+    pub(super) fn of_inputs(&self, weight: &Tensor, grads: &Tensor) -> Result<Tensor> {
+        let ((rows, outputs), (_, inputs)) = (grads.dims2()?, weight.dims2()?);
+        match self.rounded.filter(|_| outputs > 0 && on_cpu(&[weight, grads])) {
+            Some(rounded) => {
+                let sizes = [rows, outputs, inputs];
+                rounded_product(rounded, sizes, (grads, |values| Matrix::AsIs(values)), weight)
+            }
+            None => grads.matmul(&weight.detach().to_dtype(grads.dtype())?),
+        }
+    }
+
+    /// The gradient of the weight, of the type of grads.
+    pub(super) fn of_weight(&self, xs: &Tensor, grads: &Tensor) -> Result<Tensor> {
+        let ((rows, outputs), (_, inputs)) = (grads.dims2()?, xs.dims2()?);
+        match self.rounded.filter(|_| rows > 0 && on_cpu(&[xs, grads])) {
+            Some(rounded) => {
+                let sizes = [outputs, rows, inputs];
+                rounded_product(rounded, sizes, (grads, |values| Matrix::Turned(values)), xs)
+            }
+            None => grads.t()?.matmul(&xs.detach()),
+        }
+    }
+
+    /// The gradient of the bias, on a CPU.
+    pub(super) fn of_bias(grads: &Tensor) -> Result<Tensor> {
+        let outputs = grads.dim(1)?;
+        let sums = with_f32s(grads, |grads| Ok(column_sums(grads, outputs)))?;
+        Tensor::from_vec(sums, outputs, grads.device())
     }
 
     fn gradients(
@@ -102,35 +147,11 @@ impl Linear {
         weight: &Tensor,
         grads: &Tensor,
     ) -> Result<[Option<Tensor>; 2]> {
-        let rounded = self.rounded.filter(|_| on_cpu(&[xs, weight, grads]));
-        let (rows, outputs) = grads.dims2()?;
-        let (_, inputs) = weight.dims2()?;
-        let dxs = match rounded {
-            _ if !xs.track_op() => None,
-            Some(rounded) if outputs > 0 => {
-                let sizes = [rows, outputs, inputs];
-                Some(rounded_product(
-                    rounded,
-                    sizes,
-                    (grads, |values| Matrix::AsIs(values)),
-                    weight,
-                )?)
-            }
-            Some(_) | None => Some(grads.matmul(&weight.detach().to_dtype(grads.dtype())?)?),
-        };
-        let dweight = match rounded {
-            _ if !weight.track_op() => None,
-            Some(rounded) if rows > 0 => {
-                let sizes = [outputs, rows, inputs];
-                hand_over(
-                    weight,
-                    rounded_product(rounded, sizes, (grads, |values| Matrix::Turned(values)), xs)?,
-                )?
-            }
-            Some(_) | None => {
-                let gradient = grads.t()?.matmul(&xs.detach())?.to_dtype(weight.dtype())?;
-                hand_over(weight, gradient)?
-            }
+        let dxs = xs.track_op().then(|| self.of_inputs(weight, grads)).transpose()?;
+        let dweight = if weight.track_op() {
+            hand_over(weight, self.of_weight(xs, grads)?.to_dtype(weight.dtype())?)?
+        } else {
+            None
         };
         Ok([dxs, dweight])
     }
@@ -198,7 +219,8 @@ impl CustomOp2 for Linear {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.product((xs, xs_layout), (weight, weight_layout), None)
+        let (ys, shape) = self.product((xs, xs_layout), (weight, weight_layout), None)?;
+        Ok((CpuStorage::F32(ys), shape))
     }
 
     fn cuda_fwd(
@@ -238,7 +260,9 @@ impl CustomOp3 for Linear {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let bias = f32s(bias, bias_layout)?;
-        self.product((xs, xs_layout), (weight, weight_layout), Some(bias))
+        let weight = (weight, weight_layout);
+        let (ys, shape) = self.product((xs, xs_layout), weight, Some(bias))?;
+        Ok((CpuStorage::F32(ys), shape))
     }
 
     fn cuda_fwd(
@@ -266,9 +290,7 @@ impl CustomOp3 for Linear {
         let dbias = if bias.track_op() && bias.device().is_cuda() {
             hand_over(bias, card::column_sums(&grads)?)?
         } else if bias.track_op() {
-            let outputs = bias.elem_count();
-            let sums = with_f32s(&grads, |grads| Ok(column_sums(grads, outputs)))?;
-            Some(Tensor::from_vec(sums, bias.shape(), bias.device())?)
+            Some(Self::of_bias(&grads)?)
         } else {
             None
         };

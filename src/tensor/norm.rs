@@ -4,9 +4,10 @@ use candle_core::{
 use rayon::prelude::*;
 
 use super::backward::hand_over;
-use super::buffer::{ROWS_PER_TASK, f32s, fusible, with_f32s};
+use super::buffer::{ROWS_PER_TASK, f32s, fusible, with_f32s, zeros};
 use super::card;
 use super::simd::{sum, vectorised};
+use super::update::update;
 
 /// Layer normalisation over the last axis. xs: `[.., dim]`; weight, bias: `[dim]`. The result is of the type of
 /// xs, whatever the others are.
@@ -40,8 +41,8 @@ pub fn normalise(features: &Tensor) -> Result<Tensor> {
     features.broadcast_div(&length)
 }
 
-struct LayerNorm {
-    eps: f32,
+pub(super) struct LayerNorm {
+    pub(super) eps: f32,
 }
 
 impl LayerNorm {
@@ -56,7 +57,7 @@ impl LayerNorm {
 
     fn forward(&self, xs: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
         let dim = weight.len();
-        let mut ys = vec![0.0; xs.len()];
+        let mut ys = zeros(xs.len());
         let task = ROWS_PER_TASK * dim;
         ys.par_chunks_mut(task).zip(xs.par_chunks(task)).for_each(|(ys, xs)| {
             vectorised(
@@ -75,22 +76,20 @@ impl LayerNorm {
         ys
     }
 
-    /// Gradients of xs, weight and bias.
-    fn backward(&self, xs: &[f32], weight: &[f32], grads: &[f32]) -> [Vec<f32>; 3] {
+    /// Makes gradients of what comes out gradients of `xs`, and gives those of weight and bias.
+    fn backward(&self, xs: &[f32], weight: &[f32], grads: &mut [f32]) -> [Vec<f32>; 2] {
         let dim = weight.len();
         let task = ROWS_PER_TASK * dim;
-        let mut dxs = vec![0.0; xs.len()];
-        let partial: Vec<(Vec<f32>, Vec<f32>)> = dxs
+        let partial: Vec<(Vec<f32>, Vec<f32>)> = grads
             .par_chunks_mut(task)
-            .zip(xs.par_chunks(task).zip(grads.par_chunks(task)))
-            .map(|(dxs, (xs, grads))| {
+            .zip(xs.par_chunks(task))
+            .map(|(grads, xs)| {
                 let (mut dw, mut db) = (vec![0.0; dim], vec![0.0; dim]);
                 vectorised(
                     #[inline(always)]
                     || {
-                        let rows = xs.chunks_exact(dim).zip(grads.chunks_exact(dim));
-                        for (dx, (x, g)) in dxs.chunks_exact_mut(dim).zip(rows) {
-                            self.row_backward(x, weight, g, dx, (&mut dw, &mut db));
+                        for (g, x) in grads.chunks_exact_mut(dim).zip(xs.chunks_exact(dim)) {
+                            self.row_backward(x, weight, g, (&mut dw, &mut db));
                         }
                     },
                 );
@@ -103,7 +102,22 @@ impl LayerNorm {
             dw.iter_mut().zip(w).for_each(|(sum, v)| *sum += v);
             db.iter_mut().zip(b).for_each(|(sum, v)| *sum += v);
         }
-        [dxs, dw, db]
+        [dw, db]
+    }
+
+    /// The same of tensors on a CPU. `grads` changes where it lies.
+    pub(super) fn gradients(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        grads: &Tensor,
+    ) -> Result<[Tensor; 2]> {
+        let mut found = [Vec::new(), Vec::new()];
+        with_f32s(weight, |weight| {
+            update(grads, xs, |grads, xs| found = self.backward(xs, weight, grads))
+        })?;
+        let [dw, db] = found.map(|values| Tensor::from_vec(values, weight.shape(), xs.device()));
+        Ok([dw?, db?])
     }
 
     #[inline(always)]
@@ -111,21 +125,20 @@ impl LayerNorm {
         &self,
         x: &[f32],
         weight: &[f32],
-        g: &[f32],
-        dx: &mut [f32],
+        g: &mut [f32],
         (dw, db): (&mut [f32], &mut [f32]),
     ) {
         let n = x.len();
-        let (weight, g) = (&weight[..n], &g[..n]);
+        let (weight, g) = (&weight[..n], &mut g[..n]);
         let (mean, scale) = self.moments(x);
         let along_bias = sum(n, |i| g[i] * weight[i]) / n as f32;
         let along_row = sum(n, |i| g[i] * weight[i] * (x[i] - mean) * scale) / n as f32;
-        let (dx, dw, db) = (&mut dx[..n], &mut dw[..n], &mut db[..n]);
+        let (dw, db) = (&mut dw[..n], &mut db[..n]);
         for i in 0..n {
             let normed = (x[i] - mean) * scale;
-            dx[i] = scale * (g[i] * weight[i] - along_bias - normed * along_row);
             dw[i] += g[i] * normed;
             db[i] += g[i];
+            g[i] = scale * (g[i] * weight[i] - along_bias - normed * along_row);
         }
     }
 }
@@ -182,16 +195,9 @@ impl CustomOp3 for LayerNorm {
             let [dxs, dw, db] = card::layer_norm_backward(xs, weight, &grads, self.eps)?;
             return Ok((Some(dxs), hand_over(weight, dw)?, hand_over(bias, db)?));
         }
-        let [dxs, dw, db] = with_f32s(xs, |xs| {
-            with_f32s(weight, |weight| {
-                with_f32s(&grads, |grads| Ok(self.backward(xs, weight, grads)))
-            })
-        })?;
-        Ok((
-            Some(Tensor::from_vec(dxs, xs.shape(), xs.device())?),
-            Some(Tensor::from_vec(dw, weight.shape(), xs.device())?),
-            Some(Tensor::from_vec(db, bias.shape(), xs.device())?),
-        ))
+        let dxs = grads.copy()?;
+        let [dw, db] = self.gradients(xs, weight, &dxs)?;
+        Ok((Some(dxs), Some(dw), Some(db)))
     }
 }
 

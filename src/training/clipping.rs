@@ -1,7 +1,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::tensor::{square_sum, with_values};
+use crate::tensor::{square_sum, widest, with_values};
 
 /// Values that a thread takes at a time.
 pub(super) const CHUNK: usize = 1 << 15;
@@ -44,7 +44,23 @@ impl Clipping {
 }
 
 fn host_square_sum(gradient: &Tensor) -> candle_core::Result<f64> {
-    let of = |values: &[f32]| values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+    /// Sums that run side by side.
+    const LANES: usize = 16;
+    let add = |sum: &mut f64, value: &f32| *sum += f64::from(*value) * f64::from(*value);
+    let of = |values: &[f32]| {
+        widest(
+            #[inline(always)]
+            || {
+                let mut sums = [0.0; LANES];
+                let (whole, others) = values.as_chunks::<LANES>();
+                for values in whole {
+                    sums.iter_mut().zip(values).for_each(|(sum, value)| add(sum, value));
+                }
+                sums.iter_mut().zip(others).for_each(|(sum, value)| add(sum, value));
+                sums.iter().sum::<f64>()
+            },
+        )
+    };
     // In an order that does not depend on the threads.
     with_values(gradient, |values| {
         values.par_chunks(CHUNK).map(of).collect::<Vec<f64>>().iter().sum()

@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 
 use super::super::activation::Activation;
-use super::super::backward::take;
 use super::super::block::{Affine, BlockParameters};
 use super::Given;
 use super::activation::{activation, activation_backward};
@@ -88,42 +87,6 @@ impl Block {
         let dxs = normed_backward(&flat, &dnormed1, norm1, eps)?;
         added(&dxs, &dbetween)?.reshape(xs.shape())
     }
-}
-
-impl Affine {
-    /// Whether one of them gets a gradient.
-    fn learns(&self) -> bool {
-        self.tensors().any(Tensor::track_op)
-    }
-
-    /// Without history.
-    fn weight(&self) -> Result<Tensor> {
-        joined(self.0.iter().map(|(weight, _)| weight.detach()).collect())
-    }
-
-    /// Without history.
-    fn bias(&self) -> Result<Tensor> {
-        joined(self.0.iter().map(|(_, bias)| bias.detach()).collect())
-    }
-
-    /// Hands each part that learns its share of the gradients.
-    fn give(&self, dweight: &Tensor, dbias: &Tensor) -> Result<()> {
-        let mut start = 0;
-        for (weight, bias) in &self.0 {
-            let outputs = weight.dim(0)?;
-            for (of, gradients) in [(weight, dweight), (bias, dbias)] {
-                if of.track_op() {
-                    take(of, gradients.narrow(0, start, outputs)?.contiguous()?)?;
-                }
-            }
-            start += outputs;
-        }
-        Ok(())
-    }
-}
-
-fn joined(mut parts: Vec<Tensor>) -> Result<Tensor> {
-    if parts.len() == 1 { Ok(parts.remove(0)) } else { Tensor::cat(&parts, 0) }
 }
 
 fn normed(xs: Given<'_>, by: &Affine, eps: f64) -> Result<Tensor> {

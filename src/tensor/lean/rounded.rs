@@ -9,7 +9,9 @@ use super::amx::{self, Amx, Shaped};
 use super::dot::Dot;
 use super::linear::Halves;
 use super::pairs::{HalfRow, HalfRows, pair};
+use super::prefetch::prefetch;
 use super::{Row, WIDTH, panels};
+use crate::tensor::buffer::zeros;
 use crate::tensor::simd::vectorised;
 
 /// Rows of a result that a thread makes at a time: with as many inputs as a tower has, their left side stays in the second-level cache.
@@ -18,6 +20,8 @@ const ROWS: usize = 256;
 const PANELS: usize = 4;
 /// Columns that are turned at a time.
 const BLOCK: usize = 16;
+/// Values of a line of the cache.
+const LINE: usize = 16;
 
 thread_local! {
     // Kept for the next product of the thread.
@@ -104,17 +108,19 @@ impl Rounded {
         assert_eq!(left.len(), rows * inputs, "the left side has another size");
         assert_eq!(right.len(), inputs * columns, "the right side has another size");
         assert!(bias.is_none_or(|bias| bias.len() == columns), "the bias has another size");
-        let mut out = vec![0.0; rows * columns];
+        let mut out = zeros(rows * columns);
         if out.is_empty() {
             return out;
         }
         let deep = panels(inputs);
-        let mut packed = RIGHT.take();
-        packed.resize(panels(columns) * deep * WIDTH / 2, HalfRows::ZERO);
-        packed.par_chunks_mut(deep * WIDTH / 2).enumerate().for_each(|(panel, to)| {
+        let mut right_side = RIGHT.take();
+        let packed = room(&mut right_side, panels(columns) * deep * WIDTH / 2, HalfRows::ZERO);
+        // Several panels side by side, so that whole stretches of a row are read.
+        let side_by_side = PANELS.min(panels(columns).div_ceil(rayon::current_num_threads()));
+        packed.par_chunks_mut(side_by_side * deep * WIDTH / 2).enumerate().for_each(|(at, to)| {
             vectorised(
                 #[inline(always)]
-                || pack_right(right, [inputs, columns], panel * WIDTH, to),
+                || pack_right(right, [inputs, columns], at * side_by_side * WIDTH, to),
             );
         });
         let rounds = rows.div_ceil(rayon::current_num_threads() * ROWS);
@@ -122,9 +128,9 @@ impl Rounded {
             rows.div_ceil(rayon::current_num_threads() * rounds).next_multiple_of(amx::BLOCK);
         out.par_chunks_mut(each * columns).enumerate().for_each(|(at, out)| {
             let here = out.len() / columns;
-            let (mut halved, mut sums) = (LEFT.take(), SUMS.take());
-            halved.resize(deep * here + amx::BLOCK - 1, HalfRow::ZERO);
-            sums.resize(PANELS * here, Row::ZERO);
+            let (mut left_side, mut kept_sums) = (LEFT.take(), SUMS.take());
+            let halved = room(&mut left_side, deep * here + amx::BLOCK - 1, HalfRow::ZERO);
+            let sums = room(&mut kept_sums, PANELS * here, Row::ZERO);
             vectorised(
                 #[inline(always)]
                 || pack_left(left, [rows, inputs], at * each, &mut halved[..deep * here]),
@@ -142,15 +148,23 @@ impl Rounded {
                 }
                 vectorised(
                     #[inline(always)]
-                    || write(&sums, here, first, out),
+                    || write(sums, here, first, out),
                 );
             }
-            LEFT.set(halved);
-            SUMS.set(sums);
+            LEFT.set(left_side);
+            SUMS.set(kept_sums);
         });
-        RIGHT.set(packed);
+        RIGHT.set(right_side);
         out
     }
+}
+
+/// So many of a buffer, with whatever is in them.
+fn room<T: Clone>(buffer: &mut Vec<T>, len: usize, filling: T) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, filling);
+    }
+    &mut buffer[..len]
 }
 
 /// Up to 32 values from column `first` on.
@@ -205,32 +219,43 @@ fn pack_left(left: Matrix<'_>, [rows, inputs]: [usize; 2], first: usize, to: &mu
     }
 }
 
-/// 32 columns of `[inputs, columns]` from `first` on, into `[input / 2]`.
+/// Columns of `[inputs, columns]` from `first` on, as many as there is room for, into `[panel][input / 2]`.
 #[inline(always)]
 fn pack_right(right: Matrix<'_>, [inputs, columns]: [usize; 2], first: usize, to: &mut [HalfRows]) {
-    let wide = WIDTH.min(columns - first);
+    let deep = panels(inputs) * WIDTH / 2;
     match right {
         Matrix::AsIs(values) => {
-            for (panel, to) in to.as_chunks_mut::<{ WIDTH / 2 }>().0.iter_mut().enumerate() {
-                let inputs = panel * WIDTH..inputs.min((panel + 1) * WIDTH);
-                for lane in (0..wide).step_by(BLOCK) {
-                    let here = BLOCK.min(wide - lane);
-                    let pairs = across(values, columns, inputs.clone(), first + lane, here);
-                    // What fills up the last is nothing.
-                    for (to, pairs) in to.iter_mut().zip(&pairs) {
-                        to.0.as_chunks_mut::<BLOCK>().0[lane / BLOCK] = *pairs;
+            for from in (0..inputs).step_by(WIDTH) {
+                let these = from..inputs.min(from + WIDTH);
+                for (panel, to) in to.chunks_exact_mut(deep).enumerate() {
+                    let first = first + panel * WIDTH;
+                    let wide = WIDTH.min(columns - first);
+                    let to = &mut to[from / 2..][..WIDTH / 2];
+                    for lane in (0..wide).step_by(BLOCK) {
+                        let here = BLOCK.min(wide - lane);
+                        let pairs = across(values, columns, these.clone(), first + lane, here);
+                        // What fills up the last is nothing.
+                        for (to, pairs) in to.iter_mut().zip(&pairs) {
+                            to.0.as_chunks_mut::<BLOCK>().0[lane / BLOCK] = *pairs;
+                        }
                     }
                 }
             }
         }
         Matrix::Turned(values) => {
-            let rows = &values[first * inputs..][..wide * inputs];
-            // A panel at a time: what it is written to stays at hand.
-            for (panel, to) in to.as_chunks_mut::<{ WIDTH / 2 }>().0.iter_mut().enumerate() {
-                let these = panel * WIDTH..inputs.min((panel + 1) * WIDTH);
-                for (lane, values) in rows.chunks_exact(inputs).enumerate() {
-                    for (to, pair) in to.iter_mut().zip(pairs_of(&values[these.clone()])) {
-                        to.0[lane] = pair;
+            for (panel, to) in to.chunks_exact_mut(deep).enumerate() {
+                let first = first + panel * WIDTH;
+                let wide = WIDTH.min(columns - first);
+                let rows = &values[first * inputs..][..wide * inputs];
+                // A panel at a time: what it is written to stays at hand.
+                for (panel, to) in to.as_chunks_mut::<{ WIDTH / 2 }>().0.iter_mut().enumerate() {
+                    let these = panel * WIDTH..inputs.min((panel + 1) * WIDTH);
+                    for (lane, values) in rows.chunks_exact(inputs).enumerate() {
+                        // Rows lie far from each other, which no processor foresees for so many.
+                        values[these.end..].iter().take(WIDTH).step_by(LINE).for_each(prefetch);
+                        for (to, pair) in to.iter_mut().zip(pairs_of(&values[these.clone()])) {
+                            to.0[lane] = pair;
+                        }
                     }
                 }
             }
@@ -268,6 +293,8 @@ fn across(
     let mut both = [[0.0; BLOCK]; WIDTH];
     for (to, row) in both.iter_mut().zip(rows) {
         let from = &values[row * stride + first..];
+        // As far below as the next panel: rows lie far from each other, which no processor foresees for so many.
+        from.get(WIDTH * stride).into_iter().for_each(prefetch);
         match from.first_chunk::<BLOCK>() {
             Some(from) if columns == BLOCK => *to = *from,
             Some(_) | None => {

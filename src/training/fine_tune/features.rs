@@ -128,7 +128,7 @@ mod tests {
             Features::compute(memory, &pixels, |part| clip.image_stages(part.clone())).unwrap();
         let unit = normalise(features.tensor()).unwrap();
         let loss = sup_con(&unit, &[0, 0, 1, 1, 2, 2, 2], 0.5).unwrap();
-        let mut grads = loss.backward().unwrap();
+        let mut grads = crate::tensor::backward(&loss).unwrap();
         features.backward(&mut grads, vars.iter()).unwrap();
         vars.iter()
             .filter_map(|var| Some(grads.get(var)?.flatten_all().unwrap().to_vec1().unwrap()))
