@@ -1,7 +1,7 @@
 use super::source::Source;
 use crate::model::config::Activation;
 use crate::model::{ModelError, Precision};
-use crate::tensor::lean::{After, Heads, Lean, LeanNorm, Row, Span, attention, panels};
+use crate::tensor::lean::{After, Heads, Lean, LeanNorm, Rounded, Row, Span, attention, panels};
 
 /// What a pass needs besides the weights; kept from one to the next.
 #[derive(Default)]
@@ -46,6 +46,8 @@ pub(super) struct Blocks {
     width: usize,
     heads: Heads,
     activation: After,
+    /// Whether the attention's products are rounded, as all others are.
+    rounded: Option<Rounded>,
 }
 
 /// What the blocks of a tower share.
@@ -102,7 +104,8 @@ impl Blocks {
             Activation::Gelu => After::Gelu,
         };
         let heads = Heads { heads, size: width / heads, causal };
-        Ok(Self { blocks, prefix, width, heads, activation })
+        let rounded = if precision == Precision::F32 { None } else { Rounded::detect() };
+        Ok(Self { blocks, prefix, width, heads, activation, rounded })
     }
 
     /// Gives every parameter by its name.
@@ -149,7 +152,7 @@ impl Blocks {
             let mixed = room(mixed, wide * rows);
             block.norm1.forward(xs, rows, normed);
             block.qkv.forward(normed, rows, qkv, After::Nothing, threads);
-            attention(qkv, rows, spans, self.heads, mixed, threads);
+            attention(qkv, rows, spans, self.heads, mixed, self.rounded, threads);
             if at + 1 < self.blocks.len() {
                 self.finish(block, xs, mixed, rows, normed, inner, threads);
                 continue;

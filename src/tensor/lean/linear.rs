@@ -300,10 +300,7 @@ impl Lean {
 fn halved(left: &[Row], multiply: impl FnOnce(&[HalfRow])) {
     let mut halved = HALVED.take();
     halved.resize(left.len() + amx::BLOCK - 1, HalfRow::ZERO);
-    vectorised(
-        #[inline(always)]
-        || halve(left, &mut halved),
-    );
+    halve(left, &mut halved);
     multiply(&halved);
     HALVED.set(halved);
 }
@@ -370,13 +367,10 @@ impl<P: Product> WithSimd for Task<'_, P> {
 /// Written by instruction: the compiler made it for sixteen rows at a time, value by value.
 #[inline(always)]
 fn begin<S: Simd>(simd: S, out: &mut [Row], bias: &Row, after: After) {
-    if after != After::Add {
-        return out.fill(*bias);
-    }
+    let bias = S::as_simd_f32s(&bias.0).0;
     for row in out {
-        let bias = S::as_simd_f32s(&bias.0).0;
         for (value, bias) in S::as_mut_simd_f32s(&mut row.0).0.iter_mut().zip(bias) {
-            *value = simd.add_f32s(*value, *bias);
+            *value = if after == After::Add { simd.add_f32s(*value, *bias) } else { *bias };
         }
     }
 }

@@ -25,6 +25,11 @@ mod pairs;
 mod prefetch;
 mod product;
 mod rounded;
+#[cfg(target_arch = "x86_64")]
+mod rounding;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "no_rounding.rs"]
+mod rounding;
 mod tile;
 
 pub use attention::{Heads, Span, attention};

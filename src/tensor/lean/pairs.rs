@@ -2,8 +2,9 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::rounding::Rounds;
 use super::{Row, WIDTH};
-use crate::tensor::simd::dispatch;
+use crate::tensor::simd::{dispatch, vectorised};
 
 /// A row's part in a panel: each value holds inputs `2 i` (low bits) and `2 i + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +51,42 @@ pub(super) fn high(pair: u32) -> f32 {
 }
 
 /// Rounds rows.
-#[inline(always)]
 pub(super) fn halve(rows: &[Row], out: &mut [HalfRow]) {
+    match Rounds::detect() {
+        Some(rounds) => rounds.halve(rows, out),
+        None => vectorised(
+            #[inline(always)]
+            || halve_portably(rows, out),
+        ),
+    }
+}
+
+#[inline(always)]
+fn halve_portably(rows: &[Row], out: &mut [HalfRow]) {
     for (to, from) in out.iter_mut().zip(rows) {
         for (to, from) in to.0.iter_mut().zip(from.0.as_chunks::<2>().0) {
             *to = pair(from[0], from[1]);
+        }
+    }
+}
+
+/// Rounds rows and pairs each with the next, lane by lane; the last one without a next with nothing.
+pub(super) fn pair_up(rows: &[Row], out: &mut [HalfRows]) {
+    match Rounds::detect() {
+        Some(rounds) => rounds.pair_up(rows, out),
+        None => vectorised(
+            #[inline(always)]
+            || pair_up_portably(rows, out),
+        ),
+    }
+}
+
+#[inline(always)]
+fn pair_up_portably(rows: &[Row], out: &mut [HalfRows]) {
+    for (to, two) in out.iter_mut().zip(rows.chunks(2)) {
+        let second = two.get(1).unwrap_or(&Row::ZERO);
+        for lane in 0..WIDTH {
+            to.0[lane] = pair(two[0].0[lane], second.0[lane]);
         }
     }
 }
@@ -116,7 +148,10 @@ mod tests {
         let (mut row, mut halved, mut swapped) = (Row::ZERO, [HalfRow::ZERO], [Row::ZERO]);
         for values in values.chunks(WIDTH) {
             row.0[..values.len()].copy_from_slice(values);
+            halve_portably(&[row], &mut halved);
+            let portably = halved;
             halve(&[row], &mut halved);
+            assert_eq!(halved, portably);
             let rounded = row.0.map(|value| bf16::from_f32(value).to_f32());
             for (pair, two) in halved[0].0.into_iter().zip(rounded.as_chunks::<2>().0) {
                 assert_eq!([low(pair), high(pair)], *two);
@@ -126,7 +161,21 @@ mod tests {
             pairs.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.reverse());
             assert_eq!(swapped[0].0, pairs);
         }
+        let (one, other) =
+            (Row(std::array::from_fn(|i| values[i])), Row(std::array::from_fn(|i| values[99 + i])));
+        let mut paired = [HalfRows::ZERO; 2];
+        pair_up(&[one, other, one], &mut paired);
+        for lane in 0..WIDTH {
+            let want = [one, other].map(|row| bf16::from_f32(row.0[lane]).to_f32());
+            assert_eq!([low(paired[0].0[lane]), high(paired[0].0[lane])], want);
+            assert_eq!([low(paired[1].0[lane]), high(paired[1].0[lane])], [want[0], 0.0]);
+        }
+        let mut portably = paired;
+        pair_up_portably(&[one, other, one], &mut portably);
+        assert!(portably.iter().zip(&paired).all(|(a, b)| a.0 == b.0));
         row.0[3] = f32::NAN;
+        halve(&[row], &mut halved);
+        assert!(high(halved[0].0[1]).is_nan());
         round_swapped(&[row], &mut swapped);
         assert!(swapped[0].0[2].is_nan() && !swapped[0].0[3].is_nan());
     }

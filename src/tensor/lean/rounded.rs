@@ -9,7 +9,7 @@ use super::amx::{self, Amx, Shaped};
 use super::dot::Dot;
 use super::linear::Halves;
 use super::pairs::{HalfRow, HalfRows, pair};
-use super::prefetch::prefetch;
+use super::rounding::Rounds;
 use super::{Row, WIDTH, panels};
 use crate::tensor::buffer::zeros;
 use crate::tensor::simd::vectorised;
@@ -20,8 +20,6 @@ const ROWS: usize = 256;
 const PANELS: usize = 4;
 /// Columns that are turned at a time.
 const BLOCK: usize = 16;
-/// Values of a line of the cache.
-const LINE: usize = 16;
 
 thread_local! {
     // Kept for the next product of the thread.
@@ -34,28 +32,43 @@ thread_local! {
 #[derive(Debug, Clone, Copy)]
 pub struct Rounded(Instructions);
 
+impl Rounded {
+    /// Ready for this thread.
+    pub(super) fn ready(self) -> Ready {
+        match self.0 {
+            Instructions::Tiles(amx) => Ready::Tiles(Box::new(amx.shape())),
+            Instructions::Pairs(dot) => Ready::Pairs(dot),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Instructions {
     Tiles(Amx),
     Pairs(Dot),
 }
 
-impl Instructions {
-    /// Ready for this thread.
-    fn ready(self) -> Ready {
-        match self {
-            Self::Tiles(amx) => Ready::Tiles(Box::new(amx.shape())),
-            Self::Pairs(dot) => Ready::Pairs(dot),
-        }
-    }
-}
-
-enum Ready {
+/// Multiplies.
+pub(super) enum Ready {
     Tiles(Box<Shaped>),
     Pairs(Dot),
 }
 
 impl Ready {
+    /// `out += left right`, for one panel of outputs. left: `[panel][row]` with `rows` rows a panel, and behind the last [`amx::BLOCK`]
+    /// but one more of whatever; right: `[inputs / 2]`; out: `[row]`.
+    pub(super) fn product(
+        &mut self,
+        left: &[HalfRow],
+        rows: usize,
+        right: &[HalfRows],
+        out: &mut [Row],
+    ) {
+        for (part, right) in right.chunks(amx::DEPTH * WIDTH / 2).enumerate() {
+            self.strips(&left[part * amx::DEPTH * rows..], rows, right, out);
+        }
+    }
+
     /// `out += left right`, laid out as [`Shaped::strips`] takes them.
     fn strips(&mut self, left: &[HalfRow], rows: usize, right: &[HalfRows], out: &mut [Row]) {
         match self {
@@ -135,16 +148,14 @@ impl Rounded {
                 #[inline(always)]
                 || pack_left(left, [rows, inputs], at * each, &mut halved[..deep * here]),
             );
-            let mut ready = self.0.ready();
+            let mut ready = self.ready();
             for (at, right) in packed.chunks(PANELS * deep * WIDTH / 2).enumerate() {
                 let first = at * PANELS * WIDTH;
                 for (panel, right) in right.chunks_exact(deep * WIDTH / 2).enumerate() {
                     let start = bias.map_or(Row::ZERO, |bias| row_at(bias, first + panel * WIDTH));
                     let sums = &mut sums[panel * here..][..here];
                     sums.fill(start);
-                    for (part, right) in right.chunks(amx::DEPTH * WIDTH / 2).enumerate() {
-                        ready.strips(&halved[part * amx::DEPTH * here..], here, right, sums);
-                    }
+                    ready.product(halved, here, right, sums);
                 }
                 vectorised(
                     #[inline(always)]
@@ -222,7 +233,7 @@ fn pack_left(left: Matrix<'_>, [rows, inputs]: [usize; 2], first: usize, to: &mu
 /// Columns of `[inputs, columns]` from `first` on, as many as there is room for, into `[panel][input / 2]`.
 #[inline(always)]
 fn pack_right(right: Matrix<'_>, [inputs, columns]: [usize; 2], first: usize, to: &mut [HalfRows]) {
-    let deep = panels(inputs) * WIDTH / 2;
+    let (deep, rounds) = (panels(inputs) * WIDTH / 2, Rounds::detect());
     match right {
         Matrix::AsIs(values) => {
             for from in (0..inputs).step_by(WIDTH) {
@@ -231,6 +242,13 @@ fn pack_right(right: Matrix<'_>, [inputs, columns]: [usize; 2], first: usize, to
                     let first = first + panel * WIDTH;
                     let wide = WIDTH.min(columns - first);
                     let to = &mut to[from / 2..][..WIDTH / 2];
+                    if let Some(rounds) = rounds
+                        && let Some(to) = to.as_mut_array()
+                        && (wide, these.len()) == (WIDTH, WIDTH)
+                    {
+                        rounds.pair_up_apart(&values[from * columns + first..], columns, to);
+                        continue;
+                    }
                     for lane in (0..wide).step_by(BLOCK) {
                         let here = BLOCK.min(wide - lane);
                         let pairs = across(values, columns, these.clone(), first + lane, here);
@@ -251,8 +269,6 @@ fn pack_right(right: Matrix<'_>, [inputs, columns]: [usize; 2], first: usize, to
                 for (panel, to) in to.as_chunks_mut::<{ WIDTH / 2 }>().0.iter_mut().enumerate() {
                     let these = panel * WIDTH..inputs.min((panel + 1) * WIDTH);
                     for (lane, values) in rows.chunks_exact(inputs).enumerate() {
-                        // Rows lie far from each other, which no processor foresees for so many.
-                        values[these.end..].iter().take(WIDTH).step_by(LINE).for_each(prefetch);
                         for (to, pair) in to.iter_mut().zip(pairs_of(&values[these.clone()])) {
                             to.0[lane] = pair;
                         }
@@ -293,8 +309,6 @@ fn across(
     let mut both = [[0.0; BLOCK]; WIDTH];
     for (to, row) in both.iter_mut().zip(rows) {
         let from = &values[row * stride + first..];
-        // As far below as the next panel: rows lie far from each other, which no processor foresees for so many.
-        from.get(WIDTH * stride).into_iter().for_each(prefetch);
         match from.first_chunk::<BLOCK>() {
             Some(from) if columns == BLOCK => *to = *from,
             Some(_) | None => {
