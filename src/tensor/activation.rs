@@ -1,12 +1,12 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::buffer::{f32s, fusible, with_f32s, zeros};
+use super::buffer::{PER_TASK, f32s, fusible};
 use super::card;
+use super::room::zeros;
 use super::simd::{erf, exp, sigmoid, vectorised};
 use super::update::update;
 
-const PER_TASK: usize = 16 * 1024;
 /// Slope of the sigmoid in OpenAI's approximation of GELU.
 const QUICK: f32 = 1.702;
 
@@ -96,14 +96,6 @@ impl Activation {
     }
 }
 
-impl Activation {
-    /// Of tensors on a CPU.
-    pub(super) fn apply(self, xs: &Tensor) -> Result<Tensor> {
-        let ys = with_f32s(xs, |xs| Ok(self.forward(xs)))?;
-        Tensor::from_vec(ys, xs.shape(), xs.device())
-    }
-}
-
 /// `x * sigmoid(1.702 x)`.
 #[inline(always)]
 pub(super) fn quick_gelu_at(x: f32) -> f32 {
@@ -139,7 +131,7 @@ impl CustomOp1 for Activation {
         if xs.device().is_cuda() {
             return card::activation_backward(*self, xs, &grads.contiguous()?).map(Some);
         }
-        let dxs = grads.contiguous()?.copy()?;
+        let dxs = grads.force_contiguous()?;
         update(&dxs, xs, |grads, xs| self.backward(grads, xs))?;
         Ok(Some(dxs))
     }

@@ -4,8 +4,9 @@ use candle_core::{
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::buffer::{f32s, fusible, with_f32s, zeros};
+use super::buffer::{f32s, fusible, with_f32s};
 use super::card;
+use super::room::zeros;
 use super::simd::dispatch;
 use super::softmax::{row_softmax, row_softmax_backward, softmax};
 

@@ -2,21 +2,11 @@
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, DType, Device, Error, Layout, Result, Storage, Tensor};
-use rayon::prelude::*;
 
 /// Rows a task takes at a time: enough to outweigh the hand-over, small enough to share out.
 pub(super) const ROWS_PER_TASK: usize = 64;
-
-/// So many zeros, written by all threads: large results are begun with them, and a thread alone would keep the others waiting.
-pub(super) fn zeros(len: usize) -> Vec<f32> {
-    const PIECE: usize = 1024;
-    /// Pieces that a thread writes at a time.
-    const LEAST: usize = 64;
-    let pieces = (0..len.div_ceil(PIECE)).into_par_iter().with_min_len(LEAST);
-    let mut zeros = pieces.map(|_| [0.0; PIECE]).collect::<Vec<_>>().into_flattened();
-    zeros.truncate(len);
-    zeros
-}
+/// Values, likewise.
+pub(super) const PER_TASK: usize = 16 * 1024;
 
 /// Whether all of these lie on the CPU in f32.
 pub(super) fn on_cpu(tensors: &[&Tensor]) -> bool {

@@ -4,8 +4,9 @@ use candle_core::{
 use rayon::prelude::*;
 
 use super::backward::hand_over;
-use super::buffer::{ROWS_PER_TASK, f32s, fusible, with_f32s, zeros};
+use super::buffer::{ROWS_PER_TASK, f32s, fusible, with_f32s};
 use super::card;
+use super::room::zeros;
 use super::simd::{sum, vectorised};
 use super::update::update;
 
@@ -190,12 +191,12 @@ impl CustomOp3 for LayerNorm {
         _ys: &Tensor,
         grads: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grads = grads.contiguous()?;
         if xs.device().is_cuda() {
+            let grads = grads.contiguous()?;
             let [dxs, dw, db] = card::layer_norm_backward(xs, weight, &grads, self.eps)?;
             return Ok((Some(dxs), hand_over(weight, dw)?, hand_over(bias, db)?));
         }
-        let dxs = grads.copy()?;
+        let dxs = grads.force_contiguous()?;
         let [dw, db] = self.gradients(xs, weight, &dxs)?;
         Ok((Some(dxs), Some(dw), Some(db)))
     }

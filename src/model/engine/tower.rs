@@ -1,6 +1,7 @@
 use super::source::Source;
 use crate::model::config::Activation;
 use crate::model::{ModelError, Precision};
+use crate::tensor;
 use crate::tensor::lean::{After, Heads, Lean, LeanNorm, Rounded, Row, Span, attention, panels};
 
 /// What a pass needs besides the weights; kept from one to the next.
@@ -22,10 +23,7 @@ pub(super) struct Workspace {
 
 /// So many rows of a buffer, with whatever is in them.
 pub(super) fn room(buffer: &mut Vec<Row>, rows: usize) -> &mut [Row] {
-    if buffer.len() < rows {
-        buffer.resize(rows, Row::ZERO);
-    }
-    &mut buffer[..rows]
+    tensor::room(buffer, rows, Row::ZERO)
 }
 
 /// A pre-norm transformer block.

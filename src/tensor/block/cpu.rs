@@ -7,15 +7,12 @@ use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::super::attention::{HeadShape, attention};
-use super::super::buffer::with_f32s;
+use super::super::buffer::{PER_TASK, with_f32s};
 use super::super::linear::{Linear, linear};
 use super::super::norm::{LayerNorm, layer_norm};
 use super::super::simd::vectorised;
 use super::super::update::update;
 use super::{Affine, BlockParameters};
-
-/// Values that a thread adds at a time.
-const PER_TASK: usize = 16 * 1024;
 
 /// `[batch, tokens, dim]` to the same.
 pub(super) fn block(xs: &Tensor, parameters: BlockParameters) -> Result<Tensor> {
@@ -75,7 +72,7 @@ impl Block {
         update(&between, &xs, add)?;
         let normed2 = layer_norm(&between, &norm2.weight()?, &norm2.bias()?, eps)?;
         let inner = self.product(&normed2, fc1)?;
-        let outer = activation.apply(&inner)?;
+        let outer = inner.apply_op1(activation)?;
         let mut ys = self.linear().values(&outer, &fc2.weight()?, &fc2.bias()?)?;
         with_f32s(&between, |between| {
             add(&mut ys, between);

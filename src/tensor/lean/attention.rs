@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::rounded::Rounded;
 use super::tile::{high, multiply, tiles};
 use super::{Row, WIDTH, panels};
+use crate::tensor::room;
 use crate::tensor::simd::{dispatch, exp};
 
 /// A sequence among the rows.
@@ -78,10 +79,11 @@ struct Task<'a> {
 
 thread_local! {
     /// Kept from one pass to the next: a pass makes no memory of its own.
-    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch::EMPTY) };
+    static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
 /// The matrices of one head and one sequence.
+#[derive(Default)]
 struct Scratch {
     /// Queries, `[tokens, size]`.
     q: Vec<Row>,
@@ -114,7 +116,7 @@ impl WithSimd for Task<'_> {
             (&mut scratch.weights, wide * longest),
             (&mut scratch.mixed, deep * longest),
         ] {
-            buffer.resize(buffer.len().max(rows), Row::ZERO);
+            room(buffer, rows, Row::ZERO);
         }
         let first = these.start * heads.size;
         if !heads.size.is_multiple_of(WIDTH)
@@ -133,22 +135,7 @@ impl WithSimd for Task<'_> {
     }
 }
 
-impl Default for Scratch {
-    fn default() -> Self {
-        Self::EMPTY
-    }
-}
-
 impl Scratch {
-    const EMPTY: Self = Self {
-        q: Vec::new(),
-        k: Vec::new(),
-        v: Vec::new(),
-        weights: Vec::new(),
-        factors: Vec::new(),
-        mixed: Vec::new(),
-    };
-
     #[inline(always)]
     fn head<S: Simd>(
         &mut self,
@@ -188,8 +175,8 @@ impl Scratch {
                 multiply(simd, left, tokens, right, out, &mut || {});
             }
         }
-        self.factors.resize(self.factors.len().max(tokens), 0.0);
-        for (token, factor) in self.factors[..tokens].iter_mut().enumerate() {
+        let factors = room(&mut self.factors, tokens, 0.0);
+        for (token, factor) in factors.iter_mut().enumerate() {
             let seen = if causal { token + 1 } else { tokens };
             *factor = numerators(simd, weights, (tokens, token), seen, scale);
         }
@@ -201,7 +188,7 @@ impl Scratch {
                 let (left, out) = (&weights[start..], &mut out[start..start + height]);
                 multiply(simd, left, tokens, right, out, &mut || {});
             }
-            multiply_rows(simd, out, &self.factors);
+            multiply_rows(simd, out, factors);
         }
     }
 }

@@ -13,6 +13,7 @@ use super::product::{
 };
 use super::{Row, WIDTH, panels};
 use crate::tensor::activation::{gelu_at, quick_gelu_at};
+use crate::tensor::room;
 use crate::tensor::simd::{dispatch, vectorised};
 
 /// How weights are kept. Sums are always in f32.
@@ -251,10 +252,11 @@ impl Lean {
             },
             Kept::Int8(KeptOctets { rows: weights, steps, dot }) => {
                 let (mut codes, mut scales) = ENCODED.take();
-                codes.resize(left.len(), OctetRow::ZERO);
-                scales.resize(panels(self.inputs).div_ceil(DEPTH) * rows, Scale::ZERO);
-                encode(left, rows, &mut codes, &mut scales);
-                let octets = Octets { left: &codes, scales: &scales, weights, by: steps };
+                let left_codes = room(&mut codes, left.len(), OctetRow::ZERO);
+                let groups = panels(self.inputs).div_ceil(DEPTH);
+                let left_scales = room(&mut scales, groups * rows, Scale::ZERO);
+                encode(left, rows, left_codes, left_scales);
+                let octets = Octets { left: left_codes, scales: left_scales, weights, by: steps };
                 match dot {
                     Some(dot) => {
                         self.share_out(Quads { octets, dot: *dot }, rows, out, after, threads);
@@ -264,7 +266,7 @@ impl Lean {
                         |to| {
                             vectorised(
                                 #[inline(always)]
-                                || widen_octets(&codes, to),
+                                || widen_octets(octets.left, to),
                             );
                         },
                         |left| {
@@ -299,18 +301,18 @@ impl Lean {
 /// Gives `multiply` a left side rounded, and as much behind it as fills up the last tiles.
 fn halved(left: &[Row], multiply: impl FnOnce(&[HalfRow])) {
     let mut halved = HALVED.take();
-    halved.resize(left.len() + amx::BLOCK - 1, HalfRow::ZERO);
-    halve(left, &mut halved);
-    multiply(&halved);
+    let place = room(&mut halved, left.len() + amx::BLOCK - 1, HalfRow::ZERO);
+    halve(left, place);
+    multiply(place);
     HALVED.set(halved);
 }
 
 /// Gives `multiply` a left side of `len` rows that `widen` writes.
 fn widened(len: usize, widen: impl FnOnce(&mut [Row]), multiply: impl FnOnce(&[Row])) {
     let mut widened = WIDENED.take();
-    widened.resize(len, Row::ZERO);
-    widen(&mut widened);
-    multiply(&widened);
+    let place = room(&mut widened, len, Row::ZERO);
+    widen(place);
+    multiply(place);
     WIDENED.set(widened);
 }
 

@@ -11,7 +11,7 @@ use super::linear::Halves;
 use super::pairs::{HalfRow, HalfRows, pair};
 use super::rounding::Rounds;
 use super::{Row, WIDTH, panels};
-use crate::tensor::buffer::zeros;
+use crate::tensor::room::{room, zeros};
 use crate::tensor::simd::vectorised;
 
 /// Rows of a result that a thread makes at a time: with as many inputs as a tower has, their left side stays in the second-level cache.
@@ -168,14 +168,6 @@ impl Rounded {
         RIGHT.set(right_side);
         out
     }
-}
-
-/// So many of a buffer, with whatever is in them.
-fn room<T: Clone>(buffer: &mut Vec<T>, len: usize, filling: T) -> &mut [T] {
-    if buffer.len() < len {
-        buffer.resize(len, filling);
-    }
-    &mut buffer[..len]
 }
 
 /// Up to 32 values from column `first` on.

@@ -9,11 +9,12 @@ use super::super::pairs::{HalfRow, HalfRows, halve, pair_up};
 use super::super::rounded::{Ready, Rounded};
 use super::super::{Row, WIDTH, panels};
 use super::{Heads, Span, Task, multiply_rows, numerators};
+use crate::tensor::room;
 use crate::tensor::simd::dispatch;
 
 thread_local! {
     /// Kept from one pass to the next, as the other.
-    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch::EMPTY) };
+    static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
 /// Heads of whole panels.
@@ -43,27 +44,15 @@ struct Scratch {
 }
 
 impl Scratch {
-    const EMPTY: Self = Self {
-        q: Vec::new(),
-        k: Vec::new(),
-        v: Vec::new(),
-        scores: Vec::new(),
-        weights: Vec::new(),
-        factors: Vec::new(),
-    };
-
     /// Makes room for so many tokens.
     fn grow(&mut self, tokens: usize, size: usize) {
-        fn grow<T: Clone>(buffer: &mut Vec<T>, len: usize, filling: T) {
-            buffer.resize(buffer.len().max(len), filling);
-        }
         let (deep, wide) = (size / WIDTH, panels(tokens));
-        grow(&mut self.q, deep * tokens + BLOCK - 1, HalfRow::ZERO);
-        grow(&mut self.k, wide * size / 2, HalfRows::ZERO);
-        grow(&mut self.v, deep * wide * WIDTH / 2, HalfRows::ZERO);
-        grow(&mut self.scores, wide * tokens, Row::ZERO);
-        grow(&mut self.weights, wide * tokens + BLOCK - 1, HalfRow::ZERO);
-        grow(&mut self.factors, tokens, 0.0);
+        room(&mut self.q, deep * tokens + BLOCK - 1, HalfRow::ZERO);
+        room(&mut self.k, wide * size / 2, HalfRows::ZERO);
+        room(&mut self.v, deep * wide * WIDTH / 2, HalfRows::ZERO);
+        room(&mut self.scores, wide * tokens, Row::ZERO);
+        room(&mut self.weights, wide * tokens + BLOCK - 1, HalfRow::ZERO);
+        room(&mut self.factors, tokens, 0.0);
     }
 
     /// Rounds what goes into the products. `part`: a panel of queries (0), keys or values.
