@@ -1,7 +1,7 @@
 //! The deployment as a job: bring, fill, check, promote. Whatever ends it early, the model that served serves on.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,11 +13,14 @@ use super::backfill::{Backfill, Tally, failed, gallery_failure};
 use super::preflight::preflight;
 use super::shadow;
 use super::steps::{DeployInput, WithoutImages};
+use super::table::Deployments;
 use crate::service::ServiceError;
 use crate::service::workshop::Workshop;
 
 /// Passes after the first: what was enrolled meanwhile by those who did not know of the new model.
 const MOST_PASSES: usize = 20;
+/// How long a deployment waits for earlier requests before its log says so.
+const TELL_AFTER: Duration = Duration::from_secs(5);
 /// Share of a gallery's samples that must find themselves.
 const LEAST_FOUND: f64 = 0.99;
 
@@ -106,6 +109,7 @@ fn bring(
         .begin(context.id(), &input.model, embedder, moves, input.asked())
         .map_err(service_failure)?;
     failpoint.reach("deploy.begun");
+    wait_for_those_before(table, context)?;
     let deployment = table.load();
     let challenger =
         deployment.filling.clone().ok_or_else(|| service_failure(ServiceError::NoDeployment))?;
@@ -156,6 +160,19 @@ fn bring(
         "without_image": tally.without_image,
         "shadow": shadowed,
     }))
+}
+
+/// Waits for enrolments that know nothing of the new model, and says so where it takes a while.
+fn wait_for_those_before(table: &Deployments, context: &JobContext<'_>) -> Result<(), JobFailure> {
+    let (begun, mut told) = (Instant::now(), false);
+    let over = table.wait_for_those_before(|| {
+        if !told && begun.elapsed() > TELL_AFTER {
+            context.log("waiting for requests that began before this deployment");
+            told = true;
+        }
+        !context.cancelled()
+    });
+    if over { Ok(()) } else { Err(JobFailure::interrupted()) }
 }
 
 /// Passes until nothing lacks a template that can have one.

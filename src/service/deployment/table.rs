@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -21,12 +21,14 @@ use crate::service::registry::Registry;
 use crate::service::views::ModelView;
 use crate::tensor::DeviceChoice;
 
-/// How long a step waits for requests that began before it.
-const GRACE: Duration = Duration::from_secs(60);
+/// How often a deployment looks whether requests that began before it are over.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// The deployment, and what changes it.
 pub(in crate::service) struct Deployments {
     live: ArcSwap<Deployment>,
+    /// Those before it that a request may still hold.
+    before: Mutex<Vec<Weak<Deployment>>>,
     pub(super) galleries: Galleries,
     record: Mutex<Record>,
     batching: BatchOptions,
@@ -71,6 +73,7 @@ impl Deployments {
         };
         Ok(Self {
             live: ArcSwap::from_pointee(deployment),
+            before: Mutex::default(),
             galleries,
             record: Mutex::new(record),
             batching,
@@ -98,6 +101,34 @@ impl Deployments {
             seat = Seat::take(self.load(), gallery);
         }
         seat
+    }
+
+    /// Has every request from now on see this one. Those that began earlier keep what they hold.
+    fn turn_to(&self, after: Deployment) {
+        let gone = self.live.swap(Arc::new(after));
+        let mut before = self.before.lock();
+        before.retain(|held| held.strong_count() > 0);
+        before.push(Arc::downgrade(&gone));
+    }
+
+    /// Waits for requests that know nothing of the model that is being brought, of whichever deployment before: after this
+    /// every enrolment writes for it, or has written. `going` says whether to go on waiting.
+    ///
+    /// One that began two or more steps ago counts too. It would come with templates of a model that was retired since,
+    /// and be refused for no fault of its own. So there is no limit to the wait but `going`.
+    pub(super) fn wait_for_those_before(&self, mut going: impl FnMut() -> bool) -> bool {
+        let still_held = || {
+            let mut before = self.before.lock();
+            before.retain(|held| held.strong_count() > 0);
+            !before.is_empty()
+        };
+        while still_held() {
+            if !going() {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        true
     }
 
     pub(super) fn record(&self) -> Record {
@@ -166,19 +197,16 @@ impl Deployments {
             if filling.serving.space != space {
                 return Err(ServiceError::ModelChanged(model.to_string()));
             }
-            self.live.store(Arc::new(after));
+            self.turn_to(after);
         } else {
             let mut next = record.clone();
             next.next += 1;
             next.filling = Some(FillingDoc { serving: (&*serving).into(), job });
             next.note(What::Began, &record.live.model.to_string(), &model.to_string(), asked);
             let stored = next.to_bytes()?;
-            self.galleries
-                .begin_space(space, moves, stored, || self.live.store(Arc::new(after)))?;
+            self.galleries.begin_space(space, moves, stored, || self.turn_to(after))?;
             *record = next;
         }
-        drop(record);
-        self.wait_for_those_before(Arc::downgrade(&before), before);
         Ok(space)
     }
 
@@ -233,8 +261,7 @@ impl Deployments {
         };
         let space = after.live.space();
         let stored = next.to_bytes()?;
-        self.galleries
-            .promote_space(space, may_lack, stored, || self.live.store(Arc::new(after)))?;
+        self.galleries.promote_space(space, may_lack, stored, || self.turn_to(after))?;
         *record = next;
         Ok(())
     }
@@ -262,7 +289,7 @@ impl Deployments {
         let after =
             Deployment { live: previous, previous: None, kept, ..Deployment::clone(&before) };
         let stored = next.to_bytes()?;
-        self.galleries.return_to_previous(stored, || self.live.store(Arc::new(after)))?;
+        self.galleries.return_to_previous(stored, || self.turn_to(after))?;
         *record = next;
         Ok(())
     }
@@ -286,7 +313,7 @@ impl Deployments {
         next.kept = kept.iter().map(|serving| ServingDoc::from(&**serving)).collect();
         let after = Deployment { previous: None, kept, ..Deployment::clone(&before) };
         let stored = next.to_bytes()?;
-        self.galleries.give_up(Role::Previous, stored, || self.live.store(Arc::new(after)))?;
+        self.galleries.give_up(Role::Previous, stored, || self.turn_to(after))?;
         *record = next;
         Ok(())
     }
@@ -305,19 +332,9 @@ impl Deployments {
         let after =
             Deployment { filling: None, filling_space: None, ..Deployment::clone(&self.load()) };
         let stored = next.to_bytes()?;
-        self.galleries.give_up(Role::Filling, stored, || self.live.store(Arc::new(after)))?;
+        self.galleries.give_up(Role::Filling, stored, || self.turn_to(after))?;
         *record = next;
         Ok(())
-    }
-
-    /// Waits for requests that know nothing of the model that is being brought: after this every enrolment writes for it,
-    /// or has written.
-    fn wait_for_those_before(&self, old: Weak<Deployment>, ours: Arc<Deployment>) {
-        drop(ours);
-        let begun = Instant::now();
-        while old.strong_count() > 0 && begun.elapsed() < GRACE {
-            std::thread::sleep(Duration::from_millis(2));
-        }
     }
 }
 

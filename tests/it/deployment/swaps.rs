@@ -208,3 +208,35 @@ fn a_rollback_after_enrolments_and_erasures_loses_and_resurrects_none() {
     crowd.settle();
     (0..12).for_each(|probe| crowd.identify(probe));
 }
+
+#[test]
+fn an_enrolment_that_takes_longer_than_a_deployment_is_kept() {
+    let app = TestApp::spawn_with(|options, _| {
+        options.job_threads = 1;
+        // A model waits so long for a second picture before it looks at the first.
+        options.max_wait = std::time::Duration::from_secs(3);
+    });
+    register(&app.options.data_dir, "b", 1);
+    create(&app, "g", true);
+    deploy(&app, "b", &overridden(3600));
+    let hand = &hands()[0];
+    let enrolled = std::thread::scope(|scope| {
+        let slow = scope.spawn(|| app.enrol("g", hand));
+        let begun = std::time::Instant::now();
+        while !app.get("/metrics").text.contains("handclip_model_queue 1\n") {
+            assert!(begun.elapsed().as_secs() < 3, "the picture does not wait");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        // The enrolment makes templates of generations 1 and 2; after this only 3 is left.
+        app.post("/v1/deployment:retire", &json!({})).ok();
+        deploy(&app, "nano", &overridden(3600));
+        app.post("/v1/deployment:retire", &json!({})).ok();
+        slow.join().expect("the enrolment is kept")
+    });
+    assert_eq!(enrolled["generation"], 2);
+    assert_eq!(live(&app), ("nano".into(), 3));
+    assert_eq!(app.get("/v1/galleries/g").ok()["samples"], 1);
+    let (subject, similarity, answer) = super::first(&app, "g", hand);
+    assert_eq!((&subject, &answer["generation"]), (&hand.subject, &json!(3)));
+    assert!(similarity > 0.999);
+}

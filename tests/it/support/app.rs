@@ -79,6 +79,17 @@ pub(crate) fn http_args() -> HttpArgs {
     }
 }
 
+/// Errors that a server logs stand in the output of the test that failed: an answer of 500 keeps its
+/// reason to the log.
+fn keep_log() {
+    // There is one log in a process; the test before may have started it.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::ERROR)
+        .with_ansi(false)
+        .with_test_writer()
+        .try_init();
+}
+
 impl TestApp {
     pub(crate) fn spawn() -> Self {
         Self::spawn_with(|_, _| {})
@@ -93,6 +104,7 @@ impl TestApp {
     }
 
     fn start(options: ServiceOptions, http: HttpArgs, dir: Option<tempfile::TempDir>) -> Self {
+        keep_log();
         let (sender, started) = mpsc::channel();
         let (for_thread, args) = (options.clone(), http.clone());
         let thread = std::thread::spawn(move || {
