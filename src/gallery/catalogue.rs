@@ -27,7 +27,8 @@ pub(super) struct SubjectEntry {
     /// An erasure began and has not finished.
     pub(super) erasing: bool,
     pub(super) consent: Option<Consent>,
-    /// The last enrolment, verification or identification, in milliseconds since 1970, and what the store knows of it.
+    /// The last enrolment, verification or identification, in milliseconds since 1970, and what the store knows of it by the
+    /// subject's own records: those of samples go with them.
     pub(super) last_ms: u64,
     pub(super) saved_ms: u64,
 }

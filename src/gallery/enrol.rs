@@ -333,7 +333,8 @@ impl Gallery {
         let mut state = self.state();
         for plan in part {
             if plan.first {
-                let entry = SubjectEntry::new(plan.subject_number, plan.data_key);
+                let mut entry = SubjectEntry::new(plan.subject_number, plan.data_key);
+                entry.saved_ms = plan.created_at_ms;
                 state.subjects.insert(plan.sample.subject.clone(), entry);
             }
             let NewSample { subject, content_hash, .. } = &plan.sample;

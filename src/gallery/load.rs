@@ -60,6 +60,7 @@ impl Gallery {
             let mut entry = SubjectEntry::new(number, doc.data_key);
             // Of who has no sample left nothing else may say when they were seen.
             entry.last_ms = doc.created_at_ms;
+            entry.saved_ms = doc.created_at_ms;
             if state.subjects.insert(doc.id, entry).is_some() {
                 let at = Key::Subject { gallery: self.number, subject: number }.encode();
                 return Err(GalleryError::inconsistent(&at, "a second record of one subject"));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
@@ -19,6 +19,13 @@ use super::error::ApiError;
 /// Largest JSON body without an image in it, in bytes.
 const MAX_SMALL_BODY: usize = 64 * 1024;
 const MIB: usize = 1024 * 1024;
+/// What a body of any length must come at, in bytes a second.
+const LEAST_RATE: usize = 16 * 1024;
+
+/// How long a body may have taken of which so much has come.
+fn time_for(received: usize, timeout: Duration) -> Duration {
+    timeout.saturating_add(Duration::from_secs((received / LEAST_RATE) as u64))
+}
 
 /// Bounds on request bodies. Bodies are held in memory while they are read, so their sum is bounded
 /// too: one more is told to come back.
@@ -137,8 +144,8 @@ impl Incoming {
         self.limits.read(&self.request, self.payload, max).await
     }
 
-    /// A body that is too large for memory, part by part on its way to whoever takes it; how long it may pause, not how long
-    /// it may take, is bounded. The code is `upload_refused` when nobody takes it any more: they say why.
+    /// A body that is too large for memory, part by part on its way to whoever takes it. It may pause for as long as any other
+    /// body may take, and must come at [`LEAST_RATE`] on the whole: few are taken at a time. The code is `upload_refused` when nobody takes it any more: they say why.
     pub(super) async fn stream(
         mut self,
         content_type: &str,
@@ -153,12 +160,21 @@ impl Incoming {
         if self.request.headers().contains_key(CONTENT_ENCODING) {
             return Err(unsupported("send the body as it is, without a content-encoding".into()));
         }
+        // Time that went by while nobody here took anything does not count.
+        let (mut waited, mut received) = (Duration::ZERO, 0);
         loop {
-            let next = tokio::time::timeout(self.limits.timeout, self.payload.next()).await;
+            let begun = Instant::now();
+            let left = time_for(received, self.limits.timeout).saturating_sub(waited);
+            let left = left.min(self.limits.timeout);
+            let next = tokio::time::timeout(left, self.payload.next()).await;
             let next = next.map_err(|_| {
-                let detail = format!("nothing came for {} s", self.limits.timeout.as_secs());
+                let detail = format!(
+                    "the body came too slowly, or nothing for {} s",
+                    self.limits.timeout.as_secs()
+                );
                 ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
             })?;
+            waited += begun.elapsed();
             let Some(chunk) = next else {
                 // Who has all that they want of it need not hear this.
                 let _ = parts.send(ArchivePart::End).await;
@@ -167,6 +183,7 @@ impl Incoming {
             let chunk = chunk.map_err(|error| {
                 ApiError::new(StatusCode::BAD_REQUEST, "body_incomplete", error.to_string())
             })?;
+            received += chunk.len();
             if parts.send(ArchivePart::Bytes(chunk.to_vec())).await.is_err() {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 return Err(ApiError::new(status, "upload_refused", "the upload was refused"));

@@ -38,8 +38,8 @@ pub(super) struct ImportBody {
 /// List models.
 #[utoipa::path(tag = "models", responses((status = 200, description = "All models", body = ModelList)))]
 #[get("/v1/models")]
-pub(super) async fn list(service: web::Data<Service>) -> HttpResponse {
-    HttpResponse::Ok().json(ModelList { models: service.models() })
+pub(super) async fn list(service: web::Data<Service>) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(ModelList { models: service.models().await? }))
 }
 
 /// Read a model.
@@ -52,7 +52,7 @@ pub(super) async fn read(
     service: web::Data<Service>,
     path: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    Ok(HttpResponse::Ok().json(service.model(&path)?))
+    Ok(HttpResponse::Ok().json(service.model(&path).await?))
 }
 
 /// Import a model.

@@ -130,8 +130,16 @@ impl Service {
     }
 
     /// Every model there is: the one inside the binary, those of the registry, and what serves from elsewhere.
-    #[must_use]
-    pub fn models(&self) -> Vec<ModelView> {
+    ///
+    /// # Errors
+    /// [`ServiceError::Stopping`].
+    pub async fn models(&self) -> Result<Vec<ModelView>, ServiceError> {
+        let service = self.clone();
+        blocking(move || Ok(service.all_models())).await
+    }
+
+    /// The same, with the files of the registry read here.
+    fn all_models(&self) -> Vec<ModelView> {
         let deployment = self.deployment_now();
         let registered = self.0.workshop.registry.list();
         let mut models: Vec<ModelView> =
@@ -157,9 +165,9 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::ModelNotFound`].
-    pub fn model(&self, name: &str) -> Result<ModelView, ServiceError> {
+    pub async fn model(&self, name: &str) -> Result<ModelView, ServiceError> {
         let name = self.alias(name)?;
-        let found = self.models().into_iter().find(|model| model.name == name);
+        let found = self.models().await?.into_iter().find(|model| model.name == name);
         found.ok_or_else(|| ServiceError::ModelNotFound(name.chars().take(64).collect()))
     }
 
@@ -211,8 +219,8 @@ impl Service {
     }
 
     /// A model of the registry, by its name or by what it does.
-    fn registered(&self, name: &str) -> Result<ModelName, ServiceError> {
-        let view = self.model(name)?;
+    async fn registered(&self, name: &str) -> Result<ModelName, ServiceError> {
+        let view = self.model(name).await?;
         let model = view.registered.ok_or(ServiceError::ModelNotRegistered(view.name))?;
         Ok(model.name)
     }
@@ -223,7 +231,7 @@ impl Service {
     /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelNotRegistered`], [`ServiceError::ModelDamaged`],
     /// [`ServiceError::Busy`].
     pub async fn export_model(&self, name: &str) -> Result<(String, Archive), ServiceError> {
-        let name = self.registered(name)?;
+        let name = self.registered(name).await?;
         let permit = self.0.importing.enter().await?;
         let registry = self.0.workshop.registry.clone();
         let named = name.to_string();
@@ -245,7 +253,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelNotRegistered`], [`ServiceError::ModelDamaged`].
     pub async fn verify_model(&self, name: &str) -> Result<RegisteredModel, ServiceError> {
-        let name = self.registered(name)?;
+        let name = self.registered(name).await?;
         let permit = self.0.importing.enter().await?;
         let registry = self.0.workshop.registry.clone();
         blocking(move || {

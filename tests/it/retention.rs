@@ -94,7 +94,8 @@ fn whose_consent_ended_or_who_was_not_seen_is_overdue() {
     gallery.interacted(&subject(3), start + 8 * DAY_MS);
     let expected = [(subject(1), Overdue::NotSeen), (subject(2), Overdue::ConsentExpired)];
     assert_eq!(at(&gallery, 11), expected);
-    assert_eq!(gallery.save_interactions().unwrap(), 1 + 2);
+    // Of the others their own records say when they were enrolled.
+    assert_eq!(gallery.save_interactions().unwrap(), 1);
     // Not for every step through a door.
     gallery.interacted(&subject(3), start + 8 * DAY_MS + 60_000);
     assert_eq!(gallery.save_interactions().unwrap(), 0);

@@ -109,6 +109,32 @@ fn a_client_that_leaves_between_two_entries_registers_nothing() {
     only(&app, &["b"]);
 }
 
+/// One byte at a time, never a long pause: it would hold one of two places for as long as it likes.
+#[test]
+fn an_upload_that_drips_is_ended() {
+    use std::io::{Read as _, Write as _};
+    let app = TestApp::spawn_with(|_, http| http.request_timeout_s = 1);
+    let mut stream = std::net::TcpStream::connect(app.address).unwrap();
+    let head = format!(
+        "POST /v1/models?name=c HTTP/1.1\r\nhost: {}\r\ncontent-type: application/x-tar\r\ncontent-length: 1000000\r\n\r\n",
+        app.address
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+    let begun = std::time::Instant::now();
+    let mut heard = [0; 1024];
+    let heard = loop {
+        assert!(begun.elapsed().as_secs() < 5, "it goes on");
+        let _ = stream.write_all(b"a");
+        match stream.read(&mut heard) {
+            Ok(read) => break String::from_utf8_lossy(&heard[..read]).into_owned(),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    };
+    assert!(heard.starts_with("HTTP/1.1 408") && heard.contains("request_timeout"), "{heard}");
+    only(&app, &[]);
+}
+
 #[test]
 fn what_an_export_says_of_its_files_is_held_against_them() {
     let roots = tempfile::tempdir().unwrap();
