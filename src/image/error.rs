@@ -53,7 +53,7 @@ pub enum ImageError {
     /// Within the limit of pixels, and a decoder would hold more than it may: see
     /// [`DecodeLimits::max_working_bytes`](super::DecodeLimits::max_working_bytes).
     #[error(
-        "decoding the {width}x{height} image takes {bytes} bytes, at most {max} are taken: make it smaller, or save it upright, as a JPEG that is not progressive"
+        "decoding the {width}x{height} image takes {bytes} bytes, at most {max} are taken: make it smaller, or save it upright, as a JPEG that is not progressive and of one scan"
     )]
     WorkingMemory {
         /// Width in pixels.

@@ -22,7 +22,7 @@ const MAX_ZERO_PADDING: usize = 64 << 10;
 pub(super) fn inspect(bytes: &[u8], limits: &DecodeLimits) -> Result<Container, ImageError> {
     let image = walk(bytes, Some(limits))?;
     after_end(&bytes[image.end..], image.multi_picture)?;
-    let Frame { width, height, decoder_bytes } = image.frame;
+    let Frame { width, height, decoder_bytes, .. } = image.frame;
     Ok(Container {
         format: Format::Jpeg,
         width,
@@ -50,6 +50,9 @@ struct Frame {
     height: u32,
     /// What a decoder holds, its output too.
     decoder_bytes: u64,
+    /// All coefficients of the image, which a decoder keeps where no single scan holds all components.
+    coefficients: u64,
+    components: u8,
 }
 
 /// Walks one image. Without `limits` nothing is copied: only its end is wanted.
@@ -98,6 +101,10 @@ fn walk(bytes: &[u8], limits: Option<&DecodeLimits>) -> Result<Walked, ImageErro
                 return Err(unsupported("lossless, hierarchical or arithmetic coding"));
             }
             SOS if has_frame => {
+                let frame = &mut image.frame;
+                if !has_scan && segment.first().is_some_and(|scan| *scan < frame.components) {
+                    frame.decoder_bytes += std::mem::take(&mut frame.coefficients);
+                }
                 has_scan = true;
                 true
             }
@@ -180,14 +187,18 @@ fn frame(
         limits.check(Format::Jpeg, width, height, 3)?;
     }
     let pixels = u64::from(width) * u64::from(height);
-    // A scan at a time, all coefficients of the image are kept: 16 bits each, as many a pixel as the components are sampled.
+    // 16 bits each, as many a pixel as the components are sampled.
     let factors = sampling.chunks_exact(3).map(|component| (component[1] >> 4, component[1] & 15));
     let (mut sum, mut across, mut down) = (0, 1, 1);
     for (h, v) in factors.map(|(h, v)| (u64::from(h), u64::from(v))) {
         (sum, across, down) = (sum + h * v, across.max(h), down.max(v));
     }
-    let coefficients = if progressive { pixels * 2 * sum / (across * down) } else { 0 };
-    Ok(Frame { width, height, decoder_bytes: pixels * 3 + coefficients })
+    let coefficients = pixels * 2 * sum / (across * down);
+    let mut frame = Frame { width, height, decoder_bytes: pixels * 3, coefficients, components };
+    if progressive {
+        frame.decoder_bytes += std::mem::take(&mut frame.coefficients);
+    }
+    Ok(frame)
 }
 
 /// What may follow the end: zeros up to a block's worth, and, where the image announced them

@@ -129,23 +129,42 @@ pub(crate) fn jpeg_with(file: &[u8], marker: u8, body: &[u8]) -> Vec<u8> {
 /// A progressive JPEG of one grey, as large as it says and a few hundred kilobytes long: one scan of three components,
 /// a bit a block.
 pub(crate) fn progressive_jpeg(width: u16, height: u16) -> Vec<u8> {
+    grey_jpeg(width, height, 0xc2, 1, &[[3, 1, 0, 2, 0, 3, 0, 0, 0, 0]])
+}
+
+/// The same, not progressive, each component in a scan of its own: two bits a block.
+pub(crate) fn jpeg_of_three_scans(width: u16, height: u16) -> Vec<u8> {
+    grey_jpeg(width, height, 0xc0, 2, &[1, 2, 3].map(|component| [1, component, 0, 0, 63, 0]))
+}
+
+/// A frame of three components and its scans, a block of which takes so many bits, all of them zero, a component.
+fn grey_jpeg<const N: usize>(
+    width: u16,
+    height: u16,
+    kind: u8,
+    bits: usize,
+    scans: &[[u8; N]],
+) -> Vec<u8> {
     let side = |side: u16| side.to_be_bytes();
     let components = [1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0];
     let frame = [&[8][..], &side(height), &side(width), &[3], &components].concat();
-    // One code of one bit, for a difference of zero.
-    let codes = [&[0, 1][..], &[0; 15], &[0]].concat();
-    let scan = [3, 1, 0, 2, 0, 3, 0, 0, 0, 0];
-    let blocks = usize::from(width).div_ceil(8) * usize::from(height).div_ceil(8) * 3;
-    [
+    // One code of one bit: for a difference of zero, and for the end of a block.
+    let codes = |class: u8| [&[class, 1][..], &[0; 15], &[0]].concat();
+    let blocks = usize::from(width).div_ceil(8) * usize::from(height).div_ceil(8);
+    let mut file = [
         &[0xff, 0xd8][..],
         &jpeg_segment(0xdb, &[&[0][..], &[1; 64]].concat()),
-        &jpeg_segment(0xc2, &frame),
-        &jpeg_segment(0xc4, &codes),
-        &jpeg_segment(0xda, &scan),
-        &vec![0; blocks.div_ceil(8)],
-        &[0xff, 0xd9],
+        &jpeg_segment(kind, &frame),
+        &jpeg_segment(0xc4, &codes(0)),
+        &jpeg_segment(0xc4, &codes(0x10)),
     ]
-    .concat()
+    .concat();
+    for scan in scans {
+        file.extend(jpeg_segment(0xda, scan));
+        file.extend(vec![0; (blocks * usize::from(scan[0]) * bits).div_ceil(8)]);
+    }
+    file.extend([0xff, 0xd9]);
+    file
 }
 
 pub(crate) fn riff_chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {

@@ -165,9 +165,10 @@ fn pictures_that_take_much_memory_wait_for_it() {
     let encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut webp);
     encoder.encode(lossless.rgb(), 3900, 3900, image::ExtendedColorType::Rgb8).unwrap();
     drop(lossless);
-    // Bytes a pixel: nine, six, four and three, eight.
+    // Bytes a pixel: nine, nine, six, four and three, eight.
     let heavy = [
         ("a progressive JPEG", build::progressive_jpeg(3700, 3700), true),
+        ("a JPEG of three scans", build::jpeg_of_three_scans(3700, 3700), true),
         ("a JPEG on its side", upright, true),
         ("a grey PNG", build::png_raw(4400, 4200, 8, 0, &[0; 9]), false),
         ("a lossless WebP", webp, true),
@@ -188,9 +189,10 @@ fn pictures_that_take_much_memory_wait_for_it() {
         }
     });
     // More than both decoders have together is refused with the reason.
-    let (status, text) =
-        embed(&agent, &served.url, "image/jpeg", &build::progressive_jpeg(4700, 4700));
-    assert!(status == 413 && text.contains("not progressive"), "{status} {text}");
+    for file in [build::progressive_jpeg(4700, 4700), build::jpeg_of_three_scans(4700, 4700)] {
+        let (status, text) = embed(&agent, &served.url, "image/jpeg", &file);
+        assert!(status == 413 && text.contains("not progressive"), "{status} {text}");
+    }
     if let (Some(idle), Some(peak)) = (idle, served.memory("VmHWM")) {
         let bodies = bodies / 1024;
         println!("idle at {} MiB, bodies of {bodies} kB, peak of {} MiB", idle / MIB, peak / MIB);
