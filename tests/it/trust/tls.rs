@@ -65,6 +65,9 @@ fn only_who_speaks_tls_and_knows_the_authority_is_answered_and_certificates_chan
     let health = ["health", "--listen", &url["https://".len()..]];
     assert!(done(&handclip(&[&health[..], &["--tls"]].concat())).contains("ready"));
     failed(&handclip(&health), 1);
+    // As a container asks, which has the server's own settings and nothing else.
+    let settings = [&health[..], &["--tls-cert", &cert, "--tls-key", &key]].concat();
+    assert!(done(&handclip(&settings)).contains("ready"));
     // In the clear nothing is said.
     let mut plain = TcpStream::connect(("127.0.0.1", running.port)).unwrap();
     plain.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -103,6 +106,11 @@ fn clients_without_a_certificate_are_kept_out_where_one_is_asked_for() {
         handclip(&[&["gallery", "erasures", "--server", &url, "--ca", &ca][..], with].concat())
     };
     failed(&ask(&[]), 1);
+    let at = format!("127.0.0.1:{}", running.port);
+    assert!(
+        done(&handclip(&[&["health", "--listen", &at][..], &tls].concat())).contains("listening")
+    );
+    failed(&handclip(&[&["health", "--listen", "127.0.0.1:1"][..], &tls].concat()), 1);
     let (stranger, stranger_key) = ours.write("stranger");
     failed(&ask(&["--client-cert", &stranger, "--client-key", &stranger_key]), 1);
     let (known, known_key) = theirs.write("known");
