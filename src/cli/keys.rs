@@ -5,15 +5,13 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::config::{ServerArgs, StoreArgs};
-use crate::domain::{GalleryId, Scope, now_ms};
+use crate::domain::{DAY_MS, GalleryId, Scope, now_ms};
 use crate::service::{
     KeyId, KeySource, KeyView, NewKey, NewKeyView, OfflineKeys, change_master_key,
 };
 
 use super::remote::Remote;
 use super::{Failure, offline, output};
-
-const DAY_MS: u64 = 24 * 3600 * 1000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -27,4 +27,4 @@ pub use ids::{GalleryId, IdError, ModelName, SampleId, SubjectId};
 pub use policy::{GalleryPolicy, OnMatch, SampleFlag};
 pub use scope::{Scope, ScopeError};
 pub use score::Similarity;
-pub use time::now_ms;
+pub use time::{DAY_MS, now_ms};

@@ -57,7 +57,7 @@ pub(super) async fn verify(
     service: web::Data<Service>,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let AuditCheckBody { expect } = incoming.json(0).await?;
+    let AuditCheckBody { expect } = incoming.json().await?;
     Ok(HttpResponse::Ok().json(service.check_audit(expect).await?))
 }
 

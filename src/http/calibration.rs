@@ -32,7 +32,7 @@ pub(super) async fn replace(
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let id = GalleryId::new(path.into_inner())?;
-    let parts: CalibrationParts = incoming.json(0).await?;
+    let parts: CalibrationParts = incoming.json().await?;
     let calibration = Calibration::try_from(parts)
         .map_err(|error| ApiError::field("calibration", error.to_string()))?;
     service.set_calibration(&id, Some(calibration.clone())).await?;

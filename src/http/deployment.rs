@@ -81,7 +81,7 @@ pub(super) async fn deploy(
     caller: web::ReqData<Caller>,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let body: DeployBody = incoming.json(0).await?;
+    let body: DeployBody = incoming.json().await?;
     Ok(accepted(&service.deploy(&path, body.request()?, &caller).await?))
 }
 

@@ -120,7 +120,7 @@ pub(super) async fn start(
     service: web::Data<Service>,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let body: EvaluationBody = incoming.json(0).await?;
+    let body: EvaluationBody = incoming.json().await?;
     Ok(accepted("evaluations", &service.start_evaluation(body.ask()?).await?))
 }
 

@@ -76,7 +76,9 @@ impl BodyLimits {
         if declared.is_some_and(|length| length > max) {
             return Err(too_large());
         }
-        let share = u32::try_from(declared.unwrap_or(max).div_ceil(MIB).max(1)).unwrap_or(u32::MAX);
+        // What was announced is all that is reserved, so no more than that is read.
+        let max = declared.unwrap_or(max);
+        let share = u32::try_from(max.div_ceil(MIB).max(1)).unwrap_or(u32::MAX);
         let share = Arc::clone(&self.budget).try_acquire_many_owned(share).map_err(|_| {
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many uploads at a time")
                 .retry_after(1)
@@ -191,14 +193,26 @@ impl Incoming {
         }
     }
 
-    /// A JSON body, which may hold `images` images.
-    pub(super) async fn json<T: DeserializeOwned>(self, images: usize) -> Result<T, ApiError> {
+    /// A small JSON body.
+    pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, ApiError> {
+        Ok(self.json_with_images(0).await?.0)
+    }
+
+    /// A JSON body, which may hold `images` images, and its share of the memory for bodies: to be held for as long as what was
+    /// in it is.
+    pub(super) async fn json_with_images<T: DeserializeOwned>(
+        self,
+        images: usize,
+    ) -> Result<(T, Body), ApiError> {
         if self.content_type() != "application/json" {
             let detail = "send `content-type: application/json`";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(ApiError::new(status, "unsupported_media_type", detail));
         }
-        parse(&self.body(images).await?.bytes)
+        let mut body = self.body(images).await?;
+        let parsed = parse(&body.bytes)?;
+        body.bytes = Vec::new();
+        Ok((parsed, body))
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) async fn create(
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let NewGalleryRequest { id, retain_images, allow_training, description, policy } =
-        incoming.json(0).await?;
+        incoming.json().await?;
     let id = GalleryId::new(id)?;
     let new = NewGallery { id, retain_images, allow_training, description, policy };
     let view = service.create_gallery(new).await?;
@@ -107,6 +107,6 @@ pub(super) async fn set_policy(
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let gallery = GalleryId::new(path.into_inner())?;
-    let policy: GalleryPolicy = incoming.json(0).await?;
+    let policy: GalleryPolicy = incoming.json().await?;
     Ok(HttpResponse::Ok().json(service.set_policy(&gallery, policy).await?))
 }

@@ -53,7 +53,7 @@ pub(super) async fn create(
     service: web::Data<Service>,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let NewKeyBody { name, scopes, galleries, expires_at_ms } = incoming.json(0).await?;
+    let NewKeyBody { name, scopes, galleries, expires_at_ms } = incoming.json().await?;
     let galleries = galleries.map(|names| names.into_iter().collect());
     let new = NewKey { name, scopes: scopes.into_iter().collect(), galleries, expires_at_ms };
     let made = service.create_key(new).await?;
@@ -107,6 +107,6 @@ pub(super) async fn rotate(
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&path)?;
-    let RotateBody { overlap_s } = incoming.json(0).await?;
+    let RotateBody { overlap_s } = incoming.json().await?;
     Ok(HttpResponse::Ok().json(service.rotate_key(id, overlap_s).await?))
 }

@@ -75,7 +75,7 @@ pub(super) async fn import(
         if name.is_some() {
             return Err(ApiError::field("name", "stands in the body here"));
         }
-        let body: ImportBody = incoming.json(0).await?;
+        let body: ImportBody = incoming.json().await?;
         service.import_model_from(&body.name, &body.directory).await?
     } else {
         let name = name.ok_or_else(|| ApiError::field("name", "is missing"))?;

@@ -145,7 +145,7 @@ pub(super) async fn enrol_batch(
     let gallery = GalleryId::new(path.into_inner())?;
     let number = incoming.request().extensions().get::<RequestNumber>().cloned();
     let number = number.map_or_else(String::new, |number| number.0);
-    let Batch { samples } = incoming.json(MAX_BATCH).await?;
+    let (Batch { samples }, _body) = incoming.json_with_images(MAX_BATCH).await?;
     if samples.is_empty() || samples.len() > MAX_BATCH {
         return Err(ApiError::field(
             "samples",

@@ -76,7 +76,8 @@ pub(super) async fn erase(
 
 /// Write down a consent.
 ///
-/// What the subject agreed to, in the place of what they agreed to before. They are erased when it ends.
+/// What the subject agreed to, in the place of what they agreed to before. They are erased when it ends, so having it
+/// end sooner than it did (or, where there was none, within a day) takes the scope `erase` as well.
 #[utoipa::path(tag = "subjects",
     params(("gallery" = String, Path, description = "The gallery"), ("subject" = String, Path, description = "The subject")),
     request_body = ConsentSchema,
@@ -88,7 +89,7 @@ pub(super) async fn set_consent(
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
     let (gallery, subject) = ids(path)?;
-    let consent: Consent = incoming.json(0).await?;
+    let consent: Consent = incoming.json().await?;
     Ok(HttpResponse::Ok().json(service.set_consent(&gallery, &subject, consent).await?))
 }
 
@@ -114,7 +115,7 @@ pub(super) async fn verify_erasure(
     caller: web::ReqData<Caller>,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let receipt: ErasureView = incoming.json(0).await?;
+    let receipt: ErasureView = incoming.json().await?;
     if !caller.may_reach(receipt.gallery.as_str()) {
         return Err(ServiceError::GalleryForbidden(receipt.gallery.to_string()).into());
     }

@@ -61,7 +61,7 @@ pub(super) async fn start(
     service: web::Data<Service>,
     incoming: Incoming,
 ) -> Result<HttpResponse, ApiError> {
-    let body: TrainingBody = incoming.json(0).await?;
+    let body: TrainingBody = incoming.json().await?;
     let ask = TrainingAsk {
         model: body.model.unwrap_or_else(|| "champion".to_owned()),
         data: body.data,

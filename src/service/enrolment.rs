@@ -13,6 +13,7 @@ use super::deployment::Seat;
 use super::doubt::Doubt;
 use super::error::ServiceError;
 use super::eyes::micros;
+use super::galleries::check_consent;
 use super::keys::require;
 use super::views::{EnrolledView, Enrolment, Timings};
 use super::{Service, blocking};
@@ -108,6 +109,9 @@ impl Service {
         new.attributes.validate()?;
         if new.allow_match {
             require(&Caller::current(), &[Scope::Admin])?;
+        }
+        if let Some(consent) = &new.consent {
+            check_consent(gallery, &new.subject, consent)?;
         }
         let mut timings = Timings::default();
         let file = new.image;

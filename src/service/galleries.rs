@@ -3,12 +3,16 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::{Calibration, Consent, GalleryId, GalleryPolicy, SampleId, SubjectId};
-use crate::gallery::GallerySpec;
+use crate::access::Caller;
+use crate::domain::{
+    Calibration, Consent, DAY_MS, GalleryId, GalleryPolicy, SampleId, Scope, SubjectId, now_ms,
+};
+use crate::gallery::{Gallery, GallerySpec};
 
 use super::Service;
 use super::audit::Deed;
 use super::error::ServiceError;
+use super::keys::require;
 use super::recognition::check_limit;
 use super::views::{
     ErasureCheckView, ErasureView, GalleryView, NewGallery, SampleView, SubjectPage,
@@ -229,7 +233,7 @@ impl Service {
     /// Writes down what a subject agreed to. Durable when it returns.
     ///
     /// # Errors
-    /// [`ServiceError::SubjectNotFound`], [`ServiceError::Invalid`] for a consent that is none or has ended.
+    /// [`ServiceError::SubjectNotFound`], [`ServiceError::ScopeMissing`] where it ends sooner than it did, [`ServiceError::Invalid`] for a consent that is none or has ended.
     pub async fn set_consent(
         &self,
         id: &GalleryId,
@@ -237,6 +241,7 @@ impl Service {
         consent: Consent,
     ) -> Result<SubjectView, ServiceError> {
         let gallery = self.0.galleries.get(id)?;
+        check_consent(&gallery, subject, &consent)?;
         let deed = Deed::new("subject.consent").gallery(id).subject(subject);
         let of = subject.clone();
         self.change(deed, move || Ok(gallery.set_consent(&of, consent)?)).await?;
@@ -257,4 +262,19 @@ impl Service {
         self.change(deed, move || Ok(gallery.set_policy(policy)?)).await?;
         self.gallery(id)
     }
+}
+
+/// With its consent somebody ends: whoever may not erase them may not have it end sooner than it would, nor, where there was
+/// none, within a day.
+pub(super) fn check_consent(
+    gallery: &Gallery,
+    subject: &SubjectId,
+    consent: &Consent,
+) -> Result<(), ServiceError> {
+    let Ok(known) = gallery.subject(subject) else { return Ok(()) };
+    let ends = known.consent.map_or(now_ms().saturating_add(DAY_MS), |known| known.expires_at_ms);
+    if consent.expires_at_ms < ends {
+        require(&Caller::current(), &[Scope::Erase])?;
+    }
+    Ok(())
 }

@@ -42,7 +42,7 @@ mod workshop;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::access::ApiKeys;
 use crate::gallery::{Galleries, GalleryOptions};
@@ -119,6 +119,8 @@ struct Inner {
     importing: Gate,
     nano: ModelView,
     notices: Vec<String>,
+    /// When the model last answered a test picture, and what.
+    readiness: tokio::sync::Mutex<Option<(Instant, Readiness)>>,
 }
 
 impl Service {
@@ -172,6 +174,7 @@ impl Service {
             importing: Gate::new(2, MOST_WAITING_FOR_MODELS),
             nano,
             notices,
+            readiness: tokio::sync::Mutex::default(),
         })))
     }
 

@@ -319,7 +319,10 @@ fn health_metrics_models_and_docs_answer() {
     let app = TestApp::spawn();
     app.create_gallery("g");
     assert_eq!(app.get("/livez").ok()["alive"], true);
-    assert_eq!(app.get("/readyz").ok()["ready"], true);
+    let ready = app.get("/readyz").ok();
+    assert_eq!(ready["ready"], true);
+    // Anybody may ask: not every question is one for the model.
+    assert_eq!(app.get("/readyz").ok()["canary_us"], ready["canary_us"]);
     let metrics = app.get("/metrics").text;
     assert!(metrics.contains("handclip_requests_total{"), "{metrics}");
     assert!(metrics.contains("handclip_gallery_samples{gallery=\"g\"} 0"), "{metrics}");
@@ -337,6 +340,40 @@ fn health_metrics_models_and_docs_answer() {
         });
         assert_eq!(outside.count(), 0, "nothing is loaded from elsewhere: {text}");
     }
+}
+
+/// What a client sends that is written by hand, and the first line that comes back.
+fn spoken(app: &TestApp, request: &str, body: &[u8]) -> String {
+    let mut socket = TcpStream::connect(app.address).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    socket.write_all(body).unwrap();
+    let mut answer = [0; 4096];
+    let read = socket.read(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+/// Each would stay in the metrics.
+#[test]
+fn methods_that_a_client_makes_up_are_counted_as_one() {
+    let app = TestApp::spawn();
+    for method in ["BREW", "BREW-MORE", "get"] {
+        let answer =
+            spoken(&app, &format!("{method} /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"), &[]);
+        assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    }
+    let metrics = app.get("/metrics").text;
+    assert!(!metrics.to_lowercase().contains("brew"), "{metrics}");
+    let counted = metrics.lines().find(|line| line.contains("requests_total{method=\"other\""));
+    assert!(counted.is_some_and(|line| line.ends_with(" 3")), "{metrics}");
+}
+
+/// An upgrade makes a stream of a body whose length was announced. Memory is reserved for what was.
+#[test]
+fn a_body_longer_than_announced_is_refused() {
+    let app = TestApp::spawn();
+    let head = "POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/jpeg\r\ncontent-length: 10\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let answer = spoken(&app, head, &hands()[0].jpeg);
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
 #[test]

@@ -186,13 +186,25 @@ fn compute(
     Ok(Computed { map, curves, overlay })
 }
 
+/// As shares of the largest, with two digits. At full precision each value would measure the template of somebody who is
+/// enrolled, as an exact similarity would.
+fn coarse(values: &mut [f32]) {
+    let largest = values.iter().copied().fold(0.0, f32::max);
+    for value in values {
+        *value = if largest > 0.0 { (*value / largest * 100.0).round() / 100.0 } else { 0.0 };
+    }
+}
+
 fn explanation(
     embedder: &Embedder,
     computed: Computed,
     target: TargetView,
     timings: Timings,
 ) -> Explanation {
-    let Computed { map, curves, overlay } = computed;
+    let Computed { mut map, curves, overlay } = computed;
+    if matches!(target, TargetView::Subject { .. }) {
+        coarse(&mut map.values);
+    }
     let answer = ExplainAnswer {
         method: map.method,
         target,

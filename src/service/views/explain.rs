@@ -106,7 +106,8 @@ pub struct ExplainAnswer {
     pub rows: usize,
     /// Patches from left to right.
     pub cols: usize,
-    /// How much each patch counts, row by row, in the method's own unit; not negative.
+    /// How much each patch counts, row by row, not negative: in the method's own unit, of an enrolled subject as a share of
+    /// the largest with two digits.
     pub map: Vec<Vec<f32>>,
     /// Only where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

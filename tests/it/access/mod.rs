@@ -156,6 +156,54 @@ fn a_bounded_key_sees_and_reaches_its_gallery_only() {
     app.ask("POST", "/v1/galleries/other:identify", key, Some(&image))
         .refused(403, "gallery_forbidden");
     app.ask("GET", "/v1/galleries/none", key, None).refused(403, "gallery_forbidden");
+    // One that names its gallery in the body, or in the query.
+    for gallery in ["staff", "other"] {
+        let path = format!("/v1/galleries/{gallery}/subjects/ann/samples");
+        app.ask("POST", &path, Some(&admin), Some(&image)).ok();
+    }
+    let explain = |gallery: &str| {
+        let mut body = json!({"gallery": gallery, "subject": "ann"});
+        body["image"] = image["image"].clone();
+        app.ask("POST", "/v1/explain", key, Some(&body))
+    };
+    explain("staff").ok();
+    explain("other").refused(403, "gallery_forbidden");
+    explain("none").refused(403, "gallery_forbidden");
+}
+
+/// Their templates would go with it, as if they had been erased.
+#[test]
+fn a_key_that_may_not_erase_does_not_have_a_consent_end_sooner() {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let app = TestApp::spawn();
+    let admin = first(&app);
+    let clerk = make(&app, Some(&admin), json!({"name": "clerk", "scopes": ["enrol"]})).1;
+    app.ask("POST", "/v1/galleries", Some(&admin), Some(&json!({"id": "staff"}))).ok();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = now.as_millis() as u64;
+    let until = |at: u64| json!({"purpose": "entry", "given_at_ms": 1, "expires_at_ms": at});
+    let agree = |key: &str, who: &str, at: u64| {
+        let path = format!("/v1/galleries/staff/subjects/{who}/consent");
+        app.ask("PUT", &path, Some(key), Some(&until(at)))
+    };
+    let enrol = |who: &str, n: usize, consent: Option<u64>| {
+        let mut body = json!({"image": hands()[n].base64()});
+        if let Some(at) = consent {
+            body["consent"] = until(at);
+        }
+        let path = format!("/v1/galleries/staff/subjects/{who}/samples");
+        app.ask("POST", &path, Some(&clerk), Some(&body))
+    };
+    // Somebody new agrees to whatever they like.
+    enrol("ann", 0, Some(now + 3 * DAY_MS)).ok();
+    enrol("bob", 8, None).ok();
+    agree(&clerk, "ann", now + 4 * DAY_MS).ok();
+    agree(&clerk, "ann", now + 2 * DAY_MS).refused(403, "scope_missing");
+    enrol("ann", 1, Some(now + 1_000)).refused(403, "scope_missing");
+    enrol("ann", 0, Some(now + 1_000)).refused(403, "scope_missing");
+    agree(&clerk, "bob", now + 60_000).refused(403, "scope_missing");
+    agree(&clerk, "bob", now + 2 * DAY_MS).ok();
+    agree(&admin, "ann", now + 2 * DAY_MS).ok();
 }
 
 /// A request as it is written, which a client library would tidy up. Gives the status.

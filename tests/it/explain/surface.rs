@@ -52,6 +52,12 @@ fn rest_explains_against_an_image_a_subject_and_words() {
     let similarity = |answer: &Value| answer["similarity"].as_f64().unwrap();
     assert!((similarity(&by_subject) - similarity(best)).abs() < 1e-5);
 
+    // What measures somebody's template has two digits.
+    let (_, values) = rows_and_values(&by_subject);
+    assert!(values.iter().copied().fold(0.0, f32::max) == 1.0, "{values:?}");
+    let coarse = |value: &f32| (value * 100.0 - (value * 100.0).round()).abs() < 1e-4;
+    assert!(values.iter().all(coarse), "{values:?}");
+
     let by_prompt = ask(json!({"prompt": "a left hand", "method": "rollout"}));
     assert_eq!(by_prompt["target"], json!({"kind": "prompt", "prompt": "a left hand"}));
     // The same question beside a raw body.
