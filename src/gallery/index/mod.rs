@@ -63,6 +63,8 @@ pub(super) struct Snapshot {
     graph_from: usize,
     /// Standard deviations that an estimate may be off.
     certainty: f32,
+    /// How often everything was forgotten.
+    era: u64,
 }
 
 impl Snapshot {
@@ -135,6 +137,7 @@ impl Index {
             lists_searched: options.lists_searched,
             graph_from: options.graph_from,
             certainty: options.certainty,
+            era: 0,
         };
         Self {
             current: ArcSwap::from_pointee(snapshot),
@@ -168,7 +171,18 @@ impl Index {
 
     /// Forgets every row.
     pub(super) fn clear(&self) {
-        self.update(|rows| rows.remove(|_, _| true));
+        let _writer = self.writer.lock();
+        let now = self.current.load();
+        // Begun anew: removed one by one, all that a search may still look at would be copied first.
+        let rows = Rows::new(now.kernel, Arc::clone(&now.rows.encoder));
+        let (lists, outside, era) = (None, f32::INFINITY, now.era + 1);
+        self.current.store(Arc::new(Snapshot {
+            rows,
+            lists,
+            outside,
+            era,
+            ..Snapshot::clone(&now)
+        }));
     }
 
     fn update(&self, change: impl FnOnce(&mut Rows)) {
@@ -215,6 +229,9 @@ impl Index {
         let Merged { keep, mut rows, lists, outside } = merged;
         let _writer = self.writer.lock();
         let now = self.current.load();
+        if now.era != before.era {
+            return Ok(());
+        }
         // What changed since: rows removed, and rows added behind.
         let gone: Vec<u32> = (0_u32..)
             .zip(&keep)

@@ -167,56 +167,61 @@ impl<'a> Search<'a> {
         Estimated { rows, groups, peaks }
     }
 
-    /// What is not too far below the wanted ones, which are at least as close as `floor`, and as the best of what was looked at.
-    /// `None` where too much is left to be worth it.
-    fn everything(&self, floor: f32) -> Option<Vec<(f32, u32)>> {
+    /// What is not too far below the wanted ones, which are at least as close as `known` are, and as the best of what was looked
+    /// at: those in any case, since a better estimate may be a lower one. `None` where too much is left to be worth it.
+    fn everything(&self, known: Option<Known>) -> Option<Vec<(f32, u32)>> {
         let (kernel, probe) = (self.snapshot.kernel, &self.probe);
         let rows = self.snapshot.rows.len();
         let tasks = (0..rows.div_ceil(ROWS_A_TASK)).collect();
         let mut estimated = each(tasks, |task: usize| {
             self.begin(task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(rows))
         });
-        let mut bound = floor.max(self.bound(&estimated));
+        let mut known = Known::closer(known, self.known(&estimated));
         if self.snapshot.rows.planes.have_steps() {
-            let bar = self.bar(bound, Read::Head);
+            let bar = self.bar(&known, Read::Head);
             let all = |run: &Run, at, so_far: &_| run.bits.go_on(kernel, probe, at, so_far);
             estimated = each(estimated, |part| self.go_on(part, bar, all));
         }
-        let bar = self.bar(bound, Read::First);
+        let bar = self.bar(&known, Read::First);
         if let Some(left) = self.left(&estimated, bar, FIRST_ONE_IN) {
-            return Some(left);
+            return Some(with(left, known));
         }
         let both =
             |run: &Run, at, so_far: &_| run.second.refine(kernel, probe, at, (&run.bits, so_far));
         let refined = each(estimated, |part| self.go_on(part, bar, both));
-        bound = bound.max(self.bound(&refined));
+        known = Known::closer(known, self.known(&refined));
         let one_in = if self.admission.is_open() { ONE_IN } else { FILTERED_ONE_IN };
-        self.left(&refined, self.bar(bound, Read::Both), one_in)
+        let left = self.left(&refined, self.bar(&known, Read::Both), one_in)?;
+        Some(with(left, known))
     }
 
-    /// How similar the wanted ones are at least, in the terms of estimates: as the best of all that was looked at are.
-    fn bound(&self, estimated: &[Estimated]) -> f32 {
+    /// The best of all that was looked at.
+    fn known(&self, estimated: &[Estimated]) -> Option<Known> {
         let best = each(estimated.iter().collect(), |part| self.best(part));
-        self.least(best.iter().flatten()) - self.same
+        self.look_up(best.iter().flatten())
     }
 
-    /// How similar the wanted ones are at least, as the best of `found` are.
-    fn least<'f>(&self, found: impl IntoIterator<Item = &'f (f32, u32)>) -> f32 {
+    /// As many rows as are wanted, and how similar they are: the best of `found`, of which a few more are looked up. `None` where
+    /// there are fewer.
+    fn look_up<'f>(&self, found: impl IntoIterator<Item = &'f (f32, u32)>) -> Option<Known> {
         let mut best = Shortlist::new(self.looked_up(), 0.0);
         found.into_iter().for_each(|(estimate, row)| best.offer(*estimate, *row));
         let best = best.close();
         if best.len() < self.wanted {
-            return f32::NEG_INFINITY;
+            return None;
         }
         let mut scores = self.scores(&best);
         scores.select_nth_unstable_by(self.wanted - 1, |a, b| b.about.total_cmp(&a.about));
+        scores.truncate(self.wanted);
         let Snapshot { rows, kernel, .. } = self.snapshot;
         let exact = |score: &Score| rows.template(score.row).dot(*kernel, self.query);
-        scores[..self.wanted].iter().map(exact).fold(f32::INFINITY, f32::min)
+        let least = scores.iter().map(exact).fold(f32::INFINITY, f32::min);
+        Some(Known { rows: scores.iter().map(|score| score.row).collect(), least })
     }
 
-    /// What estimates must reach, by what was read, of rows that are at least as similar as `bound`.
-    fn bar(&self, bound: f32, read: Read) -> f32 {
+    /// What estimates must reach, by what was read, of rows that are at least as similar as those that are known.
+    fn bar(&self, known: &Option<Known>, read: Read) -> f32 {
+        let bound = known.as_ref().map_or(f32::NEG_INFINITY, |known| known.least - self.same);
         bound - self.margins[read as usize]
     }
 
@@ -236,9 +241,9 @@ impl<'a> Search<'a> {
         Some(left)
     }
 
-    /// What may be among the closest of the lists that are close, and how similar the wanted ones are at least, in the terms of estimates.
+    /// What may be among the closest of the lists that are close, and the best of it.
     /// `None` where there are no lists, or too little in those, as there may be under a filter.
-    fn nearest_lists(&self) -> Option<(Vec<(f32, u32)>, f32)> {
+    fn nearest_lists(&self) -> Option<(Vec<(f32, u32)>, Known)> {
         let Snapshot { rows, lists, kernel, .. } = self.snapshot;
         let lists = lists.as_ref().filter(|_| self.admission.is_open())?;
         let mut list = Shortlist::new(self.wanted, self.margins[Read::First as usize]);
@@ -253,17 +258,42 @@ impl<'a> Search<'a> {
             return None;
         }
         let found = list.close();
-        let bound = self.least(&found) - self.same;
-        Some((found, bound))
+        let known = self.look_up(&found)?;
+        Some((found, known))
     }
 
     /// What may be among the closest. `None` where an exact scan is faster.
     fn closest(&self) -> Option<Vec<(f32, u32)>> {
-        let Some((found, bound)) = self.nearest_lists() else {
-            return self.everything(f32::NEG_INFINITY);
+        let Some((found, known)) = self.nearest_lists() else {
+            return self.everything(None);
         };
-        if bound + self.same > self.snapshot.outside { Some(found) } else { self.everything(bound) }
+        if known.least > self.snapshot.outside { Some(found) } else { self.everything(Some(known)) }
     }
+}
+
+/// As many rows as are wanted.
+struct Known {
+    rows: Vec<u32>,
+    /// How similar the last of them is.
+    least: f32,
+}
+
+impl Known {
+    /// Those that are closer.
+    fn closer(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(if one.least >= other.least { one } else { other }),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+/// `left`, which is in order of rows, and what is known and not among it.
+fn with(mut left: Vec<(f32, u32)>, known: Option<Known>) -> Vec<(f32, u32)> {
+    let by_row = |row: &u32| left.binary_search_by_key(row, |(_, row)| *row).is_err();
+    let others: Vec<u32> = known.into_iter().flat_map(|known| known.rows).filter(by_row).collect();
+    left.extend(others.into_iter().map(|row| (0.0, row)));
+    left
 }
 
 /// What `work` makes of each, on the threads of the pool where there are several.
@@ -322,10 +352,10 @@ mod tests {
             let admission = Admission::new(if filtered { &dorsal } else { &everybody });
             let search = Search::new(&snapshot, &query, wanted, &admission);
             let rough = [search.begin(0..snapshot.rows.len())];
-            let bar = search.bar(search.bound(&rough), Read::First);
+            let bar = search.bar(&search.known(&rough), Read::First);
             assert!(search.left(&rough, bar, ONE_IN).is_none(), "one bit tells them apart as well");
 
-            let left = search.everything(f32::NEG_INFINITY).expect("two bits leave too much");
+            let left = search.everything(None).expect("two bits leave too much");
             let similarity = |row: u32| snapshot.rows.template(row).dot(snapshot.kernel, &query);
             let admitted = |row: &u32| !filtered || row.is_multiple_of(3);
             assert!(left.iter().all(|(_, row)| admitted(row)));
@@ -338,6 +368,47 @@ mod tests {
                 .count();
         }
         assert!(found >= asked - 1, "{found} of {asked}");
+    }
+
+    /// Better estimates of rows that were compared exactly may be lower.
+    #[test]
+    fn what_was_looked_up_is_left_whatever_is_estimated_of_it() {
+        const DIM: usize = 64;
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(13);
+        let rows: Vec<Vec<f32>> = (0..9_000).map(|_| unit(&mut rng, DIM)).collect();
+        let index = Index::new(DIM, &GalleryOptions::default());
+        index.fill(&loaded(&rows, |_| HandAttributes::default()), None);
+        let (snapshot, everybody) = (index.load(), AttributeFilter::default());
+        let query = near(&mut rng, &rows[7], 0.1);
+        let admission = Admission::new(&everybody);
+        let search = Search::new(&snapshot, &query, 1, &admission);
+        let alone = search.everything(None).expect("one stands out");
+        let other = (0..9_000).find(|row| alone.iter().all(|(_, left)| left != row)).unwrap();
+        let known = Known { rows: vec![other], least: f32::INFINITY };
+        let left = search.everything(Some(known)).expect("nothing reaches that");
+        assert_eq!(left.iter().map(|(_, row)| *row).collect::<Vec<_>>(), [other]);
+    }
+
+    /// What it copied is of those who are gone.
+    #[test]
+    fn a_merge_that_everything_was_forgotten_under_changes_nothing() {
+        const DIM: usize = 32;
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(14);
+        let rows: Vec<Vec<f32>> = (0..4_000).map(|_| unit(&mut rng, DIM)).collect();
+        for round in 0..20_u64 {
+            let index = Index::new(DIM, &GalleryOptions::default());
+            index.fill(&loaded(&rows, |_| HandAttributes::default()), None);
+            std::thread::scope(|scope| {
+                let merge = scope.spawn(|| index.merge(Merge::Whole, &AtomicBool::new(false)));
+                std::thread::sleep(std::time::Duration::from_micros(200 * round));
+                index.clear();
+                let infos = loaded(&rows[..5], |_| HandAttributes::default()).into_iter();
+                index.push(infos.zip(&rows).map(|((info, _), row)| (info, &**row)));
+                merge.join().unwrap().unwrap();
+            });
+            let snapshot = index.load();
+            assert_eq!((snapshot.rows.live(), snapshot.rows.len()), (5, 5), "round {round}");
+        }
     }
 
     /// Those who are left are less like the probe than what fills up the last group is, whose estimates are zero.

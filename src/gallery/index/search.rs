@@ -75,7 +75,11 @@ impl<'a> Probe<'a> {
         if !self.exact {
             if let Some(scores) = rough::scores(self.snapshot, self.query, wanted, &self.admission)
             {
-                return Found { complete: false, hits: self.best(&scores, wanted) };
+                let hits = self.best(&scores, wanted);
+                // Fewer than that may be all that there are: a scan says so.
+                if hits.len() == wanted {
+                    return Found { complete: false, hits };
+                }
             }
             self.exact = true;
         }
