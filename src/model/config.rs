@@ -2,6 +2,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::ModelError;
+use crate::tensor::lean::{WIDTH, panels};
+
+/// Most patches of an image, and most tokens of a text: an attention looks at all pairs of them.
+const MOST_TOKENS: usize = 4_096;
 
 /// The activation between the two layers of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -153,7 +157,7 @@ impl ClipConfig {
             ("text_config.intermediate_size", t.intermediate_size, 65_536),
             ("text_config.num_hidden_layers", t.num_hidden_layers, 256),
             ("text_config.num_attention_heads", t.num_attention_heads, 256),
-            ("text_config.max_position_embeddings", t.max_position_embeddings, 8192),
+            ("text_config.max_position_embeddings", t.max_position_embeddings, MOST_TOKENS),
         ] {
             if value == 0 || value > most {
                 return Err(problem(key, &format!("is {value}, outside 1 to {most}")));
@@ -163,6 +167,13 @@ impl ClipConfig {
         heads("text_config", t.hidden_size, t.num_attention_heads)?;
         if !v.image_size.is_multiple_of(v.patch_size) {
             let text = format!("is {}, which does not divide {}", v.patch_size, v.image_size);
+            return Err(problem("vision_config.patch_size", &text));
+        }
+        if v.patches() > MOST_TOKENS {
+            let text = format!(
+                "cuts an image into {} patches, at most {MOST_TOKENS} are taken",
+                v.patches()
+            );
             return Err(problem("vision_config.patch_size", &text));
         }
         for (key, eps) in [("vision_config", v.layer_norm_eps), ("text_config", t.layer_norm_eps)] {
@@ -175,6 +186,35 @@ impl ClipConfig {
             return Err(problem("text_config.eos_token_id", &text));
         }
         Ok(())
+    }
+}
+
+impl ClipConfig {
+    /// What the engine for CPUs holds of the weights in f32, in bytes. Every matrix takes whole panels, so a narrow model holds much
+    /// more than its file does.
+    #[must_use]
+    pub fn engine_bytes(&self) -> u64 {
+        let product = |inputs: usize, outputs: usize| {
+            [inputs, outputs]
+                .map(|columns| (panels(columns) * WIDTH) as u64)
+                .iter()
+                .product::<u64>()
+        };
+        let blocks = |layers: usize, width: usize, inner: usize| {
+            let attention = product(width, 3 * width) + product(width, width);
+            layers as u64 * (attention + product(width, inner) + product(inner, width))
+        };
+        let (v, t) = (&self.vision, &self.text);
+        let patch = product(3 * v.patch_size.pow(2), v.hidden_size);
+        let positions = (v.patches() + 1) * panels(v.hidden_size)
+            + t.max_position_embeddings * panels(t.hidden_size);
+        let values = blocks(v.num_hidden_layers, v.hidden_size, v.intermediate_size)
+            + blocks(t.num_hidden_layers, t.hidden_size, t.intermediate_size)
+            + patch
+            + product(v.hidden_size, self.projection_dim)
+            + product(t.hidden_size, self.projection_dim)
+            + (positions * WIDTH) as u64;
+        values * size_of::<f32>() as u64
     }
 }
 
@@ -326,6 +366,19 @@ mod tests {
         assert_eq!(config.text.hidden_act, Activation::QuickGelu);
     }
 
+    /// Its two layers of an MLP are 65,536 numbers each in a file, and thirty-two times as many in panels.
+    #[test]
+    fn a_narrow_model_holds_more_than_its_file_does() {
+        let narrow = r#"{"vision_config": {"hidden_size": 1, "num_attention_heads": 1,
+            "intermediate_size": 65536, "num_hidden_layers": 256}}"#;
+        let usual = ClipConfig::from_json("{}").unwrap().engine_bytes();
+        // 12 blocks of 12 squares of the width, patches, positions and projections.
+        let (image, text) = (12 * 12 * 768_u64.pow(2), 12 * 12 * 512_u64.pow(2));
+        let others = (3072 + 50 + 512) * 768 + (77 + 512) * 512;
+        assert_eq!(usual, 4 * (image + text + others));
+        assert!(ClipConfig::from_json(narrow).unwrap().engine_bytes() > 4 << 30);
+    }
+
     #[test]
     fn a_configuration_reads_what_it_writes() {
         let json = r#"{"projection_dim": 24, "text_config": {"vocab_size": 60, "eos_token_id": 59},
@@ -356,6 +409,10 @@ mod tests {
             (r#"{"vision_config": {"hidden_act": "relu"}}"#, "vision_config.hidden_act"),
             (r#"{"vision_config": {"num_channels": 1}}"#, "vision_config.num_channels"),
             (r#"{"vision_config": {"patch_size": 30}}"#, "vision_config.patch_size"),
+            (
+                r#"{"vision_config": {"image_size": 1040, "patch_size": 16}}"#,
+                "vision_config.patch_size",
+            ),
             (r#"{"vision_config": {"image_size": [2, 3]}}"#, "vision_config.image_size"),
             (r#"{"vision_config": {"image_size": 99999999}}"#, "vision_config.image_size"),
             (

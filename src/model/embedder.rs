@@ -107,6 +107,14 @@ impl Embedder {
         Self::build("nano", files, &config, precision, device)
     }
 
+    /// What [`Self::open`] would hold of the weights of the model in a directory, in bytes.
+    ///
+    /// # Errors
+    /// [`ModelError`] where its configuration cannot be read.
+    pub fn bytes(dir: &Path) -> Result<u64, ModelError> {
+        Ok(ModelFiles::read_small(dir)?.1.engine_bytes())
+    }
+
     /// The model in a directory laid out as Hugging Face does.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Fetching a model's files from the Hugging Face hub.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::Progress;
@@ -121,12 +122,17 @@ impl Hub {
             paths.insert(name, path);
         }
 
-        let mut files = BTreeMap::new();
+        let mut fetched = BTreeMap::new();
         for (name, path) in paths {
             // The cache holds links to the content.
             let content = path.canonicalize().map_err(file_error(&path))?;
-            files.insert(name.clone(), sum(&content)?);
+            fetched.insert(name.clone(), (whole(&name, &content)?, content));
+        }
+        make_room(out, &fetched)?;
+        let mut files = BTreeMap::new();
+        for (name, (sum, content)) in fetched {
             let to = out.join(&name);
+            files.insert(name, sum);
             std::fs::rename(&content, &to).map_err(file_error(&to))?;
         }
         let manifest = ModelManifest { repository, commit: info.sha, files };
@@ -233,6 +239,45 @@ fn recorded(out: &Path) -> Result<Option<ModelManifest>, ModelError> {
     serde_json::from_str(&read_text(&path)?).map(Some).map_err(failed)
 }
 
+/// The sum of what was fetched. The hub names large files by theirs; what lies under another name was damaged on its way, and is
+/// removed so that the next attempt fetches it.
+fn whole(name: &str, content: &Path) -> Result<String, ModelError> {
+    let got = sum(content)?;
+    let named = content.file_name().and_then(|named| named.to_str()).unwrap_or("");
+    let is_sum = named.len() == got.len() && named.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_sum && named != got {
+        std::fs::remove_file(content).map_err(file_error(content))?;
+        let (file, expected) = (name.to_owned(), named.to_owned());
+        return Err(ModelError::Changed { file, got, expected });
+    }
+    Ok(got)
+}
+
+/// Takes away what an earlier fetch put there, its record first: half of each would be taken for a model. Weights of another
+/// layout that nobody fetched would be opened in the place of those that were.
+fn make_room<T>(out: &Path, fetched: &BTreeMap<String, T>) -> Result<(), ModelError> {
+    let old = recorded(out)?.map_or_else(BTreeMap::new, |manifest| manifest.files);
+    for name in [WEIGHTS, OPENCLIP_WEIGHTS, INDEX] {
+        let path = out.join(name);
+        if path.exists() && !fetched.contains_key(name) && !old.contains_key(name) {
+            let about =
+                "it would be opened in the place of what was fetched: fetch into another folder";
+            return Err(file_error(&path)(std::io::Error::new(ErrorKind::AlreadyExists, about)));
+        }
+    }
+    let gone = old.keys().filter(|name| !fetched.contains_key(*name));
+    for name in std::iter::once(MANIFEST).chain(gone.map(String::as_str)) {
+        let path = out.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(file_error(&path)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Compares every recorded file with its sum.
 fn verify(out: &Path, manifest: ModelManifest) -> Result<ModelManifest, ModelError> {
     for (file, expected) in &manifest.files {
@@ -279,6 +324,27 @@ mod tests {
         {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn weights_of_another_layout_make_room_or_keep_a_fetch_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = |name: &str| dir.path().join(name).exists();
+        let write = |name: &str, text: &str| write_atomic(&dir.path().join(name), text.as_bytes());
+        let fetched = BTreeMap::from([(CONFIG.to_owned(), ()), (INDEX.to_owned(), ())]);
+        write(WEIGHTS, "somebody's").unwrap();
+        let refused = make_room(dir.path(), &fetched).unwrap_err().to_string();
+        assert!(refused.contains(WEIGHTS) && refused.contains("another folder"), "{refused}");
+        assert!(there(WEIGHTS));
+        // The same from an earlier fetch.
+        let files = [CONFIG, WEIGHTS].map(|name| (name.to_owned(), "a sum".to_owned()));
+        let (repository, commit) = ("a/b".to_owned(), "c".to_owned());
+        let manifest = ModelManifest { repository, commit, files: files.into() };
+        write(MANIFEST, &serde_json::to_string(&manifest).unwrap()).unwrap();
+        write(CONFIG, "{}").unwrap();
+        make_room(dir.path(), &fetched).unwrap();
+        assert_eq!([WEIGHTS, MANIFEST, CONFIG].map(there), [false, false, true]);
+        make_room(dir.path(), &fetched).unwrap();
     }
 
     #[test]

@@ -7,6 +7,9 @@ use super::{ClipConfig, ModelError, TextConfig};
 /// Longest prompt looked at, in bytes; more than any text of a model's tokens.
 const MAX_PROMPT: usize = 64 << 10;
 
+/// How many times as long as it is a text may become on its way to tokens. CLIP's own steps make it 54 times as long at most.
+const MAX_GROWTH: u64 = 256;
+
 /// Text to token ids, by a model's own `tokenizer.json`.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -45,6 +48,38 @@ fn check_merges(model: &Value) -> Result<(), ModelError> {
     Ok(())
 }
 
+/// How much longer a tokenizer's steps make a text at most. The library does what a file says without a bound: two steps that put
+/// 60,000 letters in the place of one would take all memory for a prompt of one letter.
+fn check_growth(read: &Value) -> Result<(), ModelError> {
+    let growth = growth(&read["normalizer"]).saturating_mul(growth(&read["pre_tokenizer"]));
+    if growth > MAX_GROWTH {
+        let problem =
+            format!("it makes a text up to {growth} times as long, {MAX_GROWTH} times is taken");
+        return Err(ModelError::Tokenizer(problem));
+    }
+    Ok(())
+}
+
+/// Bytes that a step may make of one.
+fn growth(step: &Value) -> u64 {
+    let length = |key: &str| step[key].as_str().map_or(0, |text| text.len() as u64);
+    let all = |key: &str| step[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    match step["type"].as_str() {
+        None => 1,
+        Some("Sequence") => all("normalizers")
+            .iter()
+            .chain(all("pretokenizers"))
+            .map(growth)
+            .fold(1, u64::saturating_mul),
+        Some("Replace") => 1 + length("content"),
+        Some("Prepend") => 1 + length("prepend"),
+        // U+FDFA becomes eighteen letters.
+        Some("NFKC" | "NFKD") => 11,
+        Some("Split" | "Whitespace" | "WhitespaceSplit" | "Punctuation" | "Digits" | "Strip") => 1,
+        Some(_) => 3,
+    }
+}
+
 impl Tokenizer {
     /// Reads a `tokenizer.json` and checks that it fits the text tower: the ids are within its
     /// vocabulary, and a text gets a begin and the end token that the tower pools at.
@@ -58,6 +93,7 @@ impl Tokenizer {
         let read: Value = serde_json::from_slice(json)
             .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
         check_merges(&read["model"])?;
+        check_growth(&read)?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json))?;
         // Both are done here, where the end token is known.
         inner.with_truncation(None).map_err(failed)?;
@@ -165,6 +201,21 @@ mod tests {
         ] {
             let refused = Tokenizer::from_bytes(&broken, &config).err().unwrap().to_string();
             assert!(!refused.contains("cannot be used"), "{refused}");
+        }
+        // Steps that make a text longer and longer.
+        let long = "a".repeat(60_000);
+        let replace =
+            format!(r#"{{"type":"Replace","pattern":{{"String":"a"}},"content":"{long}"}},"#);
+        let prepend = format!(r#"{{"type":"Prepend","prepend":"{long}"}},"#);
+        let spaces = r#"{"type":"ByteLevel","add_prefix_space":true},"#.repeat(40);
+        for (to, steps) in [
+            (r#""normalizers":["#, replace.repeat(2)),
+            (r#""normalizers":["#, prepend),
+            (r#""pretokenizers":["#, spaces),
+        ] {
+            let broken = wrong(to, format!("{to}{steps}").as_bytes());
+            let refused = Tokenizer::from_bytes(&broken, &config).err().unwrap().to_string();
+            assert!(refused.contains("times as long"), "{refused}");
         }
         let panicked = guarded::<()>(|| panic!("as the library does"));
         assert!(matches!(panicked, Err(ModelError::Tokenizer(_))));

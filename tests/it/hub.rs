@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use handclip::model::{Embedder, Hub, ModelError};
@@ -20,6 +21,8 @@ struct FakeHub {
     requests: Arc<Mutex<Vec<(String, usize)>>>,
     /// How many bytes of the weights to send before hanging up, once.
     cut: Arc<Mutex<Option<usize>>>,
+    /// Whether to send other weights than there are, once.
+    spoil: Arc<AtomicBool>,
 }
 
 impl FakeHub {
@@ -29,12 +32,14 @@ impl FakeHub {
             address: format!("http://{}", listener.local_addr().unwrap()),
             requests: Arc::default(),
             cut: Arc::default(),
+            spoil: Arc::default(),
         };
         let (requests, cut) = (Arc::clone(&hub.requests), Arc::clone(&hub.cut));
+        let spoil = Arc::clone(&hub.spoil);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 // A client that hangs up is not this thread's problem.
-                let _ = answer(stream, &dir, &requests, &cut);
+                let _ = answer(stream, &dir, &requests, &cut, &spoil);
             }
         });
         hub
@@ -50,6 +55,7 @@ fn answer(
     dir: &Path,
     requests: &Mutex<Vec<(String, usize)>>,
     cut: &Mutex<Option<usize>>,
+    spoil: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;
@@ -79,17 +85,25 @@ fn answer(
         let head = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         return stream.write_all(head.as_bytes());
     };
+    // Large files are named by their sum.
+    let name = name.unwrap_or_default();
+    let etag = match name.ends_with(".safetensors") {
+        true => hexadecimal(&bytes),
+        false => name.replace('.', "-"),
+    };
     let end = last.min(bytes.len() - 1) + 1;
     write!(
         stream,
         "HTTP/1.1 206 Partial Content\r\ncontent-length: {}\r\ncontent-range: bytes {first}-{}/{}\r\n\
-         etag: \"{}\"\r\nx-repo-commit: {COMMIT}\r\nconnection: close\r\n\r\n",
+         etag: \"{etag}\"\r\nx-repo-commit: {COMMIT}\r\nconnection: close\r\n\r\n",
         end - first,
         end - 1,
         bytes.len(),
-        name.unwrap_or_default().replace('.', "-"),
     )?;
     let wanted = &bytes[first..end];
+    if wanted.len() > 1 && name.ends_with(".safetensors") && spoil.swap(false, Ordering::Relaxed) {
+        return stream.write_all(&vec![0; wanted.len()]);
+    }
     if wanted.len() > 1
         && path.ends_with(".safetensors")
         && let Some(bytes) = cut.lock().unwrap().take()
@@ -97,6 +111,25 @@ fn answer(
         return stream.write_all(&wanted[..bytes]);
     }
     stream.write_all(wanted)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn what_was_damaged_on_its_way_is_refused_and_fetched_again() {
+    let source = model_directory("patch16_gelu");
+    let fake = FakeHub::start(source.path().to_owned());
+    let out = tempfile::tempdir().unwrap();
+    let pull = || fake.hub().pull("owner/hands@v1", out.path(), &mut |_, _, _| ());
+    fake.spoil.store(true, Ordering::Relaxed);
+    let spoilt = pull();
+    let named = |error: &ModelError| matches!(error, ModelError::Changed { file, .. } if file == "model.safetensors");
+    assert!(spoilt.as_ref().is_err_and(named), "{spoilt:?}");
+    assert!(!out.path().join("model.safetensors").exists());
+    pull().unwrap();
+    Embedder::open(out.path(), &candle_core::Device::Cpu).unwrap();
 }
 
 #[test]
@@ -134,8 +167,7 @@ fn a_model_is_fetched_whole_after_being_cut_off_and_not_fetched_again() {
     for (name, sum) in &manifest.files {
         let bytes = std::fs::read(out.path().join(name)).unwrap();
         assert_eq!(bytes, std::fs::read(source.path().join(name)).unwrap());
-        let digest = Sha256::digest(&bytes);
-        assert_eq!(*sum, digest.iter().map(|b| format!("{b:02x}")).collect::<String>());
+        assert_eq!(*sum, hexadecimal(&bytes));
     }
     assert!(out.path().join("handclip-model.json").is_file());
     assert!(!out.path().join(".download").exists());

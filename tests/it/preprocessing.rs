@@ -112,9 +112,13 @@ fn defaults_are_clips_and_old_files_mean_the_same() {
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711]}"#;
     assert_eq!(Preprocessing::from_json(old).unwrap(), clip);
-    let square = r#"{"size": 224, "use_square_size": true, "do_center_crop": false}"#;
-    let square = Preprocessing::from_json(square).unwrap();
-    assert_eq!(square, clip.with_framing(Framing::Squash));
+    let squashed = clip.with_framing(Framing::Squash);
+    for square in [
+        r#"{"size": 224, "use_square_size": true, "do_center_crop": false}"#,
+        r#"{"size": {"shortest_edge": 224}, "use_square_size": true, "do_center_crop": false}"#,
+    ] {
+        assert_eq!(Preprocessing::from_json(square).unwrap(), squashed, "{square}");
+    }
 }
 
 #[test]

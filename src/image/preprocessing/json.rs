@@ -222,7 +222,12 @@ impl Config<'_> {
                     sides.iter().filter(|(_, v)| !v.is_null()).map(|(k, _)| k.as_str()).collect();
                 match given.as_slice() {
                     ["shortest_edge"] => {
-                        Ok(Scale::ShortestEdge(side(key, &sides["shortest_edge"])?))
+                        let side = side(key, &sides["shortest_edge"])?;
+                        // Files of old for KOSMOS-2, which transformers still reads so.
+                        if self.get("use_square_size") == Some(&Value::Bool(true)) {
+                            return Ok(Scale::Exact { height: side, width: side });
+                        }
+                        Ok(Scale::ShortestEdge(side))
                     }
                     ["height", "width"] | ["width", "height"] => {
                         let (height, width) = both(key, sides)?;

@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use super::record::ModelRef;
+use crate::model::Embedder;
 use crate::service::ServiceError;
 use crate::service::room::{available_memory, free_disk};
 use crate::service::workshop::Workshop;
 
+/// The files of the model inside the binary, or more.
+const NANO_BYTES: u64 = 8 * 1024 * 1024;
 /// Beyond weights and templates: buffers, lists being made.
 const SLACK: u64 = 64 * 1024 * 1024;
 /// Bytes of a sample in an index beside its template and its codes: names, numbers.
@@ -23,7 +26,9 @@ pub(super) fn preflight(workshop: &Workshop, model: &ModelRef) -> Result<(), Ser
         }
         ModelRef::Directory(path) => Some(path.clone()),
     };
-    let weights = dir.map_or(8 * 1024 * 1024, |dir| size_of(&dir));
+    // A narrow model holds more than its files do.
+    let held = |dir: &Path| Embedder::bytes(dir).unwrap_or(0).max(size_of(dir));
+    let (file, held) = dir.map_or((NANO_BYTES, NANO_BYTES), |dir| (size_of(&dir), held(&dir)));
     let samples: u64 =
         workshop.galleries.list().iter().map(|gallery| gallery.info().samples as u64).sum();
     // The new model's dimensions are known when it is open; those of today are near enough.
@@ -31,7 +36,7 @@ pub(super) fn preflight(workshop: &Workshop, model: &ModelRef) -> Result<(), Ser
     // Each value as it is, as a byte and as a bit; twice, since a merge copies what it merges.
     let templates = samples.saturating_mul(2 * (dim * 5 + dim / 8 + ROW));
     // Weights are read whole before they are placed.
-    let needed = weights.saturating_mul(2).saturating_add(templates).saturating_add(SLACK);
+    let needed = file.saturating_add(held).saturating_add(templates).saturating_add(SLACK);
     let system = available_memory().unwrap_or(u64::MAX);
     let available = workshop.deploy_memory_bytes.map_or(system, |budget| budget.min(system));
     if needed > available {

@@ -11,6 +11,7 @@ use crate::domain::{ModelName, now_ms};
 use crate::model::{Embedder, ModelSummary};
 use crate::storage::file::{create_private_dir, write_atomic};
 use crate::tensor;
+use crate::urgency::{FAR_BACK, give_way};
 
 use super::record::{Merit, ModelFile, Origin, Parent, RegisteredModel, Training};
 use super::source::{Bounds, MAX_TEXT, Source, without};
@@ -193,12 +194,6 @@ fn opened(
     dir: &Path,
     files: &[ModelFile],
 ) -> Result<ModelSummary, RegistryError> {
-    // Weights are read whole before they are placed.
-    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
-    let needed = bytes.saturating_mul(2).saturating_add(SLACK);
-    if let Some(available) = available_memory().filter(|available| needed > *available) {
-        return Err(RegistryError::Memory { needed, available });
-    }
     // As errors name it, whatever links lead there.
     let dir = dir.canonicalize().map_err(RegistryError::io("find the model"))?;
     let model = dir.join(FILES);
@@ -206,8 +201,23 @@ fn opened(
     let refused = |error: &dyn std::error::Error| {
         RegistryError::Refused(without(&without(&chain(error), &model), &dir))
     };
+    // Weights are read whole before they are placed.
+    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    let held = Embedder::bytes(&model).map_err(|error| refused(&error))?;
+    let needed = bytes.saturating_add(held.max(bytes)).saturating_add(SLACK);
+    if let Some(available) = available_memory().filter(|available| needed > *available) {
+        return Err(RegistryError::Memory { needed, available });
+    }
     let (device, _) = tensor::open(tensor::DeviceChoice::Cpu);
-    let embedder = Embedder::open_as(name.as_str(), &model, &device).map_err(|e| refused(&e))?;
+    // A pool of its own: on the shared one, whoever asks would wait until all weights are hashed and placed.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .thread_name(|at| format!("model-import-{at}"))
+        .start_handler(|_| give_way(FAR_BACK))
+        .build()
+        .map_err(|error| RegistryError::io("start threads")(std::io::Error::other(error)))?;
+    let embedder = pool
+        .install(|| Embedder::open_as(name.as_str(), &model, &device))
+        .map_err(|error| refused(&error))?;
     // A list that cannot be read would keep the model from ever being measured.
     TrainedOn::beside(&model).map_err(|error| refused(&error))?;
     Ok(embedder.summary())
