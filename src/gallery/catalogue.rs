@@ -178,6 +178,12 @@ impl State {
         }
     }
 
+    /// Samples of those who are enrolled and not being erased: the rows of a space that none lacks a template in.
+    pub(super) fn present_samples(&self) -> usize {
+        let present = self.subjects.values().filter(|entry| !entry.erasing);
+        present.map(|entry| entry.samples.len()).sum()
+    }
+
     /// A subject that is enrolled and not being erased.
     pub(super) fn present(&self, subject: &SubjectId) -> Result<&SubjectEntry, GalleryError> {
         match self.subjects.get(subject) {

@@ -20,6 +20,7 @@ mod load;
 mod maintain;
 mod read;
 mod record;
+mod remove;
 mod retention;
 mod space;
 mod spaces;

@@ -150,16 +150,15 @@ impl Gallery {
     /// The sample of this subject with this content, when it is enrolled and can be found.
     #[must_use]
     pub fn has_content(&self, subject: &SubjectId, content_hash: &[u8; 32]) -> Option<SampleId> {
-        let (sample, number) = {
+        let (sample, subject_number, number) = {
             let state = self.state();
             let entry = state.present(subject).ok()?;
             let sample = entry.by_content.get(content_hash)?.clone();
             let number = entry.samples.get(&sample)?.number;
-            (sample, number)
+            (sample, entry.number, number)
         };
-        let spaces = self.spaces.load();
-        let there = |number| spaces.home.index.rows().iter().any(|row| row.number == number);
-        (!spaces.partial || there(number)).then_some(sample)
+        let found = self.spaces.load().finds(subject_number, number);
+        found.then_some(sample)
     }
 
     fn sample_doc(

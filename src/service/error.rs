@@ -411,7 +411,7 @@ impl From<GalleryError> for ServiceError {
             },
             GalleryError::ImageTooLarge { .. } => Self::ImageTooLarge(message),
             GalleryError::Gaps { .. } => Self::Gaps(message),
-            GalleryError::SpaceTaken(_) => Self::DeploymentUnderWay,
+            GalleryError::SpaceTaken(_) | GalleryError::Dropping(_) => Self::DeploymentUnderWay,
             GalleryError::Full { .. } | GalleryError::TooManyGalleries { .. } => {
                 Self::Full(message)
             }

@@ -550,6 +550,8 @@ fn a_second_process_a_wrong_key_and_a_full_disk_are_named() {
     let refused = gallery.enrol(sample(2));
     assert!(matches!(refused, Err(GalleryError::Storage(StorageError::Full { .. }))));
     assert!(!dir.path().join("ballast").exists(), "the ballast is released");
+    let twice = gallery.enrol_batch(vec![sample(2), sample(2)]);
+    assert!(twice.iter().all(Result::is_err), "the second is no more enrolled than the first");
     assert_eq!(gallery.info().samples, 1, "what was refused changed nothing");
     gallery.remove_sample(&subject(1), &sample_id(1)).unwrap();
     assert_eq!(gallery.erase_subject(&subject(1)).unwrap().samples, 0);
