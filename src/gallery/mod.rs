@@ -24,6 +24,8 @@ mod remove;
 mod retention;
 mod space;
 mod spaces;
+#[cfg(test)]
+mod testing;
 mod types;
 mod view;
 
