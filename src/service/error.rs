@@ -374,8 +374,8 @@ impl From<StorageError> for ServiceError {
             | StorageError::MasterKeyCommand { .. }
             | StorageError::MasterKeyMode { .. } => Self::Damaged(message),
             StorageError::Backup { .. } => Self::Backup(message),
-            StorageError::Stopped { .. } => Self::StorageFull(message),
-            StorageError::Io { .. }
+            StorageError::Stopped { .. }
+            | StorageError::Io { .. }
             | StorageError::KeyDestroyed
             | StorageError::TooLarge { .. }
             | StorageError::Random => Self::Internal(message),
