@@ -196,6 +196,17 @@ pub(super) fn resume(store: &Store, gallery: u32) -> Result<usize, GalleryError>
     Ok(finished)
 }
 
+/// Finishes every deletion of a gallery that a crash interrupted.
+pub(super) fn resume_deletions(store: &Store) -> Result<(), GalleryError> {
+    for at in store.keys(&[key::DELETION_BEGUN])? {
+        if let Some(Key::DeletionBegun { gallery }) = Key::decode(&at) {
+            // Its data keys are in use by no record after this, and go when the galleries are opened.
+            delete_gallery(store, gallery, &HashSet::new())?;
+        }
+    }
+    Ok(())
+}
+
 /// Destroys every record and key of a gallery, its tombstones too: one for the whole gallery takes their place.
 pub(super) fn delete_gallery(
     store: &Store,

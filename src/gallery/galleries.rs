@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -6,7 +6,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use crate::domain::{GalleryId, now_ms};
 use crate::storage::{Batch, Seal, Store};
 
-use super::erase::{delete_gallery, resume};
+use super::erase::{delete_gallery, resume, resume_deletions};
 use super::key::{self, Key};
 use super::maintain::Maintainer;
 use super::record::{GalleryDoc, from_json, to_json};
@@ -40,12 +40,7 @@ impl Galleries {
     /// # Errors
     /// [`GalleryError::Inconsistent`] or the store's.
     pub fn open(store: Store, options: GalleryOptions) -> Result<Self, GalleryError> {
-        for at in store.keys(&[key::DELETION_BEGUN])? {
-            if let Some(Key::DeletionBegun { gallery }) = Key::decode(&at) {
-                // Its data keys are in use by no record after this, and go below.
-                delete_gallery(&store, gallery, &HashSet::new())?;
-            }
-        }
+        resume_deletions(&store)?;
         let maintainer = Maintainer::start(options.background)?;
         let mut galleries = BTreeMap::new();
         let mut next = 0;
