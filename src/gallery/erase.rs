@@ -79,6 +79,28 @@ impl Gallery {
     /// [`GalleryError::SubjectNotFound`], or the store's.
     pub fn erase_subject(&self, subject: &SubjectId) -> Result<ErasureReceipt, GalleryError> {
         let _reservation = self.reserve(vec![Busy::Subject(subject.clone())]);
+        self.erase_reserved(subject)
+    }
+
+    /// The same, if their time is over; `None`, with nothing changed, for who agreed anew, was seen or was enrolled again since
+    /// somebody looked.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn erase_overdue(
+        &self,
+        subject: &SubjectId,
+        now_ms: u64,
+    ) -> Result<Option<ErasureReceipt>, GalleryError> {
+        let _reservation = self.reserve(vec![Busy::Subject(subject.clone())]);
+        match self.why_overdue(subject, now_ms) {
+            Some(_) => self.erase_reserved(subject).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Of a subject that the caller has reserved.
+    fn erase_reserved(&self, subject: &SubjectId) -> Result<ErasureReceipt, GalleryError> {
         let (number, data_key, samples, erasing) = {
             let state = self.state();
             let entry = state.subjects.get(subject);
