@@ -195,7 +195,7 @@ impl Galleries {
     pub fn delete(&self, id: &GalleryId) -> Result<(), GalleryError> {
         let _creating = self.0.next.lock();
         let gallery = self.get(id)?;
-        let mut batch = Batch::default();
+        let mut batch = Batch::of_erasure();
         batch.put(Key::DeletionBegun { gallery: gallery.number }.encode(), Vec::new(), Seal::Store);
         self.0.store.commit(batch)?;
         let data_keys = gallery.bury();
@@ -213,5 +213,23 @@ impl Galleries {
         let saved = self.list().iter().try_for_each(|gallery| gallery.save());
         self.0.store.close();
         saved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::gallery::testing;
+
+    #[test]
+    fn a_deletion_that_could_not_destroy_its_keys_knows_them_when_it_is_asked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (galleries, gallery) = testing::gallery(dir.path());
+        gallery.enrol(testing::sample()).unwrap();
+        let keys = gallery.bury();
+        assert_eq!(keys.len(), 1);
+        assert_eq!(gallery.bury(), keys);
+        galleries.delete(gallery.id()).unwrap();
+        let live = std::collections::HashSet::new();
+        assert_eq!(galleries.store().retain_data_keys(&live).unwrap(), 0, "none is left");
     }
 }
