@@ -66,6 +66,8 @@ pub(super) struct State {
     busy: HashSet<Busy>,
     /// The gallery was deleted while somebody still held it.
     pub(super) deleted: bool,
+    /// Data keys of who was in it, for as long as they may not all be destroyed.
+    buried: HashSet<DataKey>,
 }
 
 /// An enrolled set, searched by similarity. Searches take no lock; changes of different subjects
@@ -178,6 +180,12 @@ impl State {
         }
     }
 
+    /// Samples of those who are enrolled and not being erased: the rows of a space that none lacks a template in.
+    pub(super) fn present_samples(&self) -> usize {
+        let present = self.subjects.values().filter(|entry| !entry.erasing);
+        present.map(|entry| entry.samples.len()).sum()
+    }
+
     /// A subject that is enrolled and not being erased.
     pub(super) fn present(&self, subject: &SubjectId) -> Result<&SubjectEntry, GalleryError> {
         match self.subjects.get(subject) {
@@ -211,7 +219,7 @@ impl Gallery {
     }
 
     /// Waits for changes under way, refuses new ones, forgets everything, and says which data keys are to
-    /// be destroyed.
+    /// be destroyed; the same again where that failed.
     pub(super) fn bury(&self) -> HashSet<DataKey> {
         let mut state = self.state.lock();
         state.deleted = true;
@@ -221,6 +229,7 @@ impl Gallery {
         state.samples.clear();
         let subjects = std::mem::take(&mut state.subjects);
         self.spaces.each_index(Index::clear);
-        subjects.into_values().map(|entry| entry.data_key).collect()
+        state.buried.extend(subjects.into_values().map(|entry| entry.data_key));
+        state.buried.clone()
     }
 }

@@ -6,8 +6,9 @@ use crate::storage::{Batch, DataKey, Seal, Store};
 
 use super::catalogue::{Busy, State, SubjectEntry};
 use super::index::RowInfo;
-use super::key::{self, Key};
+use super::key::Key;
 use super::record::{SampleDoc, SubjectDoc, template_to_bytes, to_json};
+use super::remove::Doomed;
 use super::space::{Role, Spaces};
 use super::types::{Enrolled, MAX_BATCH, NewSample};
 use super::{Gallery, GalleryError};
@@ -26,6 +27,26 @@ struct Planned {
     created_at_ms: u64,
     /// Whether the subject's record is to be written with it.
     first: bool,
+    /// The same content as a deployment dropped it, which makes room for this.
+    replaces: Option<Doomed>,
+}
+
+/// A sample that nobody has, as it was given.
+struct Asked {
+    at: usize,
+    name: SampleId,
+    sample: NewSample,
+    replaces: Option<Doomed>,
+}
+
+/// What a sample is before it is enrolled.
+enum Known {
+    /// Enrolled already, under this name.
+    Enrolled(SampleId),
+    /// The same as another of its batch, given at this place.
+    Planned(usize),
+    /// New, or as good as new: this one was dropped by a deployment.
+    New(Option<Doomed>),
 }
 
 /// What the samples planned so far will have changed.
@@ -33,8 +54,8 @@ struct Planned {
 struct Overlay {
     subjects: HashMap<SubjectId, (u64, DataKey)>,
     consents: HashSet<SubjectId>,
-    names: HashMap<SampleId, (SubjectId, [u8; 32])>,
-    contents: HashMap<(SubjectId, [u8; 32]), SampleId>,
+    names: HashSet<SampleId>,
+    contents: HashMap<(SubjectId, [u8; 32]), usize>,
     count: usize,
 }
 
@@ -94,35 +115,15 @@ impl Gallery {
             }
         });
         let checked: Vec<_> = checked.collect();
-        if spaces.partial {
-            self.make_room(&checked, &mut results);
-        }
         let _reservation = self.reserve(names.into_iter().collect());
-        let planned = self.plan(checked, &mut results);
+        let (planned, repeated) = self.plan(&spaces, checked, &mut results);
         self.write(&spaces, planned, &mut results);
+        for (at, of) in repeated {
+            let first = results[of].clone();
+            results[at] = first.map(|first| Ok(Enrolled { created: false, ..first? }));
+        }
         let lost = || GalleryError::BatchTooLarge { got: 0 };
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(lost()))).collect()
-    }
-
-    /// Content that is enrolled and was dropped by a deployment counts as new: the old sample makes room for it.
-    fn make_room(
-        &self,
-        checked: &[(usize, SampleId, NewSample)],
-        results: &mut [Option<Result<Enrolled, GalleryError>>],
-    ) {
-        for (at, _, new) in checked {
-            let old = {
-                let state = self.state();
-                let entry = state.subjects.get(&new.subject);
-                entry.and_then(|entry| entry.by_content.get(&new.content_hash).cloned())
-            };
-            let Some(old) = old else { continue };
-            if self.has_content(&new.subject, &new.content_hash).is_none()
-                && let Err(error) = self.remove_sample(&new.subject, &old)
-            {
-                results[*at] = Some(Err(error));
-            }
-        }
     }
 
     fn check(&self, sample: &NewSample) -> Result<(), GalleryError> {
@@ -148,51 +149,51 @@ impl Gallery {
     }
 
     /// Decides what becomes of each sample. What was decided earlier in the batch counts for what
-    /// comes later.
+    /// comes later. Gives what is to be written, and the places of those that are another one of the batch, with its place: what
+    /// becomes of that one is not known yet.
     fn plan(
         &self,
+        spaces: &Spaces,
         checked: Vec<(usize, SampleId, NewSample)>,
         results: &mut [Option<Result<Enrolled, GalleryError>>],
-    ) -> Vec<Planned> {
+    ) -> (Vec<Planned>, Vec<(usize, usize)>) {
         let mut overlay = Overlay::default();
-        let mut planned = Vec::new();
+        let (mut planned, mut repeated) = (Vec::new(), Vec::new());
         let mut state = self.state();
         for (at, name, sample) in checked {
-            if results[at].is_some() {
-                continue;
-            }
             let decided = if state.deleted {
                 Err(GalleryError::GalleryNotFound(self.doc.id.clone()))
             } else {
-                known(&state, &overlay, &name, &sample)
+                known(&state, &overlay, spaces, &name, &sample)
             };
-            let decided = decided.and_then(|known| match known {
-                Some(existing) => Ok(Err(Enrolled {
-                    subject: sample.subject.clone(),
-                    sample: existing,
-                    created: false,
-                })),
-                None => self.admit(&mut state, &mut overlay, at, name, sample).map(Ok),
-            });
             match decided {
-                Ok(Ok(plan)) => planned.push(plan),
-                Ok(Err(existing)) => results[at] = Some(Ok(existing)),
+                Ok(Known::Enrolled(existing)) => {
+                    let (subject, sample) = (sample.subject, existing);
+                    results[at] = Some(Ok(Enrolled { subject, sample, created: false }));
+                }
+                Ok(Known::Planned(of)) => repeated.push((at, of)),
+                Ok(Known::New(replaces)) => {
+                    let plan = Asked { at, name, sample, replaces };
+                    match self.admit(&mut state, &mut overlay, plan) {
+                        Ok(plan) => planned.push(plan),
+                        Err(error) => results[at] = Some(Err(error)),
+                    }
+                }
                 Err(error) => results[at] = Some(Err(error)),
             }
         }
-        planned
+        (planned, repeated)
     }
 
     fn admit(
         &self,
         state: &mut State,
         overlay: &mut Overlay,
-        at: usize,
-        name: SampleId,
-        sample: NewSample,
+        asked: Asked,
     ) -> Result<Planned, GalleryError> {
+        let Asked { at, name, sample, replaces } = asked;
         let max = self.options.max_samples;
-        if state.samples.len() + overlay.count >= max {
+        if replaces.is_none() && state.samples.len() + overlay.count >= max {
             return Err(GalleryError::Full { max });
         }
         let created_at_ms = now_ms();
@@ -222,11 +223,20 @@ impl Gallery {
         };
         let number = state.next_sample;
         state.next_sample += 1;
-        overlay.count += 1;
-        let content = (sample.subject.clone(), sample.content_hash);
-        overlay.contents.insert(content.clone(), name.clone());
-        overlay.names.insert(name.clone(), content);
-        Ok(Planned { at, sample, name, subject_number, number, data_key, created_at_ms, first })
+        overlay.count += usize::from(replaces.is_none());
+        overlay.contents.insert((sample.subject.clone(), sample.content_hash), at);
+        overlay.names.insert(name.clone());
+        Ok(Planned {
+            at,
+            sample,
+            name,
+            subject_number,
+            number,
+            data_key,
+            created_at_ms,
+            first,
+            replaces,
+        })
     }
 
     /// Commits what was planned, in parts that are each one batch, and publishes each part.
@@ -287,6 +297,9 @@ impl Gallery {
         let Planned { sample, subject_number, number, data_key, created_at_ms, .. } = plan;
         let (gallery, subject, seal) = (self.number, *subject_number, Seal::Data(*data_key));
         let mut batch = Batch::default();
+        if let Some(dropped) = &plan.replaces {
+            self.remove_records(dropped, &mut batch)?;
+        }
         if plan.first {
             let doc = SubjectDoc {
                 id: sample.subject.clone(),
@@ -331,6 +344,8 @@ impl Gallery {
     fn publish(&self, spaces: &Spaces, part: &[Planned]) {
         let mut names: BTreeMap<u64, Arc<SubjectId>> = BTreeMap::new();
         let mut state = self.state();
+        let dropped: Vec<Doomed> = part.iter().filter_map(|plan| plan.replaces.clone()).collect();
+        self.forget_samples(&mut state, &dropped);
         for plan in part {
             if plan.first {
                 let mut entry = SubjectEntry::new(plan.subject_number, plan.data_key);
@@ -367,37 +382,6 @@ impl Gallery {
             }));
         }
     }
-
-    /// Removes a sample with its template and image. The subject stays, even without samples.
-    ///
-    /// # Errors
-    /// [`GalleryError::SubjectNotFound`], [`GalleryError::SampleNotFound`] or the store's.
-    pub fn remove_sample(
-        &self,
-        subject: &SubjectId,
-        sample: &SampleId,
-    ) -> Result<(), GalleryError> {
-        let names = vec![Busy::Subject(subject.clone()), Busy::Sample(sample.clone())];
-        let _reservation = self.reserve(names);
-        let (subject_number, number) = self.sample_numbers(subject, sample)?;
-        let mut batch = Batch::default();
-        for kind in [key::SAMPLE, key::TEMPLATE, key::IMAGE_CHUNK] {
-            let prefix = key::of_sample(kind, self.number, subject_number, number);
-            self.store.keys(&prefix)?.into_iter().for_each(|key| batch.remove(key));
-        }
-        self.store.commit(batch)?;
-        let mut state = self.state();
-        if let Some(entry) = state.subjects.get_mut(subject)
-            && let Some(removed) = entry.samples.remove(sample)
-        {
-            entry.by_content.remove(&removed.content_hash);
-        }
-        state.samples.remove(sample);
-        self.spaces.each_index(|index| index.remove_sample(subject_number, number));
-        drop(state);
-        self.changed();
-        Ok(())
-    }
 }
 
 /// A template at home and in a space that is kept; one that is being filled may come later.
@@ -433,27 +417,42 @@ fn check_templates(spaces: &Spaces, sample: &NewSample) -> Result<(), GalleryErr
     Ok(())
 }
 
-/// The sample that this one is already, if it is.
+/// Whether a sample is one that is there, or that will be.
 fn known(
     state: &State,
     overlay: &Overlay,
+    spaces: &Spaces,
     name: &SampleId,
     sample: &NewSample,
-) -> Result<Option<SampleId>, GalleryError> {
+) -> Result<Known, GalleryError> {
     let NewSample { subject, content_hash, .. } = sample;
     let entry = match state.subjects.get(subject) {
         Some(_) => Some(state.present(subject)?),
         None => None,
     };
-    let by_content = entry.and_then(|entry| entry.by_content.get(content_hash));
-    let by_content = by_content.or_else(|| overlay.contents.get(&(subject.clone(), *content_hash)));
-    if let Some(existing) = by_content {
-        return Ok(Some(existing.clone()));
+    if let Some(of) = overlay.contents.get(&(subject.clone(), *content_hash)) {
+        return Ok(Known::Planned(*of));
     }
-    if state.samples.contains_key(name) || overlay.names.contains_key(name) {
+    let existing = entry.and_then(|entry| {
+        let (sample, of) = entry.samples.get_key_value(entry.by_content.get(content_hash)?)?;
+        Some(Doomed {
+            subject: subject.clone(),
+            sample: sample.clone(),
+            subject_number: entry.number,
+            number: of.number,
+        })
+    });
+    let dropped = match existing {
+        Some(there) if spaces.finds(there.subject_number, there.number) => {
+            return Ok(Known::Enrolled(there.sample));
+        }
+        other => other,
+    };
+    let own = dropped.as_ref().is_some_and(|dropped| dropped.sample == *name);
+    if (state.samples.contains_key(name) && !own) || overlay.names.contains(name) {
         return Err(GalleryError::SampleConflict { sample: name.clone() });
     }
-    Ok(None)
+    Ok(Known::New(dropped))
 }
 
 /// A fresh name, in order of time.

@@ -79,6 +79,28 @@ impl Gallery {
     /// [`GalleryError::SubjectNotFound`], or the store's.
     pub fn erase_subject(&self, subject: &SubjectId) -> Result<ErasureReceipt, GalleryError> {
         let _reservation = self.reserve(vec![Busy::Subject(subject.clone())]);
+        self.erase_reserved(subject)
+    }
+
+    /// The same, if their time is over; `None`, with nothing changed, for who agreed anew, was seen or was enrolled again since
+    /// somebody looked.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn erase_overdue(
+        &self,
+        subject: &SubjectId,
+        now_ms: u64,
+    ) -> Result<Option<ErasureReceipt>, GalleryError> {
+        let _reservation = self.reserve(vec![Busy::Subject(subject.clone())]);
+        match self.why_overdue(subject, now_ms) {
+            Some(_) => self.erase_reserved(subject).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Of a subject that the caller has reserved.
+    fn erase_reserved(&self, subject: &SubjectId) -> Result<ErasureReceipt, GalleryError> {
         let (number, data_key, samples, erasing) = {
             let state = self.state();
             let entry = state.subjects.get(subject);
@@ -194,6 +216,17 @@ pub(super) fn resume(store: &Store, gallery: u32) -> Result<usize, GalleryError>
         finished += 1;
     }
     Ok(finished)
+}
+
+/// Finishes every deletion of a gallery that a crash interrupted.
+pub(super) fn resume_deletions(store: &Store) -> Result<(), GalleryError> {
+    for at in store.keys(&[key::DELETION_BEGUN])? {
+        if let Some(Key::DeletionBegun { gallery }) = Key::decode(&at) {
+            // Its data keys are in use by no record after this, and go when the galleries are opened.
+            delete_gallery(store, gallery, &HashSet::new())?;
+        }
+    }
+    Ok(())
 }
 
 /// Destroys every record and key of a gallery, its tombstones too: one for the whole gallery takes their place.

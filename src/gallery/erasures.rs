@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::storage::{Batch, DataKey, Seal, Store};
 
 use super::GalleryError;
-use super::erase::{Keys, delete_gallery, finish};
+use super::erase::{Keys, delete_gallery, finish, resume, resume_deletions};
 use super::key::{self, Key};
 use super::record::uuid_text::Uuid;
 use super::record::{DeletionDoc, ErasureDoc, GalleryDoc, SubjectDoc, from_json, to_json};
@@ -75,11 +75,18 @@ pub fn erasures(store: &Store) -> Result<Vec<Erasure>, GalleryError> {
 }
 
 /// Erases from a store that no gallery is open of who was erased elsewhere after they were enrolled here, and remembers all of it. Says
-/// how many people are gone by that. May be repeated.
+/// how many people are gone by that; those whose erasure had begun here are gone too, and not counted. May be repeated.
 ///
 /// # Errors
 /// [`GalleryError::Inconsistent`] for an erasure that is none, or the store's.
 pub fn apply_erasures(store: &Store, erasures: &[Erasure]) -> Result<usize, GalleryError> {
+    // What had begun when the store was copied comes first: of whom a key is gone already no record can be opened.
+    resume_deletions(store)?;
+    for at in store.keys(&[key::GALLERY])? {
+        if let Some(Key::Gallery { gallery }) = Key::decode(&at) {
+            resume(store, gallery)?;
+        }
+    }
     let mut gone = 0;
     for erasure in erasures {
         if let Erasure::Gallery { gallery, erased_at_ms } = erasure {

@@ -140,6 +140,9 @@ pub enum GalleryError {
     /// A second space was to be begun where there is one.
     #[error("gallery `{0}` has a second set of templates already")]
     SpaceTaken(GalleryId),
+    /// A second space was to be begun where the last deployment is not done with.
+    #[error("samples that the last deployment dropped are still being removed from gallery `{0}`")]
+    Dropping(GalleryId),
     /// A space is not filled.
     #[error("{gaps} samples of gallery `{gallery}` have no template of the new model")]
     Gaps {

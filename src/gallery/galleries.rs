@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -6,7 +6,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use crate::domain::{GalleryId, now_ms};
 use crate::storage::{Batch, Seal, Store};
 
-use super::erase::{delete_gallery, resume};
+use super::erase::{delete_gallery, resume, resume_deletions};
 use super::key::{self, Key};
 use super::maintain::Maintainer;
 use super::record::{GalleryDoc, from_json, to_json};
@@ -40,12 +40,7 @@ impl Galleries {
     /// # Errors
     /// [`GalleryError::Inconsistent`] or the store's.
     pub fn open(store: Store, options: GalleryOptions) -> Result<Self, GalleryError> {
-        for at in store.keys(&[key::DELETION_BEGUN])? {
-            if let Some(Key::DeletionBegun { gallery }) = Key::decode(&at) {
-                // Its data keys are in use by no record after this, and go below.
-                delete_gallery(&store, gallery, &HashSet::new())?;
-            }
-        }
+        resume_deletions(&store)?;
         let maintainer = Maintainer::start(options.background)?;
         let mut galleries = BTreeMap::new();
         let mut next = 0;
@@ -200,7 +195,7 @@ impl Galleries {
     pub fn delete(&self, id: &GalleryId) -> Result<(), GalleryError> {
         let _creating = self.0.next.lock();
         let gallery = self.get(id)?;
-        let mut batch = Batch::default();
+        let mut batch = Batch::of_erasure();
         batch.put(Key::DeletionBegun { gallery: gallery.number }.encode(), Vec::new(), Seal::Store);
         self.0.store.commit(batch)?;
         let data_keys = gallery.bury();
@@ -218,5 +213,23 @@ impl Galleries {
         let saved = self.list().iter().try_for_each(|gallery| gallery.save());
         self.0.store.close();
         saved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::gallery::testing;
+
+    #[test]
+    fn a_deletion_that_could_not_destroy_its_keys_knows_them_when_it_is_asked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (galleries, gallery) = testing::gallery(dir.path());
+        gallery.enrol(testing::sample()).unwrap();
+        let keys = gallery.bury();
+        assert_eq!(keys.len(), 1);
+        assert_eq!(gallery.bury(), keys);
+        galleries.delete(gallery.id()).unwrap();
+        let live = std::collections::HashSet::new();
+        assert_eq!(galleries.store().retain_data_keys(&live).unwrap(), 0, "none is left");
     }
 }

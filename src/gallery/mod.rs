@@ -20,9 +20,12 @@ mod load;
 mod maintain;
 mod read;
 mod record;
+mod remove;
 mod retention;
 mod space;
 mod spaces;
+#[cfg(test)]
+mod testing;
 mod types;
 mod view;
 

@@ -2,7 +2,7 @@ use std::ops::Bound;
 
 use crate::domain::{GalleryId, SampleId, SubjectId};
 
-use super::catalogue::SubjectEntry;
+use super::catalogue::{Busy, SubjectEntry};
 use super::key::{self, Key};
 use super::record::{SampleDoc, from_json};
 use super::types::{
@@ -102,6 +102,10 @@ impl Gallery {
         // An erasure may have overtaken the scan.
         let state = self.state();
         let entry = state.present(subject)?;
+        if entry.number != number {
+            // And they were enrolled again: those whom was asked about are gone.
+            return Err(GalleryError::SubjectNotFound(subject.clone()));
+        }
         Ok(SubjectRecord {
             subject: subject.clone(),
             samples: samples?,
@@ -119,7 +123,7 @@ impl Gallery {
         subject: &SubjectId,
         sample: &SampleId,
     ) -> Result<SampleRecord, GalleryError> {
-        self.sample_doc(subject, sample).map(|(_, _, doc)| sample_record(subject, doc))
+        self.sample_doc(subject, sample).map(|(_, doc)| sample_record(subject, doc))
     }
 
     /// The retained image of a sample, as it was enrolled; `None` when none was kept.
@@ -132,51 +136,73 @@ impl Gallery {
         subject: &SubjectId,
         sample: &SampleId,
     ) -> Result<Option<Vec<u8>>, GalleryError> {
-        let (subject_number, number, doc) = self.sample_doc(subject, sample)?;
+        let (numbers @ (subject_number, number), doc) = self.sample_doc(subject, sample)?;
         let Some(expected) = doc.image_bytes else { return Ok(None) };
         let prefix = key::of_sample(key::IMAGE_CHUNK, self.number, subject_number, number);
         let mut image = Vec::with_capacity(expected.min(self.options.max_image_bytes));
         for record in self.store.scan(&prefix) {
-            image.extend_from_slice(&record?.1);
+            match record {
+                Ok((_, chunk)) => image.extend_from_slice(&chunk),
+                Err(error) => return Err(self.unless_gone(subject, sample, numbers, error.into())),
+            }
         }
         if image.len() == expected {
             return Ok(Some(image));
         }
-        self.sample_numbers(subject, sample)?;
         let detail = format!("{} of {expected} bytes of the image are there", image.len());
-        Err(GalleryError::inconsistent(&prefix, detail))
+        let error = GalleryError::inconsistent(&prefix, detail);
+        Err(self.unless_gone(subject, sample, numbers, error))
     }
 
     /// The sample of this subject with this content, when it is enrolled and can be found.
     #[must_use]
     pub fn has_content(&self, subject: &SubjectId, content_hash: &[u8; 32]) -> Option<SampleId> {
-        let (sample, number) = {
+        let (sample, subject_number, number) = {
             let state = self.state();
             let entry = state.present(subject).ok()?;
             let sample = entry.by_content.get(content_hash)?.clone();
             let number = entry.samples.get(&sample)?.number;
-            (sample, number)
+            (sample, entry.number, number)
         };
-        let spaces = self.spaces.load();
-        let there = |number| spaces.home.index.rows().iter().any(|row| row.number == number);
-        (!spaces.partial || there(number)).then_some(sample)
+        let found = self.spaces.load().finds(subject_number, number);
+        found.then_some(sample)
     }
 
     fn sample_doc(
         &self,
         subject: &SubjectId,
         sample: &SampleId,
-    ) -> Result<(u64, u64, SampleDoc), GalleryError> {
-        let (subject_number, number) = self.sample_numbers(subject, sample)?;
+    ) -> Result<((u64, u64), SampleDoc), GalleryError> {
+        let numbers @ (subject_number, number) = self.sample_numbers(subject, sample)?;
         let at = Key::Sample { gallery: self.number, subject: subject_number, sample: number };
         let at = at.encode();
-        match self.store.get(&at)? {
-            Some(text) => Ok((subject_number, number, from_json(&at, &text)?)),
-            None => {
-                // Removed since, or lost.
-                self.sample_numbers(subject, sample)?;
-                Err(GalleryError::inconsistent(&at, "it is missing"))
+        let error = match self.store.get(&at) {
+            Ok(Some(text)) => return Ok((numbers, from_json(&at, &text)?)),
+            Ok(None) => GalleryError::inconsistent(&at, "it is missing"),
+            Err(error) => error.into(),
+        };
+        Err(self.unless_gone(subject, sample, numbers, error))
+    }
+
+    /// What it means that a sample cannot be read: that it is gone, if somebody removed or erased it meanwhile; `error` if not.
+    fn unless_gone(
+        &self,
+        subject: &SubjectId,
+        sample: &SampleId,
+        numbers: (u64, u64),
+        error: GalleryError,
+    ) -> GalleryError {
+        // Records go before the state says so: whoever is removing them is waited for.
+        let names = vec![Busy::Subject(subject.clone()), Busy::Sample(sample.clone())];
+        drop(self.reserve(names));
+        match self.sample_numbers(subject, sample) {
+            Ok(now) if now == numbers => error,
+            // Another of its name.
+            Ok(_) => {
+                let (subject, sample) = (subject.clone(), sample.clone());
+                GalleryError::SampleNotFound { subject, sample }
             }
+            Err(gone) => gone,
         }
     }
 
@@ -211,5 +237,67 @@ fn sample_record(subject: &SubjectId, doc: SampleDoc) -> SampleRecord {
         created_at_ms: doc.created_at_ms,
         has_image: doc.image_bytes.is_some(),
         flags: doc.flags,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::gallery::remove::Doomed;
+    use crate::gallery::testing;
+    use crate::storage::Batch;
+
+    /// Who reads between a removal's records and its end waits for it; time only for a read that does not.
+    #[test]
+    fn a_read_beside_a_removal_finds_nothing_and_no_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_galleries, gallery) = testing::gallery(dir.path());
+        let new = testing::sample();
+        gallery.enrol(new.clone()).unwrap();
+        let (subject, sample) = (new.subject, new.sample.unwrap());
+        let (subject_number, number) = gallery.sample_numbers(&subject, &sample).unwrap();
+        let of = (subject.clone(), sample.clone());
+        let doomed = Doomed { subject: of.0, sample: of.1, subject_number, number };
+        let names = vec![Busy::Subject(subject.clone()), Busy::Sample(sample.clone())];
+        let removing = gallery.reserve(names);
+        let mut batch = Batch::default();
+        gallery.remove_records(&doomed, &mut batch).unwrap();
+        gallery.store.commit(batch).unwrap();
+        std::thread::scope(|scope| {
+            let reads = [
+                scope.spawn(|| gallery.image(&subject, &sample).map(drop)),
+                scope.spawn(|| gallery.sample(&subject, &sample).map(drop)),
+            ];
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(200)
+                && !reads.iter().all(|read| read.is_finished())
+            {
+                std::thread::yield_now();
+            }
+            gallery.forget_samples(&mut gallery.state(), &[doomed]);
+            drop(removing);
+            for read in reads {
+                let found = read.join().unwrap();
+                assert!(matches!(found, Err(GalleryError::SampleNotFound { .. })), "{found:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_record_that_is_missing_without_a_removal_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_galleries, gallery) = testing::gallery(dir.path());
+        let new = testing::sample();
+        gallery.enrol(new.clone()).unwrap();
+        let (subject, sample) = (new.subject, new.sample.unwrap());
+        let (subject_number, number) = gallery.sample_numbers(&subject, &sample).unwrap();
+        let prefix = key::of_sample(key::IMAGE_CHUNK, gallery.number, subject_number, number);
+        let mut batch = Batch::default();
+        gallery.store.keys(&prefix).unwrap().into_iter().for_each(|at| batch.remove(at));
+        gallery.store.commit(batch).unwrap();
+        let found = gallery.image(&subject, &sample);
+        assert!(matches!(found, Err(GalleryError::Inconsistent { .. })), "{found:?}");
     }
 }

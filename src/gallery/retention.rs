@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::domain::{Consent, GalleryPolicy, SubjectId, now_ms};
 use crate::storage::{Batch, Seal};
 
-use super::catalogue::Busy;
+use super::catalogue::{Busy, SubjectEntry};
 use super::key::{self, Key};
 use super::record::{from_json, to_json};
 use super::{Gallery, GalleryError};
@@ -129,17 +129,19 @@ impl Gallery {
     /// Whose time is over, by id.
     #[must_use]
     pub fn overdue(&self, now_ms: u64) -> Vec<(SubjectId, Overdue)> {
-        let days = self.policy().retention_days.map(|days| u64::from(days.get()));
+        let policy = self.policy();
         let state = self.state();
-        let why = |entry: &super::catalogue::SubjectEntry| {
-            if entry.consent.as_ref().is_some_and(|consent| !consent.holds_at(now_ms)) {
-                return Some(Overdue::ConsentExpired);
-            }
-            let over = days? * DAY_MS;
-            (now_ms.saturating_sub(entry.last_ms) >= over).then_some(Overdue::NotSeen)
-        };
-        let subjects = state.subjects.iter().filter(|(_, entry)| !entry.erasing);
-        subjects.filter_map(|(subject, entry)| Some((subject.clone(), why(entry)?))).collect()
+        let subjects = state.subjects.iter();
+        subjects
+            .filter_map(|(subject, entry)| Some((subject.clone(), why(entry, policy, now_ms)?)))
+            .collect()
+    }
+
+    /// Why one subject's time is over; `None` when it is not, or they are gone.
+    #[must_use]
+    pub fn why_overdue(&self, subject: &SubjectId, now_ms: u64) -> Option<Overdue> {
+        let policy = self.policy();
+        why(self.state().subjects.get(subject)?, policy, now_ms)
     }
 
     /// Reads what is known of every subject by their number, and the gallery's policy.
@@ -176,4 +178,15 @@ impl Gallery {
         }
         Ok(())
     }
+}
+
+fn why(entry: &SubjectEntry, policy: GalleryPolicy, now_ms: u64) -> Option<Overdue> {
+    if entry.erasing {
+        return None;
+    }
+    if entry.consent.as_ref().is_some_and(|consent| !consent.holds_at(now_ms)) {
+        return Some(Overdue::ConsentExpired);
+    }
+    let over = u64::from(policy.retention_days?.get()) * DAY_MS;
+    (now_ms.saturating_sub(entry.last_ms) >= over).then_some(Overdue::NotSeen)
 }

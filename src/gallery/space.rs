@@ -93,6 +93,11 @@ impl Spaces {
         std::iter::once(&self.home).chain(self.beside.as_ref().map(|(space, _)| space))
     }
 
+    /// Whether a sample that is enrolled can be found: not if a deployment dropped it.
+    pub(super) fn finds(&self, subject_number: u64, number: u64) -> bool {
+        !self.partial || self.home.index.holds(subject_number, number)
+    }
+
     pub(super) fn beside_doc(&self) -> Option<BesideDoc> {
         self.beside.as_ref().map(|(space, role)| BesideDoc { space: space.of, role: *role })
     }

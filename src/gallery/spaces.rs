@@ -57,7 +57,7 @@ impl Galleries {
     /// enrolment writes.
     ///
     /// # Errors
-    /// [`GalleryError::SpaceTaken`], or the store's; nothing was changed then.
+    /// [`GalleryError::SpaceTaken`], [`GalleryError::Dropping`], or the store's; nothing was changed then.
     pub fn begin_space(
         &self,
         space: TemplateSpace,
@@ -71,6 +71,10 @@ impl Galleries {
             }
             if spaces.beside.is_some() {
                 return Err(GalleryError::SpaceTaken(gallery.doc.id.clone()));
+            }
+            if spaces.partial {
+                // What lacks a template at home would lack one in the space that is to be kept for the way back.
+                return Err(GalleryError::Dropping(gallery.doc.id.clone()));
             }
             let beside = Some((Space::empty(space, &gallery.options), Role::Filling));
             Ok(Some(Spaces { beside, ..spaces.clone() }))
@@ -92,7 +96,11 @@ impl Galleries {
     ) -> Result<(), GalleryError> {
         let change = |gallery: &Gallery, spaces: &Spaces| match &spaces.beside {
             Some((filled, Role::Filling)) if filled.of == space => {
-                let (all, filled_rows) = (spaces.home.index.live(), filled.index.live());
+                // Both under the state's lock: removals go on, and one between the two counts would hide a gap.
+                let (all, filled_rows) = {
+                    let state = gallery.state();
+                    (state.present_samples(), filled.index.live())
+                };
                 let partial = filled_rows != all;
                 if partial && !may_lack(gallery) {
                     let (gallery, gaps) = (gallery.doc.id.clone(), all.saturating_sub(filled_rows));
@@ -186,7 +194,15 @@ impl Galleries {
     /// # Errors
     /// The store's.
     pub fn purge(&self) -> Result<(), GalleryError> {
-        self.list().iter().try_for_each(|gallery| gallery.purge())
+        self.purge_while(&|| true)
+    }
+
+    /// The same, for as long as `go_on` says so; the rest is done by the next call.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn purge_while(&self, go_on: &dyn Fn() -> bool) -> Result<(), GalleryError> {
+        self.list().iter().try_for_each(|gallery| gallery.purge_while(go_on))
     }
 }
 
@@ -287,13 +303,14 @@ impl Gallery {
         }
     }
 
-    pub(super) fn purge(&self) -> Result<(), GalleryError> {
+    fn purge_while(&self, go_on: &dyn Fn() -> bool) -> Result<(), GalleryError> {
         let spaces = self.spaces.load();
-        if spaces.partial && spaces.beside.is_none() {
-            self.drop_lacking()?;
+        let drops = spaces.partial && spaces.beside.is_none();
+        if drops && !self.drop_lacking(go_on)? {
+            return Ok(());
         }
         let purging = self.purging.lock().clone();
-        if purging.is_empty() && !(spaces.partial && spaces.beside.is_none()) {
+        if purging.is_empty() && !drops {
             return Ok(());
         }
         let all = self.store.keys(&key::in_gallery(key::TEMPLATE, self.number))?;
@@ -305,6 +322,9 @@ impl Gallery {
             })
             .collect();
         for keys in stale.chunks(STEP) {
+            if !go_on() {
+                return Ok(());
+            }
             let mut batch = Batch::default();
             keys.iter().for_each(|at| batch.remove(at.clone()));
             self.store.commit(batch)?;
@@ -315,7 +335,8 @@ impl Gallery {
             return Ok(());
         }
         let mut now = Spaces::clone(&self.spaces.load());
-        now.partial &= now.beside.is_some();
+        // Only of the space that samples were dropped for: a way back may have been given up, or a deployment promoted, since.
+        now.partial &= !(drops && Arc::ptr_eq(&now.home, &spaces.home));
         let mut left = self.purging.lock().clone();
         left.retain(|generation| !purging.contains(generation));
         let doc = GalleryDoc { purging: left.clone(), ..self.doc_of(&now, &now) };
@@ -328,33 +349,6 @@ impl Gallery {
         self.store.commit(batch)?;
         self.spaces.replace(now);
         *self.purging.lock() = left;
-        Ok(())
-    }
-
-    /// Removes every sample that has no template at home.
-    fn drop_lacking(&self) -> Result<(), GalleryError> {
-        let there: HashSet<u64> =
-            self.spaces.load().home.index.rows().iter().map(|row| row.number).collect();
-        let lacking: Vec<(SubjectId, SampleId)> = {
-            let state = self.state();
-            let samples = state.subjects.iter().flat_map(|(subject, entry)| {
-                entry.samples.iter().map(move |(sample, entry)| (subject, sample, entry.number))
-            });
-            let lacking = samples.filter(|(_, _, number)| !there.contains(number));
-            lacking.map(|(subject, sample, _)| (subject.clone(), sample.clone())).collect()
-        };
-        for (subject, sample) in lacking {
-            match self.remove_sample(&subject, &sample) {
-                Ok(()) => {}
-                // Gone by another hand.
-                Err(
-                    GalleryError::SubjectNotFound(_)
-                    | GalleryError::SampleNotFound { .. }
-                    | GalleryError::Erasing(_),
-                ) => {}
-                Err(error) => return Err(error),
-            }
-        }
         Ok(())
     }
 }

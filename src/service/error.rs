@@ -374,8 +374,8 @@ impl From<StorageError> for ServiceError {
             | StorageError::MasterKeyCommand { .. }
             | StorageError::MasterKeyMode { .. } => Self::Damaged(message),
             StorageError::Backup { .. } => Self::Backup(message),
-            StorageError::Stopped { .. } => Self::StorageFull(message),
-            StorageError::Io { .. }
+            StorageError::Stopped { .. }
+            | StorageError::Io { .. }
             | StorageError::KeyDestroyed
             | StorageError::TooLarge { .. }
             | StorageError::Random => Self::Internal(message),
@@ -411,7 +411,7 @@ impl From<GalleryError> for ServiceError {
             },
             GalleryError::ImageTooLarge { .. } => Self::ImageTooLarge(message),
             GalleryError::Gaps { .. } => Self::Gaps(message),
-            GalleryError::SpaceTaken(_) => Self::DeploymentUnderWay,
+            GalleryError::SpaceTaken(_) | GalleryError::Dropping(_) => Self::DeploymentUnderWay,
             GalleryError::Full { .. } | GalleryError::TooManyGalleries { .. } => {
                 Self::Full(message)
             }

@@ -83,38 +83,45 @@ impl Committer {
                     Err(_) => break,
                 }
             }
-            let mut next = self.head.length + 1;
-            let result = match &self.failed {
-                Some(reason) => Err(StorageError::Stopped { reason: reason.clone() }),
-                None => self.commit_guarded(&group, bytes as u64),
-            };
-            // After a failed write nobody knows what is in the log, so nothing may follow it. A
-            // refusal for lack of space came before the write and may pass.
-            if let Err(error) = &result
-                && !matches!(error, StorageError::Full { .. })
-                && self.failed.is_none()
-            {
-                tracing::error!(%error, "a commit failed: the store takes no more writes");
-                self.failed = Some(format!("an earlier commit failed: {error}"));
-            }
-            for request in group {
-                // A caller that left meanwhile needs no answer.
-                let _ = request.reply.send(result.clone().map(|()| next));
-                next += request.notes.len() as u64;
-            }
+            self.serve(group);
         }
         if let Err(error) = self.mark.sync() {
             tracing::warn!(%error, "the commit mark is not durable");
         }
     }
 
-    fn commit_guarded(&mut self, group: &[Request], bytes: u64) -> Result<(), StorageError> {
-        let removes = |request: &Request| {
-            let writes = request.operations.iter().any(|(_, value)| value.is_some());
-            request.erases || (!writes && request.notes.is_empty())
+    /// Writes a group and answers all of it. Where there is no room for it, those who only remove do not share the refusal of
+    /// those who write.
+    fn serve(&mut self, group: Vec<Request>) {
+        let next = self.head.length + 1;
+        let result = match &self.failed {
+            Some(reason) => Err(StorageError::Stopped { reason: reason.clone() }),
+            None => self.commit_guarded(&group),
         };
-        let removes_only = group.iter().all(removes);
-        self.ballast.admit(bytes, removes_only)?;
+        let full = matches!(&result, Err(StorageError::Full { .. }));
+        if full && !group.iter().all(removes) {
+            let (removing, writing): (Vec<_>, Vec<_>) = group.into_iter().partition(removes);
+            answer(writing, &result, next);
+            if !removing.is_empty() {
+                self.serve(removing);
+            }
+            return;
+        }
+        // After a failed write nobody knows what is in the log, so nothing may follow it. A
+        // refusal for lack of space came before the write and may pass.
+        if let Err(error) = &result
+            && !full
+            && self.failed.is_none()
+        {
+            tracing::error!(%error, "a commit failed: the store takes no more writes");
+            self.failed = Some(format!("an earlier commit failed: {error}"));
+        }
+        answer(group, &result, next);
+    }
+
+    fn commit_guarded(&mut self, group: &[Request]) -> Result<(), StorageError> {
+        let bytes: usize = group.iter().map(size).sum();
+        self.ballast.admit(bytes as u64, group.iter().all(removes))?;
         catch_unwind(AssertUnwindSafe(|| self.commit(group)))
             .unwrap_or_else(|_| Err(StorageError::damaged(&self.dir, "the log cannot be written")))
     }
@@ -196,6 +203,21 @@ impl Committer {
             self.ballast.release();
         }
         from_sled(&self.dir, error)
+    }
+}
+
+/// Whether a request is written even where the disk is full.
+fn removes(request: &Request) -> bool {
+    let writes = request.operations.iter().any(|(_, value)| value.is_some());
+    request.erases || (!writes && request.notes.is_empty())
+}
+
+/// Tells each how it went; `next` is the number of the group's first note.
+fn answer(group: Vec<Request>, result: &Result<(), StorageError>, mut next: u64) {
+    for request in group {
+        // A caller that left meanwhile needs no answer.
+        let _ = request.reply.send(result.clone().map(|()| next));
+        next += request.notes.len() as u64;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::StorageError;
@@ -21,18 +21,53 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StorageErro
     write_with_mode(path, bytes, 0o600)
 }
 
-fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StorageError> {
+/// As [`write_private`], of a file that is not there yet: where somebody else makes it at the same time, one of the two does. Says whether
+/// it was this one; of the other's, all is there.
+pub(super) fn create_private(path: &Path, bytes: &[u8]) -> Result<bool, StorageError> {
+    let taken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AlreadyExists;
+    let (dir, temporary) = beside(path);
+    let made = (|| {
+        write_new(&temporary, bytes, 0o600)?;
+        match std::fs::hard_link(&temporary, path) {
+            Ok(()) => Ok(true),
+            Err(error) if taken(&error) => Ok(false),
+            // A file system without links. A crash may leave a part, which is refused, and whoever is second never replaces it.
+            Err(_) => match write_new(path, bytes, 0o600) {
+                Ok(()) => Ok(true),
+                Err(StorageError::Io { source, .. }) if taken(&source) => Ok(false),
+                Err(error) => Err(error),
+            },
+        }
+    })();
+    // A left-over temporary file is as private as the other.
+    let _ = std::fs::remove_file(&temporary);
+    let made = made?;
+    sync_dir(dir)?;
+    Ok(made)
+}
+
+/// A file's directory, and a name there that nobody else uses.
+fn beside(path: &Path) -> (&Path, PathBuf) {
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
-    let temporary = dir.join(name);
+    (dir, dir.join(name))
+}
+
+/// Writes and syncs a file that is not there yet.
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StorageError> {
+    let mut file = create_new(path, mode)?;
+    file.write_all(bytes).map_err(StorageError::io("write", path))?;
+    file.sync_all().map_err(StorageError::io("sync", path))
+}
+
+fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StorageError> {
+    let (dir, temporary) = beside(path);
     let written = (|| {
-        let mut file = create_new(&temporary, mode)?;
-        file.write_all(bytes).map_err(StorageError::io("write", &temporary))?;
-        file.sync_all().map_err(StorageError::io("sync", &temporary))?;
+        write_new(&temporary, bytes, mode)?;
         std::fs::rename(&temporary, path).map_err(StorageError::io("replace", path))
     })();
     if written.is_err() {
@@ -107,6 +142,16 @@ mod tests {
         let error = write_atomic(&target, b"x").unwrap_err();
         assert!(error.to_string().contains("taken"), "{error}");
         assert!(target.is_dir());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_not_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        assert!(create_private(&path, b"first").unwrap());
+        assert!(!create_private(&path, b"second").unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

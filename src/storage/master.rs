@@ -26,30 +26,39 @@ impl MasterKey {
     /// [`StorageError::MasterKeyMode`] when others may read the file,
     /// [`StorageError::MasterKeyFormat`] when it holds no key.
     pub fn load_or_create(path: &Path) -> Result<(Self, bool), StorageError> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => {
-                let text = Zeroizing::new(text);
-                refuse_shared(path)?;
-                let key = Self::parse(&text, format!("in `{}`", path.display()))?;
-                Ok((key, false))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let key = Self::random()?;
-                if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-                    file::create_private_dir(dir)?;
-                }
-                let mut text = Zeroizing::new(String::with_capacity(65));
-                for byte in key.0.iter() {
-                    for nibble in [byte >> 4, byte & 15] {
-                        text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-                    }
-                }
-                text.push('\n');
-                file::write_private(path, text.as_bytes())?;
-                Ok((key, true))
-            }
-            Err(error) => Err(StorageError::io("read", path)(error)),
+        if let Some(key) = Self::load(path)? {
+            return Ok((key, false));
         }
+        let key = Self::random()?;
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            file::create_private_dir(dir)?;
+        }
+        let mut text = Zeroizing::new(String::with_capacity(65));
+        for byte in key.0.iter() {
+            for nibble in [byte >> 4, byte & 15] {
+                text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+            }
+        }
+        text.push('\n');
+        if file::create_private(path, text.as_bytes())? {
+            return Ok((key, true));
+        }
+        // Another process made one meanwhile: a store may hang on it already.
+        match Self::load(path)? {
+            Some(key) => Ok((key, false)),
+            None => Err(StorageError::io("read", path)(std::io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// The key in a file; `None` when there is no file.
+    fn load(path: &Path) -> Result<Option<Self>, StorageError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => Zeroizing::new(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StorageError::io("read", path)(error)),
+        };
+        refuse_shared(path)?;
+        Self::parse(&text, format!("in `{}`", path.display())).map(Some)
     }
 
     /// Takes a key of 64 hexadecimal digits.
@@ -181,6 +190,26 @@ mod tests {
                 MasterKey::load_or_create(&path),
                 Err(StorageError::MasterKeyMode { mode: 0o644, .. })
             ));
+        }
+    }
+
+    #[test]
+    fn who_starts_at_the_same_time_has_the_same_key() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let path = dir.path().join(format!("{round}/master.key"));
+            let ready = std::sync::Barrier::new(8);
+            let keys: Vec<(MasterKey, bool)> = std::thread::scope(|scope| {
+                let start = || {
+                    ready.wait();
+                    MasterKey::load_or_create(&path).unwrap()
+                };
+                let starts: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            let (kept, _) = MasterKey::load_or_create(&path).unwrap();
+            assert!(keys.iter().all(|(key, _)| key.bytes() == kept.bytes()), "round {round}");
+            assert_eq!(keys.iter().filter(|(_, made)| *made).count(), 1, "round {round}");
         }
     }
 

@@ -364,3 +364,48 @@ impl Iterator for Records {
 fn closed() -> StorageError {
     StorageError::Stopped { reason: "it is closed".to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_with_an_erasure_on_a_full_disk_does_not_keep_it_from_being_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(StoreOptions {
+            ballast_bytes: 0,
+            min_free_bytes: u64::MAX / 8,
+            ..StoreOptions::new(dir.path(), MasterKey::from_hex(&"1f".repeat(32)).unwrap())
+        });
+        let store = store.unwrap();
+        let (begun, begins) = sync_channel(1);
+        let (go, goes) = sync_channel(1);
+        let (first, erasure, last) = std::thread::scope(|scope| {
+            let holder = store.clone();
+            // While the committer is held, all of these come to wait for it.
+            scope.spawn(move || {
+                holder.between(move |_| {
+                    begun.send(()).unwrap();
+                    goes.recv().unwrap()
+                })
+            });
+            begins.recv().unwrap();
+            let send = |mut batch: Batch, number: u8| {
+                batch.put(vec![4, number], vec![number], Seal::Store);
+                batch.note(vec![number]);
+                store.send(batch).unwrap()
+            };
+            let first = send(Batch::default(), 1);
+            let erasure = send(Batch::of_erasure(), 2);
+            let last = send(Batch::default(), 3);
+            go.send(()).unwrap();
+            (first.recv().unwrap(), erasure.recv().unwrap(), last.recv().unwrap())
+        });
+        assert_eq!(erasure.unwrap(), 1, "its note is the first");
+        for refused in [first, last] {
+            assert!(matches!(refused, Err(StorageError::Full { .. })));
+        }
+        let written: Vec<u8> = store.scan(&[4]).map(|record| record.unwrap().0[1]).collect();
+        assert_eq!(written, [2]);
+    }
+}

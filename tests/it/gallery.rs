@@ -536,10 +536,12 @@ fn a_second_process_a_wrong_key_and_a_full_disk_are_named() {
     let (galleries, gallery) = create(dir.path(), &GalleryOptions::default(), 8);
     let sample = |n| new_sample(n, n, near(&[1.0; 8], 0.5, &mut rng()));
     gallery.enrol(sample(1)).unwrap();
+    let other = galleries.create(spec("other", 8)).unwrap();
+    other.enrol(sample(1)).unwrap();
     let options = |key: &str| StoreOptions::new(dir.path(), MasterKey::from_hex(key).unwrap());
     let right = "5a".repeat(32);
     assert!(matches!(Store::open(options(&right)), Err(StorageError::InUse { .. })));
-    drop((galleries, gallery));
+    drop((galleries, gallery, other));
     let wrong = Store::open(options(&"5b".repeat(32)));
     assert!(matches!(wrong, Err(StorageError::WrongMasterKey { .. })));
 
@@ -550,9 +552,14 @@ fn a_second_process_a_wrong_key_and_a_full_disk_are_named() {
     let refused = gallery.enrol(sample(2));
     assert!(matches!(refused, Err(GalleryError::Storage(StorageError::Full { .. }))));
     assert!(!dir.path().join("ballast").exists(), "the ballast is released");
+    let twice = gallery.enrol_batch(vec![sample(2), sample(2)]);
+    assert!(twice.iter().all(Result::is_err), "the second is no more enrolled than the first");
     assert_eq!(gallery.info().samples, 1, "what was refused changed nothing");
     gallery.remove_sample(&subject(1), &sample_id(1)).unwrap();
     assert_eq!(gallery.erase_subject(&subject(1)).unwrap().samples, 0);
+    let other = GalleryId::new("other").unwrap();
+    galleries.delete(&other).unwrap();
+    assert!(galleries.get(&other).is_err());
     drop((galleries, gallery));
     let galleries = open(dir.path(), &GalleryOptions::default());
     let gallery = galleries.get(&GalleryId::new("main").unwrap()).unwrap();

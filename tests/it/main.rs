@@ -15,6 +15,7 @@ mod crash;
 mod cuda;
 mod datasets;
 mod deployment;
+mod dropped;
 mod evaluate;
 mod evaluation;
 mod evaluations;

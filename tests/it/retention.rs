@@ -115,6 +115,32 @@ fn whose_consent_ended_or_who_was_not_seen_is_overdue() {
     assert_eq!(gallery.info().subjects, 1);
 }
 
+#[test]
+fn nobody_is_erased_whose_time_is_not_over_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let galleries = open(dir.path(), &GalleryOptions::default());
+    let gallery = create(&galleries, "main", GalleryPolicy::default());
+    for number in 1..=4 {
+        let consent = Some(consent(5));
+        gallery.enrol(NewSample { consent, ..sample(number, number) }).unwrap();
+    }
+    let then = now_ms() + 6 * DAY_MS;
+    let list = gallery.overdue(then);
+    assert_eq!(list.len(), 4);
+    // Since the list was made one agreed anew, one was erased and enrolled again, one was erased.
+    gallery.set_consent(&subject(1), consent(60)).unwrap();
+    gallery.erase_subject(&subject(2)).unwrap();
+    gallery.enrol(sample(20, 2)).unwrap();
+    gallery.erase_subject(&subject(3)).unwrap();
+    let erased: Vec<bool> =
+        list.iter().map(|(who, _)| gallery.erase_overdue(who, then).unwrap().is_some()).collect();
+    assert_eq!(erased, [false, false, false, true]);
+    assert_eq!(gallery.why_overdue(&subject(1), then), None);
+    for (number, there) in [(1, true), (2, true), (3, false), (4, false)] {
+        assert_eq!(gallery.subject(&subject(number)).is_ok(), there, "{number}");
+    }
+}
+
 /// Somebody whose only sample was removed, before anything else was written of when they were seen.
 #[test]
 fn who_has_no_sample_left_is_kept_as_long_as_others() {

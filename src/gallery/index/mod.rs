@@ -25,6 +25,7 @@ mod signs;
 mod simhash;
 mod template;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -164,6 +165,11 @@ impl Index {
         });
     }
 
+    /// Removes the rows of many samples.
+    pub(super) fn remove_samples(&self, numbers: &HashSet<u64>) {
+        self.update(|rows| rows.remove(|block, at| numbers.contains(&block.infos[at].number)));
+    }
+
     /// Removes every row of a subject.
     pub(super) fn remove_subject(&self, subject_number: u64) {
         self.update(|rows| rows.remove(|block, at| block.subjects[at] == subject_number));
@@ -294,6 +300,13 @@ impl Index {
         let used = lists.is_some();
         self.current.store(Arc::new(Snapshot { rows, lists, outside, ..Snapshot::clone(&now) }));
         used
+    }
+
+    /// Whether a sample has a row.
+    pub(super) fn holds(&self, subject_number: u64, number: u64) -> bool {
+        self.current.load().rows.any(|block, at| {
+            block.subjects[at] == subject_number && block.infos[at].number == number
+        })
     }
 
     /// Rows that are not removed.

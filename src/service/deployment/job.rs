@@ -94,6 +94,13 @@ fn bring(
         return Err(service_failure(ServiceError::ModelChanged(input.model.to_string())));
     }
     failpoint.reach("deploy.before_begin");
+    if !begun {
+        // What the deployment before dropped goes first, be the way back from it given up a moment ago.
+        workshop.galleries.purge_while(&|| !context.cancelled()).map_err(gallery_failure)?;
+        if context.cancelled() {
+            return Err(JobFailure::interrupted());
+        }
+    }
     let served: Vec<TemplateSpace> =
         table.load().answering().map(|serving| serving.space()).collect();
     let moves = |gallery: &Gallery| {

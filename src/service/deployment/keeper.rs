@@ -88,7 +88,7 @@ fn keep(shared: &Shared, workshop: &Workshop, jobs: &Jobs, audit: &AuditLog) {
             }
             swept = Some(Instant::now());
         }
-        if let Err(error) = look(workshop, jobs) {
+        if let Err(error) = look(workshop, jobs, &|| !shared.desk.lock().stop) {
             tracing::warn!(%error, "what a deployment left is not cleared; trying again");
         }
         let mut desk = shared.desk.lock();
@@ -102,7 +102,7 @@ fn keep(shared: &Shared, workshop: &Workshop, jobs: &Jobs, audit: &AuditLog) {
     }
 }
 
-fn look(workshop: &Workshop, jobs: &Jobs) -> Result<(), ServiceError> {
+fn look(workshop: &Workshop, jobs: &Jobs, go_on: &dyn Fn() -> bool) -> Result<(), ServiceError> {
     let table = &workshop.deployments;
     let record = table.record();
     if record.soak_until_ms.is_some_and(|until| until <= now_ms()) {
@@ -122,5 +122,5 @@ fn look(workshop: &Workshop, jobs: &Jobs) -> Result<(), ServiceError> {
             table.abandon(filling.job)?;
         }
     }
-    Ok(workshop.galleries.purge()?)
+    Ok(workshop.galleries.purge_while(go_on)?)
 }

@@ -95,6 +95,22 @@ fn an_erasure_that_is_cut_off_at_any_step_leaves_the_person_whole_or_nowhere() {
         assert!(ask(&served, "DELETE", "/v1/galleries/g/subjects/p0", b"").is_none(), "{step}");
         served.ended(Duration::from_secs(30));
 
+        // A backup of what the crash left is one that can be put back, and finishes what had begun.
+        let path = |name: &str| root.path().join(format!("{step}.{name}")).display().to_string();
+        let (at, cut, elsewhere) = (dir.display().to_string(), path("backup"), path("elsewhere"));
+        let master = format!("{at}/master.key");
+        let gallery = |dir: &str, rest: &[&str]| {
+            let at = ["gallery", "--data-dir", dir, "--master-key-file", &master, "--json"];
+            parse(&done(&handclip(&[&at[..], rest].concat())))
+        };
+        gallery(&at, &["backup", &cut]);
+        gallery(&elsewhere, &["restore", &cut]);
+        let left = if step == "erase.before" { &everybody } else { &others };
+        let shown = gallery(&elsewhere, &["show", "g"]);
+        assert_eq!(shown[0]["subjects"], json!(left.len()), "{step}, of the backup");
+        let keys = holds(Path::new(&elsewhere), &key).len();
+        assert_eq!(keys, usize::from(step == "erase.before"), "{step}, of the backup");
+
         let begun = Instant::now();
         let served = Served::start(&dir, &[]);
         assert!(begun.elapsed() < Duration::from_secs(10), "{step}");
