@@ -239,6 +239,9 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
         let agreed = !matches!(error, ServiceError::NoConsent(_));
         failure(if agreed { "dataset" } else { "no_training_consent" }, &error)
     })?;
+    if let TrainingData::Directory(dir) = &data {
+        workshop.confined(&ask.data, dir).map_err(|error| failure("dataset", &error))?;
+    }
     let of_gallery = matches!(data, TrainingData::Gallery(_));
     let mut request = FineTuneRequest {
         model: choices.pop().ok_or_else(|| JobFailure::new("model_not_found", "no model"))?,
