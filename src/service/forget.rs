@@ -37,8 +37,9 @@ impl Workshop {
         let _lists = self.lists.lock();
         for run in folders(&self.data_dir.join(training_runs::FOLDER)) {
             if strike(&run, who).map_err(|error| unstruck(&run, &error))? {
-                // To go on from it would be to go on with what was learnt of them; the run starts over.
-                training_runs::remove(&run.join("last"));
+                // To go on from it would be to go on with what was learnt of them; a run that was interrupted starts over. One
+                // that is under way goes on writing there.
+                training_runs::clear(&run.join("last"));
             }
         }
         self.registry.strike(who).map_err(|error| unstruck(Path::new("models"), &error))

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::domain::{GalleryId, ModelName};
 use crate::jobs::{JobContext, JobFailure, JobId, Stage};
+use crate::storage::file::UNFINISHED;
 use crate::training::fine_tune::Recipe;
 
 use super::audit::Deed;
@@ -340,11 +341,43 @@ fn finish(
     }))
 }
 
+/// Removes the files of a folder that a run may be writing into: it stays, and so do files that are not whole yet.
+pub(super) fn clear(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_whole = path.extension().is_none_or(|extension| extension != UNFINISHED);
+        if is_whole
+            && let Err(error) = std::fs::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "a file of a training run is not removed");
+        }
+    }
+}
+
 /// Removes a folder of a run that is of no use any more.
 pub(super) fn remove(dir: &Path) {
     if let Err(error) = std::fs::remove_dir_all(dir)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!(%error, "a folder of a training run is not removed");
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need not survive a crash")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_cleared_can_be_written_into_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str| std::fs::write(dir.path().join(name), b"").unwrap();
+        write("state.safetensors");
+        write("model.safetensors.0a.tmp");
+        clear(dir.path());
+        clear(&dir.path().join("none"));
+        let left = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["model.safetensors.0a.tmp"]);
     }
 }

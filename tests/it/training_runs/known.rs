@@ -1,0 +1,65 @@
+//! Whom a model knows: through the models that it comes from too, and not those who are erased while it learns.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{RECIPE, app, of};
+use crate::deployment::ended;
+use crate::support::app::{TestApp, hands};
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A run of so many epochs on everybody.
+fn on_all(name: &str, data: Value, epochs: usize) -> Value {
+    let mut body = of(name, data);
+    body["hold_out"] = json!(0.0);
+    let recipe = RECIPE.replace("validation = 0.25", "validation = 0.0");
+    body["recipe"] = json!(recipe.replace("epochs = 3", &format!("epochs = {epochs}")));
+    body
+}
+
+/// A gallery whose people agreed, with these hands.
+fn enrolled(app: &TestApp, gallery: &str) {
+    let body = json!({"id": gallery, "retain_images": true, "allow_training": true});
+    app.post("/v1/galleries", &body).ok();
+    for hand in hands() {
+        app.enrol(gallery, hand);
+    }
+}
+
+fn list(app: &TestApp, model: &str) -> String {
+    std::fs::read_to_string(app.options.data_dir.join("models").join(model).join("data.json"))
+        .unwrap()
+}
+
+#[test]
+fn somebody_is_erased_while_a_model_learns_from_their_gallery() {
+    let data = tempfile::tempdir().unwrap();
+    let app = app(data.path());
+    enrolled(&app, "open");
+    let job =
+        app.post("/v1/training-runs", &on_all("tuned", json!({"gallery": "open"}), 40)).json();
+    let id = job["job"].as_str().unwrap().to_owned();
+    let run = || app.get(&format!("/v1/training-runs/{id}")).ok();
+    let begun = Instant::now();
+    while run()["epochs"].as_array().unwrap().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let first = &hands()[0];
+    app.delete(&format!("/v1/galleries/open/subjects/{}", first.subject)).ok();
+    assert_eq!(run()["job"]["state"], "running", "it was over before");
+    let ended = ended(&app, &job);
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert_eq!(run()["epochs"].as_array().unwrap().len(), 40);
+    let of_run = app.options.data_dir.join("runs").join(&id).join("data.json");
+    let others = hands().iter().find(|hand| hand.subject != first.subject).unwrap();
+    for text in [std::fs::read_to_string(of_run).unwrap(), list(&app, "tuned")] {
+        assert!(!text.contains(&hash(&first.jpeg)) && text.contains(&hash(&others.jpeg)));
+    }
+    app.post("/v1/models/tuned:verify", &json!({})).ok();
+}
