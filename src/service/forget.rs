@@ -7,7 +7,8 @@ use crate::domain::{GalleryId, SampleId, SubjectId};
 use crate::gallery::Gallery;
 
 use super::error::ServiceError;
-use super::fine_tune::{People, strike, strike_all_but};
+use super::fine_tune::{People, strike, strike_all_but, strike_as};
+use super::options::ModelChoice;
 use super::training_runs;
 use super::workshop::Workshop;
 
@@ -55,6 +56,18 @@ impl Workshop {
         strike_all_but(run, &there).map_err(|error| unstruck(run, &error))?;
         Ok(())
     }
+
+    /// Strikes from what a run's list inherited who was struck meanwhile from the list of the model that it started from. Held
+    /// as in [`Self::strike_absent`].
+    pub(super) fn strike_inherited(
+        &self,
+        run: &Path,
+        model: &ModelChoice,
+    ) -> Result<(), ServiceError> {
+        let Some(files) = model.files() else { return Ok(()) };
+        strike_as(run, files).map_err(|error| unstruck(run, &error))?;
+        Ok(())
+    }
 }
 
 fn everybody(gallery: &Gallery) -> People<'_> {
@@ -73,7 +86,7 @@ fn folders(of: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-fn unstruck(run: &Path, error: &std::io::Error) -> ServiceError {
+fn unstruck(run: &Path, error: &dyn std::error::Error) -> ServiceError {
     tracing::error!(run = %run.display(), %error, "whom a model was trained on cannot be struck");
     ServiceError::Internal(
         "a list of what a model was trained on cannot be written; the log says which: try again when it can"

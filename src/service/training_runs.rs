@@ -197,7 +197,7 @@ fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> JobFailure {
             "dataset"
         }
         FineTuneError::Training(_) => "training",
-        FineTuneError::Model(_) => "model",
+        FineTuneError::Model(_) | FineTuneError::TrainedOn(_) => "model",
         FineTuneError::Device(_) => "device",
         FineTuneError::Storage(_) | FineTuneError::Folder { .. } | FineTuneError::NotEmpty(_) => {
             "storage"
@@ -208,6 +208,9 @@ fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> JobFailure {
         (FineTuneError::Dataset(_), _) => {
             "the folder holds no data set that can be trained on: see `handclip dataset inspect`"
                 .to_owned()
+        }
+        (FineTuneError::TrainedOn(_), _) => {
+            "whom the model was trained on is not known: its list cannot be read".to_owned()
         }
         (FineTuneError::Training(_), TrainingData::Gallery(_)) => {
             "the images of the gallery cannot be trained on by this recipe".to_owned()
@@ -315,6 +318,9 @@ fn finish(
             .strike_absent(&request.out, images.id())
             .map_err(|error| failure("storage", &error))?;
     }
+    workshop
+        .strike_inherited(&request.out, &request.model)
+        .map_err(|error| failure("storage", &error))?;
     let origin = Origin::TrainingRun(context.id().to_string());
     let model =
         workshop.registry.import_directory(name, &request.out, origin).map_err(|error| {

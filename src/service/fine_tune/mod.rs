@@ -37,7 +37,9 @@ use divide::{Parts, divide};
 pub use gallery_images::GalleryImages;
 pub(in crate::service) use gallery_images::gallery_images;
 use judge::Judge;
-pub(in crate::service) use trained_on::{FILE as TRAINED_ON, People, strike, strike_all_but};
+pub(in crate::service) use trained_on::{
+    FILE as TRAINED_ON, People, strike, strike_all_but, strike_as,
+};
 pub use trained_on::{TrainedOn, TrainedOnError};
 
 /// Images with labels.
@@ -173,6 +175,9 @@ pub enum FineTuneError {
     /// The gallery kept no image.
     #[error("gallery `{0}` holds no image: make a gallery with --retain-images and enrol into it")]
     NoImages(GalleryId),
+    /// Whom the model was trained on before is not known.
+    #[error(transparent)]
+    TrainedOn(#[from] TrainedOnError),
     /// No figures could be taken.
     #[error(transparent)]
     Card(#[from] CardError),
@@ -242,7 +247,8 @@ pub fn fine_tune_model(
             PictureFiles::reading(paths, gallery.reader(), preprocessing, cache, unreadable)
         }
     };
-    let seen = trained_on(&request.data, &images, &parts);
+    let before = request.model.files().map(TrainedOn::beside).transpose()?.flatten();
+    let seen = trained_on(&request.data, &images, &parts).inheriting(before);
     let judge = Judge { start: &start, files: &files, images: &images, device: &device, cancel };
     let before = judge.figures(&start.parameters, &parts.held_out)?;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{RECIPE, app, of};
+use super::{RECIPE, app, draw, of, trained};
 use crate::deployment::ended;
 use crate::support::app::{TestApp, hands};
 
@@ -62,4 +62,50 @@ fn somebody_is_erased_while_a_model_learns_from_their_gallery() {
         assert!(!text.contains(&hash(&first.jpeg)) && text.contains(&hash(&others.jpeg)));
     }
     app.post("/v1/models/tuned:verify", &json!({})).ok();
+}
+
+#[test]
+fn a_model_knows_whom_the_models_before_it_learnt() {
+    let data = tempfile::tempdir().unwrap();
+    draw(&data.path().join("one"), 0, 8);
+    draw(&data.path().join("two"), 100, 8);
+    draw(&data.path().join("other"), 200, 8);
+    let app = app(data.path());
+    enrolled(&app, "open");
+    let train = |name: &str, from: &str, on: Value| {
+        let mut body = on_all(name, on, 1);
+        body["model"] = json!(from);
+        let run = trained(&app, &body);
+        assert_eq!(run["job"]["state"], "succeeded", "{run}");
+    };
+    let first = &hands()[0];
+    train("of-gallery", "nano", json!({"gallery": "open"}));
+    train("a", "of-gallery", json!({"directory": "lab/one"}));
+    train("b", "a", json!({"directory": "lab/two"}));
+    let evaluation = |on: &str| {
+        let body = json!({"models": ["champion", "b"], "data": {"directory": on}, "runs": 2,
+            "replicates": 200});
+        ended(&app, &app.post("/v1/evaluations", &body).json())
+    };
+    for known in ["lab/one", "lab/two"] {
+        let found = evaluation(known);
+        assert_eq!(found["error"]["code"], "leak", "{known}: {found}");
+    }
+    let found = evaluation("lab/other");
+    assert_eq!(found["state"], "succeeded", "{found}");
+
+    // It is told that it was exported and brought back, too.
+    let archive = app.get_bytes("/v1/models/b/archive");
+    let made = app.post_bytes("/v1/models?name=copied", "application/x-tar", &archive);
+    assert_eq!(made.status, 201, "{}", made.text);
+    // Who is erased is struck from what was inherited.
+    for model in ["of-gallery", "a", "b", "copied"] {
+        assert!(list(&app, model).contains(&hash(&first.jpeg)), "{model}");
+    }
+    app.delete(&format!("/v1/galleries/open/subjects/{}", first.subject)).ok();
+    for model in ["of-gallery", "a", "b", "copied"] {
+        assert!(!list(&app, model).contains(&hash(&first.jpeg)), "{model}");
+        app.post(&format!("/v1/models/{model}:verify"), &json!({})).ok();
+    }
+    assert_eq!(evaluation("lab/one")["error"]["code"], "leak", "of the others all is known");
 }
