@@ -21,6 +21,7 @@ use super::galleries::PageRequest;
 use super::jobs::TRAIN;
 use super::registry::{Origin, RESERVED, RegistryError};
 use super::sources::{ImageSource, resolve};
+use super::training_failure::{data_failure, fine_tune_failure};
 use super::views::{JobPageView, JobView};
 use super::workshop::Workshop;
 use super::{Service, blocking};
@@ -191,39 +192,6 @@ fn failure(code: &str, error: &dyn std::error::Error) -> JobFailure {
     JobFailure::new(code, chain(error))
 }
 
-fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> JobFailure {
-    let code = match error {
-        FineTuneError::Dataset(_) | FineTuneError::NoImages(_) | FineTuneError::Card(_) => {
-            "dataset"
-        }
-        FineTuneError::Training(_) => "training",
-        FineTuneError::Model(_) | FineTuneError::TrainedOn(_) => "model",
-        FineTuneError::Device(_) => "device",
-        FineTuneError::Storage(_) | FineTuneError::Folder { .. } | FineTuneError::NotEmpty(_) => {
-            "storage"
-        }
-    };
-    // Neither paths of the machine nor ids of enrolled people.
-    let message = match (error, data) {
-        (FineTuneError::Dataset(_), _) => {
-            "the folder holds no data set that can be trained on: see `handclip dataset inspect`"
-                .to_owned()
-        }
-        (FineTuneError::TrainedOn(_), _) => {
-            "whom the model was trained on is not known: its list cannot be read".to_owned()
-        }
-        (FineTuneError::Training(_), TrainingData::Gallery(_)) => {
-            "the images of the gallery cannot be trained on by this recipe".to_owned()
-        }
-        (
-            FineTuneError::Storage(_) | FineTuneError::Folder { .. } | FineTuneError::NotEmpty(_),
-            _,
-        ) => "the run's folder cannot be written".to_owned(),
-        (other, _) => chain(other),
-    };
-    JobFailure::new(code, message)
-}
-
 /// Runs, or goes on with, a training run.
 pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value, JobFailure> {
     let ask: TrainingAsk = serde_json::from_value(context.input().clone())
@@ -239,10 +207,7 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
         return Err(failure("model_exists", &ServiceError::ModelExists(name.to_string())));
     }
     let (mut choices, _held) = hold(workshop, std::slice::from_ref(&ask.model))?;
-    let data = workshop.images(&ask.data).map_err(|error| {
-        let agreed = !matches!(error, ServiceError::NoConsent(_));
-        failure(if agreed { "dataset" } else { "no_training_consent" }, &error)
-    })?;
+    let data = workshop.images(&ask.data).map_err(|error| data_failure(&error, &ask.data))?;
     if let TrainingData::Directory(dir) = &data {
         workshop.confined(&ask.data, dir).map_err(|error| failure("dataset", &error))?;
     }
