@@ -446,7 +446,8 @@ impl Workshop {
         Ok(self.registry.choice(name)?)
     }
 
-    /// Removes the folders of evaluations and training runs whose jobs are not kept any more.
+    /// Removes the folders of evaluations and training runs whose jobs are not kept any more. A job that has not ended is kept, and
+    /// is there before its folder is.
     pub(super) fn sweep_folders(&self, jobs: &Jobs) {
         for of in [FOLDER, super::training_runs::FOLDER] {
             let entries = std::fs::read_dir(self.data_dir.join(of)).into_iter().flatten().flatten();

@@ -1,5 +1,9 @@
 //! Why a training run failed, in words for those who read jobs: without paths of the machine and ids of enrolled people.
 
+use std::error::Error;
+use std::io::ErrorKind;
+use std::sync::Arc;
+
 use crate::jobs::JobFailure;
 
 use super::error::{ServiceError, chain};
@@ -20,7 +24,22 @@ pub(super) fn data_failure(error: &ServiceError, data: &ImageSource) -> JobFailu
     }
 }
 
+/// Whether the disk was full, or nearly so, wherever that was found.
+pub(super) fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |cause| Error::source(*cause));
+    causes.any(|cause| {
+        // Errors of the store share the system's.
+        let shared = cause.downcast_ref::<Arc<std::io::Error>>().map(|error| &**error);
+        let of_system = shared.or_else(|| cause.downcast_ref());
+        of_system.is_some_and(|error| error.kind() == ErrorKind::StorageFull)
+    })
+}
+
 pub(super) fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> JobFailure {
+    if is_full(error) {
+        let about = "the disk is full, or would be: free some of it, and have the run try again";
+        return JobFailure::new("storage_full", about);
+    }
     let code = match error {
         FineTuneError::Dataset(_) | FineTuneError::NoImages(_) | FineTuneError::Card(_) => {
             "dataset"
@@ -28,9 +47,10 @@ pub(super) fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> J
         FineTuneError::Training(_) => "training",
         FineTuneError::Model(_) | FineTuneError::TrainedOn(_) => "model",
         FineTuneError::Device(_) => "device",
-        FineTuneError::Storage(_) | FineTuneError::Folder { .. } | FineTuneError::NotEmpty(_) => {
-            "storage"
-        }
+        FineTuneError::Storage(_)
+        | FineTuneError::Folder { .. }
+        | FineTuneError::NotEmpty(_)
+        | FineTuneError::Disk(_) => "storage",
     };
     // Neither paths of the machine nor ids of enrolled people.
     let message = match (error, data) {
@@ -45,7 +65,10 @@ pub(super) fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> J
             "the images of the gallery cannot be trained on by this recipe".to_owned()
         }
         (
-            FineTuneError::Storage(_) | FineTuneError::Folder { .. } | FineTuneError::NotEmpty(_),
+            FineTuneError::Storage(_)
+            | FineTuneError::Folder { .. }
+            | FineTuneError::NotEmpty(_)
+            | FineTuneError::Disk(_),
             _,
         ) => "the run's folder cannot be written".to_owned(),
         (other, _) => chain(other),
@@ -57,6 +80,8 @@ pub(super) fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> J
 mod tests {
     use super::*;
     use crate::domain::{GalleryId, SubjectId};
+    use crate::storage::StorageError;
+    use crate::training::TrainingError;
 
     #[test]
     fn a_failure_to_list_a_gallery_names_nobody() {
@@ -71,5 +96,24 @@ mod tests {
         }
         let missing = ServiceError::GalleryNotFound(GalleryId::new("g").unwrap());
         assert!(data_failure(&missing, &gallery).message.contains("`g`"));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart_wherever_it_is_found() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let path = || std::path::PathBuf::from("x");
+        let in_callback = TrainingError::Callback(Box::new(FineTuneError::Disk(full())));
+        let in_write = StorageError::Io { action: "write", path: path(), source: full().into() };
+        let data = TrainingData::Directory(path());
+        for (error, code) in [
+            (FineTuneError::Disk(full()), "storage_full"),
+            (FineTuneError::Training(in_callback), "storage_full"),
+            (FineTuneError::Training(TrainingError::Storage(in_write)), "storage_full"),
+            (FineTuneError::Folder { path: path(), source: full() }, "storage_full"),
+            (FineTuneError::NotEmpty(path()), "storage"),
+            (FineTuneError::Training(TrainingError::NoPrompts), "training"),
+        ] {
+            assert_eq!(fine_tune_failure(&error, &data).code, code, "{error}");
+        }
     }
 }

@@ -21,7 +21,7 @@ use super::galleries::PageRequest;
 use super::jobs::TRAIN;
 use super::registry::{Origin, RESERVED, RegistryError};
 use super::sources::{ImageSource, resolve};
-use super::training_failure::{data_failure, fine_tune_failure};
+use super::training_failure::{data_failure, fine_tune_failure, is_full};
 use super::views::{JobPageView, JobView};
 use super::workshop::Workshop;
 use super::{Service, blocking};
@@ -242,7 +242,9 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
     let cancel = context.cancel_flag();
     let mut tuned = fine_tune_model(&request, &progress, cancel);
     // The people of a gallery are not who they were: what was learnt of them is no state to go on from.
-    if request.resume && matches!(tuned, Err(FineTuneError::Training(_))) && !context.cancelled() {
+    let cannot_go_on =
+        |error: &FineTuneError| matches!(error, FineTuneError::Training(_)) && !is_full(error);
+    if request.resume && tuned.as_ref().is_err_and(cannot_go_on) && !context.cancelled() {
         context.log("the images or the recipe have changed since; starting over");
         workshop.new_folder(FOLDER, context.id())?;
         request.resume = false;
@@ -290,7 +292,8 @@ fn finish(
     let model =
         workshop.registry.import_directory(name, &request.out, origin).map_err(|error| {
             let taken = matches!(error, RegistryError::Exists(_));
-            failure(if taken { "model_exists" } else { "registry" }, &error)
+            let code = if is_full(&error) { "storage_full" } else { "registry" };
+            failure(if taken { "model_exists" } else { code }, &error)
         })?;
     drop(lists);
     for folder in ["best", "last", "tensorboard"] {
