@@ -32,14 +32,14 @@ fn an_upload_names_no_file_but_its_own() {
         app.post_bytes(&format!("/v1/datasets?name={name}"), "application/x-tar", bytes)
     };
     let image = &hands()[0].jpeg[..];
-    let of_server = app.options.data_dir.join("keys.slots");
-    assert!(of_server.is_file());
-    let of_server = of_server.to_string_lossy().into_owned();
+    let elsewhere = data.path().join("elsewhere.jpg");
+    std::fs::write(&elsewhere, image).unwrap();
+    let elsewhere = elsewhere.to_string_lossy().into_owned();
     for name in [
         "/dev/zero",
         "../../../../../../../../dev/zero",
         "../HandInfo.csv",
-        of_server.as_str(),
+        elsewhere.as_str(),
         "none.jpg",
         "folder",
     ] {

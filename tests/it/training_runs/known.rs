@@ -36,13 +36,16 @@ fn list(app: &TestApp, model: &str) -> String {
         .unwrap()
 }
 
+/// So many that a run is not over by the time that somebody is erased.
+const EPOCHS: usize = 15;
+
 #[test]
 fn somebody_is_erased_while_a_model_learns_from_their_gallery() {
     let data = tempfile::tempdir().unwrap();
     let app = app(data.path());
     enrolled(&app, "open");
     let job =
-        app.post("/v1/training-runs", &on_all("tuned", json!({"gallery": "open"}), 40)).json();
+        app.post("/v1/training-runs", &on_all("tuned", json!({"gallery": "open"}), EPOCHS)).json();
     let id = job["job"].as_str().unwrap().to_owned();
     let run = || app.get(&format!("/v1/training-runs/{id}")).ok();
     let begun = Instant::now();
@@ -55,7 +58,7 @@ fn somebody_is_erased_while_a_model_learns_from_their_gallery() {
     assert_eq!(run()["job"]["state"], "running", "it was over before");
     let ended = ended(&app, &job);
     assert_eq!(ended["state"], "succeeded", "{ended}");
-    assert_eq!(run()["epochs"].as_array().unwrap().len(), 40);
+    assert_eq!(run()["epochs"].as_array().unwrap().len(), EPOCHS);
     let of_run = app.options.data_dir.join("runs").join(&id).join("data.json");
     let others = hands().iter().find(|hand| hand.subject != first.subject).unwrap();
     for text in [std::fs::read_to_string(of_run).unwrap(), list(&app, "tuned")] {
