@@ -1,7 +1,7 @@
 //! Finding the images of a data set and whose hands they show.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::domain::{Aspect, HandAttributes, Side, SubjectId};
 
@@ -123,8 +123,14 @@ fn hands11k(rows: &Rows) -> Result<Vec<LabelledImage>, DatasetError> {
                 extra.insert(name.to_owned(), value.to_owned());
             }
         }
+        let name = rows.need(row, record, "imageName")?;
+        // An absolute path would take the folder's place, and `..` lead out of it: whoever wrote the label file would name any
+        // file of the machine.
+        if !is_plain(Path::new(name)) {
+            return Err(rows.fail(row, "`imageName` leads out of `Hands`"));
+        }
         Ok(LabelledImage {
-            path: root.join("Hands").join(rows.need(row, record, "imageName")?),
+            path: root.join("Hands").join(name),
             subject: rows.subject(row, rows.need(row, record, "id")?)?,
             attributes: HandAttributes {
                 aspect: Some(aspect),
@@ -135,6 +141,11 @@ fn hands11k(rows: &Rows) -> Result<Vec<LabelledImage>, DatasetError> {
         })
     };
     rows.records.iter().enumerate().map(plan).collect()
+}
+
+/// Whether a path stays below whatever it is joined to.
+fn is_plain(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 /// `dorsal right` and its like.
@@ -334,6 +345,17 @@ pub(super) mod tests {
         assert_eq!((attributes.aspect, attributes.side), (Some(Aspect::Dorsal), Some(Side::Right)));
         assert_eq!(attributes.accessories, Some(true));
         assert_eq!(attributes.extra["skin_color"], "fair");
+    }
+
+    #[test]
+    fn hand_info_names_no_file_outside_its_folder() {
+        for name in ["/dev/zero", "../x.jpg", "a/../../x.jpg", "./../x.jpg"] {
+            let dir = tempfile::tempdir().unwrap();
+            let rows = format!("id,aspectOfHand,imageName\n7,palmar left,{name}\n");
+            text(dir.path(), "HandInfo.csv", &rows);
+            let message = read(dir.path()).unwrap_err().to_string();
+            assert!(message.contains("row 2") && message.contains("leads out"), "{message}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -235,14 +236,30 @@ fn files_of(
         .collect()
 }
 
-/// SHA-256 of a file, hexadecimal.
+/// Bytes of a file that are in memory while it is hashed.
+const PIECE: usize = 64 * 1024;
+
+/// SHA-256 of a plain file, hexadecimal, a part of it in memory at a time. A device or a pipe, which may never end, is refused.
 ///
 /// # Errors
 /// [`DatasetError::Read`].
 pub fn sha256(path: &Path) -> Result<String, DatasetError> {
-    let bytes =
-        fs::read(path).map_err(|source| DatasetError::Read { path: path.to_path_buf(), source })?;
-    Ok(hex(&Sha256::digest(&bytes)))
+    hashed(path).map_err(|source| DatasetError::Read { path: path.to_path_buf(), source })
+}
+
+fn hashed(path: &Path) -> std::io::Result<String> {
+    // Before it is opened: to open a pipe is to wait for whoever writes to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is no plain file"));
+    }
+    let mut file = fs::File::open(path)?;
+    let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hex(&hash.finalize())),
+            read => hash.update(&piece[..read]),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -290,5 +307,19 @@ mod tests {
         assert_eq!(json["seed"], 9);
         assert_eq!(json["splits"][0]["query"], 9);
         assert!(!text.contains(&dir.path().display().to_string()), "no path of this machine");
+    }
+
+    #[test]
+    fn a_file_of_any_size_is_hashed_and_what_never_ends_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for size in [0, 1, PIECE, PIECE + 1] {
+            let bytes = vec![7; size];
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(sha256(&path).unwrap(), hex(&Sha256::digest(&bytes)));
+        }
+        for other in [dir.path(), Path::new("/dev/zero")] {
+            assert!(matches!(sha256(other), Err(DatasetError::Read { .. })), "{other:?}");
+        }
     }
 }

@@ -182,9 +182,10 @@ pub enum ServiceError {
         /// In which galleries.
         galleries: Vec<GalleryId>,
     },
-    /// Galleries that decide by thresholds would have none.
+    /// Galleries that decide by thresholds would have none, or worse ones.
     #[error(
-        "there are thresholds for the model that serves and none for the new one: give a calibration of it, or allow that nothing is decided"
+        "there are thresholds for the model that serves and none for the new one that cover as much and are as strict (galleries: {}): give a calibration of it, or allow to do without",
+        .0.iter().map(|gallery| format!("`{gallery}`")).collect::<Vec<_>>().join(", ")
     )]
     Uncalibrated(Vec<GalleryId>),
     /// Nobody has compared the models.

@@ -1,7 +1,7 @@
 //! Evaluations as jobs: on folders that the administrator listed, of models of the registry, with reports that can be read
 //! over the API.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -227,7 +227,7 @@ impl Service {
 }
 
 /// A file of a report by its plain name.
-pub(super) fn report_file(dir: &std::path::Path, name: &str) -> Result<ReportFile, ServiceError> {
+pub(super) fn report_file(dir: &Path, name: &str) -> Result<ReportFile, ServiceError> {
     let missing = || ServiceError::NoSuchFile(name.chars().take(64).collect());
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
     let content_type = match name.rsplit_once('.') {
@@ -338,6 +338,7 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
     let Input { ask, gate } = serde_json::from_value(context.input().clone())
         .map_err(|error| JobFailure::new("invalid_input", error))?;
     let data = workshop.evaluation_images(&ask.data).map_err(|error| failure("dataset", &error))?;
+    workshop.confined(&ask.data, &data).map_err(|error| failure("dataset", &error))?;
     let (choices, _held) = hold(workshop, &ask.models)?;
     let out = workshop.new_folder(FOLDER, context.id())?;
     let cancel = Cancel::default();
@@ -445,7 +446,8 @@ impl Workshop {
         Ok(self.registry.choice(name)?)
     }
 
-    /// Removes the folders of evaluations and training runs whose jobs are not kept any more.
+    /// Removes the folders of evaluations and training runs whose jobs are not kept any more. A job that has not ended is kept, and
+    /// is there before its folder is.
     pub(super) fn sweep_folders(&self, jobs: &Jobs) {
         for of in [FOLDER, super::training_runs::FOLDER] {
             let entries = std::fs::read_dir(self.data_dir.join(of)).into_iter().flatten().flatten();

@@ -7,7 +7,8 @@ use crate::domain::{GalleryId, SampleId, SubjectId};
 use crate::gallery::Gallery;
 
 use super::error::ServiceError;
-use super::fine_tune::{People, strike, strike_all_but};
+use super::fine_tune::{People, strike, strike_all_but, strike_as};
+use super::options::ModelChoice;
 use super::training_runs;
 use super::workshop::Workshop;
 
@@ -37,8 +38,9 @@ impl Workshop {
         let _lists = self.lists.lock();
         for run in folders(&self.data_dir.join(training_runs::FOLDER)) {
             if strike(&run, who).map_err(|error| unstruck(&run, &error))? {
-                // To go on from it would be to go on with what was learnt of them; the run starts over.
-                training_runs::remove(&run.join("last"));
+                // To go on from it would be to go on with what was learnt of them; a run that was interrupted starts over. One
+                // that is under way goes on writing there.
+                training_runs::clear(&run.join("last"));
             }
         }
         self.registry.strike(who).map_err(|error| unstruck(Path::new("models"), &error))
@@ -52,6 +54,18 @@ impl Workshop {
         let nobody = || People { gallery: id, subjects: Vec::new(), images: Vec::new() };
         let there = gallery.as_ref().map_or_else(nobody, |gallery| everybody(gallery));
         strike_all_but(run, &there).map_err(|error| unstruck(run, &error))?;
+        Ok(())
+    }
+
+    /// Strikes from what a run's list inherited who was struck meanwhile from the list of the model that it started from. Held
+    /// as in [`Self::strike_absent`].
+    pub(super) fn strike_inherited(
+        &self,
+        run: &Path,
+        model: &ModelChoice,
+    ) -> Result<(), ServiceError> {
+        let Some(files) = model.files() else { return Ok(()) };
+        strike_as(run, files).map_err(|error| unstruck(run, &error))?;
         Ok(())
     }
 }
@@ -72,7 +86,7 @@ fn folders(of: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-fn unstruck(run: &Path, error: &std::io::Error) -> ServiceError {
+fn unstruck(run: &Path, error: &dyn std::error::Error) -> ServiceError {
     tracing::error!(run = %run.display(), %error, "whom a model was trained on cannot be struck");
     ServiceError::Internal(
         "a list of what a model was trained on cannot be written; the log says which: try again when it can"

@@ -33,7 +33,7 @@ pub enum LeakError {
 }
 
 /// Refuses when a subject that is measured on has an image, anywhere in the data set, that the run which made the
-/// model trained on or chose its weights by. Models that no run of this program made say nothing of that.
+/// model, or one that made a model before it, trained on or chose its weights by. Models that no run of this program made say nothing of that.
 ///
 /// measured: subjects by [`LabelledImage::key`]; everybody: all images of the data set.
 pub(super) fn check_leak(
@@ -41,11 +41,8 @@ pub(super) fn check_leak(
     measured: &BTreeSet<&str>,
     everybody: &[LabelledImage],
 ) -> Result<(), LeakError> {
-    let (ModelChoice::Directory(model) | ModelChoice::Registered { files: model, .. }) = model
-    else {
-        return Ok(());
-    };
-    let Some(trained) = TrainedOn::beside(model)? else { return Ok(()) };
+    let Some(files) = model.files() else { return Ok(()) };
+    let Some(trained) = TrainedOn::beside(files)? else { return Ok(()) };
     let known: BTreeSet<&str> = trained.images().collect();
     let of_training =
         |path: &Path| -> Result<bool, DatasetError> { Ok(known.contains(sha256(path)?.as_str())) };

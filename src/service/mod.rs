@@ -33,6 +33,7 @@ mod room;
 mod sources;
 mod thresholds;
 pub mod tools;
+mod training_failure;
 mod training_runs;
 mod upkeep;
 mod uploads;

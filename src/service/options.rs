@@ -45,6 +45,14 @@ impl ModelChoice {
         }
     }
 
+    /// Where its files lie, unless it is inside the binary.
+    pub(super) fn files(&self) -> Option<&Path> {
+        match self {
+            Self::Nano => None,
+            Self::Directory(files) | Self::Registered { files, .. } => Some(files),
+        }
+    }
+
     /// `nano`, the path of a model's directory, or that of a run, whose best weights are meant.
     #[must_use]
     pub fn named(name: &str) -> Self {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::ServiceError;
+use super::workshop::Workshop;
 
 /// Where labelled images come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -87,6 +88,38 @@ pub(super) fn resolve(
     if found.is_dir() && found.starts_with(&root) { Ok(found) } else { Err(refuse()) }
 }
 
+impl Workshop {
+    /// Refuses a folder that was named and from which a link leads out of the data roots. Looks at all that lies in it.
+    pub(super) fn confined(&self, source: &ImageSource, dir: &Path) -> Result<(), ServiceError> {
+        match source {
+            ImageSource::Directory(_) => no_way_out(&self.data_roots, "directory", dir),
+            // Nothing but plain files is unpacked, and in a gallery there are none.
+            ImageSource::Dataset(_) | ImageSource::Gallery(_) => Ok(()),
+        }
+    }
+}
+
+/// Refuses a folder of a data root in which a link leads out of the roots: whoever reads the folder would follow it.
+///
+/// # Errors
+/// [`ServiceError::Invalid`], which names the link by where it lies in the folder, and not where it leads.
+fn no_way_out(roots: &[DataRoot], field: &'static str, folder: &Path) -> Result<(), ServiceError> {
+    let links = walkdir::WalkDir::new(folder).into_iter().filter_map(Result::ok);
+    let mut links = links.filter(|entry| entry.path_is_symlink() && entry.depth() > 0);
+    // A link that leads nowhere is read by nobody.
+    let leads_out = |link: &walkdir::DirEntry| {
+        link.path().canonicalize().is_ok_and(|found| !is_inside(roots, &found))
+    };
+    match links.find(leads_out) {
+        None => Ok(()),
+        Some(link) => {
+            let name = link.path().strip_prefix(folder).unwrap_or(link.path()).display();
+            let problem = format!("has a link that leads out of the data root: {name}");
+            Err(ServiceError::Invalid { field, problem })
+        }
+    }
+}
+
 /// Whether a path, every link of it followed, lies in one of the roots.
 pub(super) fn is_inside(roots: &[DataRoot], path: &Path) -> bool {
     let mut found = roots.iter().filter_map(|root| root.path.canonicalize().ok());
@@ -126,6 +159,28 @@ mod tests {
             let refused = resolved(bad);
             assert!(matches!(refused, Err(ServiceError::Invalid { field: "data", .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_folder_with_a_link_that_leads_out_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("ann")).unwrap();
+        std::fs::write(root.join("ann/1.jpg"), b"").unwrap();
+        std::fs::write(dir.path().join("secret"), b"").unwrap();
+        let roots = [format!("lab={}", root.display()).parse().unwrap()];
+        let checked = || no_way_out(&roots, "data", &resolve(&roots, "data", "lab").unwrap());
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, root.join(name)).unwrap();
+        link(&root.join("ann"), "within");
+        link(&root.join("none"), "nowhere");
+        checked().unwrap();
+        for (to, name) in [("secret", "ann/2.jpg"), ("", "Hands")] {
+            link(&dir.path().join(to), name);
+            let said = checked().unwrap_err().to_string();
+            assert!(said.contains(name) && !said.contains("secret"), "{said}");
+            std::fs::remove_file(root.join(name)).unwrap();
+        }
+        checked().unwrap();
     }
 
     #[test]

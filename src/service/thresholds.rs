@@ -1,25 +1,33 @@
 //! From a gallery's calibration to a decision. A calibration says nothing of galleries larger, or subjects with more
 //! samples, than it was measured with: there is no match then, only something for a person to look at.
 
-use crate::domain::CalibratedThreshold;
-use crate::gallery::GalleryView;
+use crate::domain::{CalibratedThreshold, Calibration};
+use crate::gallery::{GalleryInfo, GalleryView};
 
 use super::views::{Decision, TargetRateView, ThresholdView};
 
 /// The strictest threshold for a 1:N question.
 pub(super) fn identification(gallery: &GalleryView) -> Option<ThresholdView> {
     let calibration = gallery.calibration()?;
-    let info = gallery.gallery().info();
-    let most = calibration.gallery_subjects.saturating_mul(calibration.samples_per_subject);
-    let covered = info.subjects <= calibration.gallery_subjects && info.samples <= most;
+    let covered = covers_gallery(&calibration, &gallery.gallery().info());
     view(&calibration.identification, "fpir", covered)
 }
 
 /// The strictest threshold for a 1:1 question about a subject with so many samples.
 pub(super) fn verification(gallery: &GalleryView, samples: usize) -> Option<ThresholdView> {
     let calibration = gallery.calibration()?;
-    let covered = samples <= calibration.samples_per_subject;
-    view(&calibration.verification, "fmr", covered)
+    view(&calibration.verification, "fmr", covers_subject(&calibration, samples))
+}
+
+/// Whether a 1:N question to a gallery lies within what was measured.
+pub(super) fn covers_gallery(calibration: &Calibration, info: &GalleryInfo) -> bool {
+    let most = calibration.gallery_subjects.saturating_mul(calibration.samples_per_subject);
+    info.subjects <= calibration.gallery_subjects && info.samples <= most
+}
+
+/// Whether a 1:1 question about a subject with so many samples does.
+pub(super) fn covers_subject(calibration: &Calibration, samples: usize) -> bool {
+    samples <= calibration.samples_per_subject
 }
 
 fn view(

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::domain::{GalleryId, ModelName};
 use crate::jobs::{JobContext, JobFailure, JobId, Stage};
+use crate::storage::file::UNFINISHED;
 use crate::training::fine_tune::Recipe;
 
 use super::audit::Deed;
@@ -20,6 +21,7 @@ use super::galleries::PageRequest;
 use super::jobs::TRAIN;
 use super::registry::{Origin, RESERVED, RegistryError};
 use super::sources::{ImageSource, resolve};
+use super::training_failure::{data_failure, fine_tune_failure, is_full};
 use super::views::{JobPageView, JobView};
 use super::workshop::Workshop;
 use super::{Service, blocking};
@@ -190,36 +192,6 @@ fn failure(code: &str, error: &dyn std::error::Error) -> JobFailure {
     JobFailure::new(code, chain(error))
 }
 
-fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> JobFailure {
-    let code = match error {
-        FineTuneError::Dataset(_) | FineTuneError::NoImages(_) | FineTuneError::Card(_) => {
-            "dataset"
-        }
-        FineTuneError::Training(_) => "training",
-        FineTuneError::Model(_) => "model",
-        FineTuneError::Device(_) => "device",
-        FineTuneError::Storage(_) | FineTuneError::Folder { .. } | FineTuneError::NotEmpty(_) => {
-            "storage"
-        }
-    };
-    // Neither paths of the machine nor ids of enrolled people.
-    let message = match (error, data) {
-        (FineTuneError::Dataset(_), _) => {
-            "the folder holds no data set that can be trained on: see `handclip dataset inspect`"
-                .to_owned()
-        }
-        (FineTuneError::Training(_), TrainingData::Gallery(_)) => {
-            "the images of the gallery cannot be trained on by this recipe".to_owned()
-        }
-        (
-            FineTuneError::Storage(_) | FineTuneError::Folder { .. } | FineTuneError::NotEmpty(_),
-            _,
-        ) => "the run's folder cannot be written".to_owned(),
-        (other, _) => chain(other),
-    };
-    JobFailure::new(code, message)
-}
-
 /// Runs, or goes on with, a training run.
 pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value, JobFailure> {
     let ask: TrainingAsk = serde_json::from_value(context.input().clone())
@@ -235,10 +207,10 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
         return Err(failure("model_exists", &ServiceError::ModelExists(name.to_string())));
     }
     let (mut choices, _held) = hold(workshop, std::slice::from_ref(&ask.model))?;
-    let data = workshop.images(&ask.data).map_err(|error| {
-        let agreed = !matches!(error, ServiceError::NoConsent(_));
-        failure(if agreed { "dataset" } else { "no_training_consent" }, &error)
-    })?;
+    let data = workshop.images(&ask.data).map_err(|error| data_failure(&error, &ask.data))?;
+    if let TrainingData::Directory(dir) = &data {
+        workshop.confined(&ask.data, dir).map_err(|error| failure("dataset", &error))?;
+    }
     let of_gallery = matches!(data, TrainingData::Gallery(_));
     let mut request = FineTuneRequest {
         model: choices.pop().ok_or_else(|| JobFailure::new("model_not_found", "no model"))?,
@@ -270,7 +242,9 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
     let cancel = context.cancel_flag();
     let mut tuned = fine_tune_model(&request, &progress, cancel);
     // The people of a gallery are not who they were: what was learnt of them is no state to go on from.
-    if request.resume && matches!(tuned, Err(FineTuneError::Training(_))) && !context.cancelled() {
+    let cannot_go_on =
+        |error: &FineTuneError| matches!(error, FineTuneError::Training(_)) && !is_full(error);
+    if request.resume && tuned.as_ref().is_err_and(cannot_go_on) && !context.cancelled() {
         context.log("the images or the recipe have changed since; starting over");
         workshop.new_folder(FOLDER, context.id())?;
         request.resume = false;
@@ -311,11 +285,15 @@ fn finish(
             .strike_absent(&request.out, images.id())
             .map_err(|error| failure("storage", &error))?;
     }
+    workshop
+        .strike_inherited(&request.out, &request.model)
+        .map_err(|error| failure("storage", &error))?;
     let origin = Origin::TrainingRun(context.id().to_string());
     let model =
         workshop.registry.import_directory(name, &request.out, origin).map_err(|error| {
             let taken = matches!(error, RegistryError::Exists(_));
-            failure(if taken { "model_exists" } else { "registry" }, &error)
+            let code = if is_full(&error) { "storage_full" } else { "registry" };
+            failure(if taken { "model_exists" } else { code }, &error)
         })?;
     drop(lists);
     for folder in ["best", "last", "tensorboard"] {
@@ -337,11 +315,43 @@ fn finish(
     }))
 }
 
+/// Removes the files of a folder that a run may be writing into: it stays, and so do files that are not whole yet.
+pub(super) fn clear(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_whole = path.extension().is_none_or(|extension| extension != UNFINISHED);
+        if is_whole
+            && let Err(error) = std::fs::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "a file of a training run is not removed");
+        }
+    }
+}
+
 /// Removes a folder of a run that is of no use any more.
 pub(super) fn remove(dir: &Path) {
     if let Err(error) = std::fs::remove_dir_all(dir)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!(%error, "a folder of a training run is not removed");
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need not survive a crash")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_cleared_can_be_written_into_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str| std::fs::write(dir.path().join(name), b"").unwrap();
+        write("state.safetensors");
+        write("model.safetensors.0a.tmp");
+        clear(dir.path());
+        clear(&dir.path().join("none"));
+        let left = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["model.safetensors.0a.tmp"]);
     }
 }

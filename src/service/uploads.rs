@@ -1,11 +1,11 @@
 //! Labelled images that were uploaded, to train on and to evaluate with.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::dataset;
+use crate::dataset::{self, LabelledImage};
 use crate::domain::{ModelName, now_ms};
 use crate::storage::file::{create_private_dir, write_atomic};
 
@@ -138,7 +138,7 @@ impl Service {
             let failed = |error: std::io::Error| ServiceError::Internal(error.to_string());
             let root = service.0.workshop.datasets();
             let aside = root.join(format!("{UNFINISHED}{}", uuid::Uuid::new_v4().simple()));
-            let dir = files.parent().map(std::path::Path::to_path_buf).unwrap_or(files);
+            let dir = files.parent().map(Path::to_path_buf).unwrap_or(files);
             std::fs::rename(dir, &aside).map_err(failed)?;
             std::fs::remove_dir_all(&aside).map_err(failed)
         })
@@ -147,11 +147,7 @@ impl Service {
 }
 
 /// Gives an upload its name; durable when it returns. One call for all of the files: there may be a million.
-fn placed(
-    aside: &std::path::Path,
-    dir: &std::path::Path,
-    root: &std::path::Path,
-) -> std::io::Result<()> {
+fn placed(aside: &Path, dir: &Path, root: &Path) -> std::io::Result<()> {
     let root = std::fs::File::open(root)?;
     rustix::fs::syncfs(&root)?;
     std::fs::rename(aside, dir)?;
@@ -162,7 +158,7 @@ fn take(
     workshop: &Workshop,
     name: &ModelName,
     upload: Upload,
-    aside: &std::path::Path,
+    aside: &Path,
 ) -> Result<DatasetView, ServiceError> {
     let files = aside.join("files");
     create_private_dir(&files)?;
@@ -182,6 +178,7 @@ fn take(
         )
     };
     let images = dataset::read_to_train(&files).map_err(refused)?;
+    only_own_files(&files, &images)?;
     let mut subjects: Vec<String> = images.iter().map(|image| image.subject.to_string()).collect();
     subjects.sort();
     subjects.dedup();
@@ -194,4 +191,23 @@ fn take(
     let text = serde_json::to_vec(&view).map_err(|e| ServiceError::Internal(e.to_string()))?;
     write_atomic(&aside.join("dataset.json"), &text)?;
     Ok(view)
+}
+
+/// Refuses images that are none of the plain files of the upload: a label file names what its author likes.
+fn only_own_files(files: &Path, images: &[LabelledImage]) -> Result<(), ServiceError> {
+    let is_own = |image: &LabelledImage| {
+        let below = image.path.strip_prefix(files).ok();
+        below.is_some_and(|below| below.components().all(|c| matches!(c, Component::Normal(_))))
+            && image.path.symlink_metadata().is_ok_and(|about| about.is_file())
+    };
+    match images.iter().find(|image| !is_own(image)) {
+        None => Ok(()),
+        Some(image) => {
+            let name = image.path.file_name().unwrap_or_default().to_string_lossy();
+            let name: String = name.chars().take(100).collect();
+            Err(ServiceError::DatasetRefused(format!(
+                "the archive holds no image {name:?} that its label file names"
+            )))
+        }
+    }
 }

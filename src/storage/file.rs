@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::StorageError;
 
+/// Extension of a file that is not whole yet.
+pub(crate) const UNFINISHED: &str = "tmp";
+
 /// Replaces the file at `path`, or leaves it as it was: a temporary file beside it is written
 /// and synced, renamed over it, and the directory synced.
 ///
@@ -53,7 +56,7 @@ fn beside(path: &Path) -> (&Path, PathBuf) {
         _ => Path::new("."),
     };
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
+    name.push(format!(".{}.{UNFINISHED}", uuid::Uuid::new_v4().simple()));
     (dir, dir.join(name))
 }
 

@@ -14,6 +14,7 @@ use super::preflight::preflight;
 use super::shadow;
 use super::steps::{DeployInput, WithoutImages};
 use super::table::Deployments;
+use super::thresholds::worse_off;
 use crate::service::ServiceError;
 use crate::service::workshop::Workshop;
 
@@ -63,6 +64,7 @@ fn service_failure(error: ServiceError) -> JobFailure {
         .or(is("storage_full", matches!(&error, ServiceError::StorageFull(_))))
         .or(is("deployment_under_way", matches!(&error, ServiceError::DeploymentUnderWay)))
         .or(is("soaking", matches!(&error, ServiceError::Soaking)))
+        .or(is("uncalibrated", matches!(&error, ServiceError::Uncalibrated(_))))
         .or(is("no_deployment", matches!(&error, ServiceError::NoDeployment)))
         .unwrap_or("deployment");
     failed(code, error)
@@ -70,7 +72,7 @@ fn service_failure(error: ServiceError) -> JobFailure {
 
 /// Whether a gallery moves to the new model. One that kept no images can when it is empty, or when that is to count for
 /// nothing.
-fn moves(gallery: &Gallery, without_images: WithoutImages) -> bool {
+pub(super) fn moves(gallery: &Gallery, without_images: WithoutImages) -> bool {
     let info = gallery.info();
     info.retain_images || info.samples == 0 || without_images == WithoutImages::Drop
 }
@@ -213,6 +215,18 @@ fn set_calibrations(input: &DeployInput, galleries: &[Arc<Gallery>]) -> Result<(
     Ok(())
 }
 
+/// Looks again at what was looked at when this was asked for: galleries were calibrated, or grew, since.
+fn keep_thresholds(input: &DeployInput, galleries: &[Arc<Gallery>]) -> Result<(), JobFailure> {
+    if !input.allow_uncalibrated {
+        let worse_off =
+            worse_off(galleries, input.calibration.as_ref()).map_err(service_failure)?;
+        if !worse_off.is_empty() {
+            return Err(service_failure(ServiceError::Uncalibrated(worse_off)));
+        }
+    }
+    set_calibrations(input, galleries)
+}
+
 /// Every sample must be found with its own template.
 fn audit(context: &JobContext<'_>, galleries: &[Arc<Gallery>]) -> Result<(), JobFailure> {
     for view in galleries.iter().filter_map(|gallery| gallery.filling()) {
@@ -246,6 +260,7 @@ fn promote(
         if context.cancelled() {
             return Err(JobFailure::interrupted());
         }
+        keep_thresholds(input, &moving())?;
         let soak = Duration::from_secs(input.soak_s);
         match workshop.deployments.promote(context.id(), may_lack, soak, input.asked()) {
             Ok(()) => return Ok(()),

@@ -16,7 +16,7 @@ use crate::service::workshop::Workshop;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
-/// How often it looks whose time is over; their day ends to the minute.
+/// How often it looks whose time is over, whose day ends to the minute, and what jobs left that are not kept any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
@@ -79,13 +79,13 @@ impl Drop for Keeper {
 
 fn keep(shared: &Shared, workshop: &Workshop, jobs: &Jobs, audit: &AuditLog) {
     workshop.sweep_uploads();
-    workshop.sweep_folders(jobs);
     let mut swept = None;
     loop {
         if swept.is_none_or(|at: Instant| at.elapsed() >= SWEEP_EVERY) {
             if let Err(error) = sweep(workshop, audit, now_ms()) {
                 tracing::warn!(%error, "somebody whose time is over is not erased; trying again");
             }
+            workshop.sweep_folders(jobs);
             swept = Some(Instant::now());
         }
         if let Err(error) = look(workshop, jobs, &|| !shared.desk.lock().stop) {

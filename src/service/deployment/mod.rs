@@ -14,6 +14,7 @@ mod serving;
 mod shadow;
 mod steps;
 mod table;
+mod thresholds;
 mod views;
 
 pub(super) use job::deploy;

@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::access::Caller;
-use crate::domain::{Calibration, Fingerprint, GalleryId, Scope};
+use crate::domain::{Calibration, Fingerprint, Scope};
 use crate::jobs::JobId;
 
+use super::job::moves;
 use super::preflight::preflight;
 use super::record::{Asked, ModelRef};
+use super::thresholds::worse_off;
 use super::views::DeploymentView;
 use crate::service::audit::Deed;
 use crate::service::error::ServiceError;
@@ -51,7 +53,7 @@ pub struct DeployRequest {
     pub images_per_second: Option<f64>,
     /// Thresholds of the new model, for every gallery that has thresholds now.
     pub calibration: Option<Calibration>,
-    /// Whether galleries that decide by thresholds may do without.
+    /// Whether galleries that decide by thresholds may do without, or with some that reach less far or are less strict.
     pub allow_uncalibrated: bool,
     /// Enrolled samples that the new model is asked about before it serves.
     pub shadow_probes: usize,
@@ -108,6 +110,9 @@ pub(super) struct DeployInput {
     pub(super) soak_s: u64,
     pub(super) images_per_second: Option<f64>,
     pub(super) calibration: Option<Calibration>,
+    /// Whether thresholds may be lost, or replaced by worse ones.
+    #[serde(default)]
+    pub(super) allow_uncalibrated: bool,
     pub(super) shadow_probes: usize,
     pub(super) override_reason: Option<String>,
     pub(super) evaluation: Option<JobId>,
@@ -168,15 +173,14 @@ impl Service {
                     serving: calibration.fingerprint.to_string(),
                 });
             }
-            let calibrated: Vec<GalleryId> = workshop
-                .galleries
-                .list()
-                .iter()
-                .filter(|gallery| gallery.calibration().is_some())
-                .map(|gallery| gallery.id().clone())
-                .collect();
-            if calibration.is_none() && !calibrated.is_empty() && !ask.allow_uncalibrated {
-                return Err(ServiceError::Uncalibrated(calibrated));
+            if !ask.allow_uncalibrated {
+                // Who stays with the model that they have keeps its thresholds.
+                let mut moving = workshop.galleries.list();
+                moving.retain(|gallery| moves(gallery, ask.without_images));
+                let worse_off = worse_off(&moving, calibration.as_ref())?;
+                if !worse_off.is_empty() {
+                    return Err(ServiceError::Uncalibrated(worse_off));
+                }
             }
             preflight(workshop, &model)?;
             let input = DeployInput {
@@ -187,6 +191,7 @@ impl Service {
                 soak_s: ask.soak_s,
                 images_per_second: ask.images_per_second,
                 calibration,
+                allow_uncalibrated: ask.allow_uncalibrated,
                 shadow_probes: ask.shadow_probes,
                 override_reason: ask.override_reason,
                 evaluation: ask.evaluation,

@@ -2,8 +2,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::dataset::LabelledImage;
-use crate::domain::{GalleryId, SampleId};
-use crate::gallery::Gallery;
+use crate::domain::{GalleryId, SampleId, SubjectId};
+use crate::gallery::{Gallery, GalleryError};
 use crate::service::{Service, ServiceError};
 use crate::training::fine_tune::ReadPicture;
 
@@ -38,17 +38,7 @@ pub(in crate::service) fn gallery_images(
     loop {
         let page = gallery.subjects(after.as_ref(), PAGE)?;
         for subject in &page {
-            for sample in gallery.subject(&subject.subject)?.samples {
-                if sample.has_image {
-                    let name = format!("{}/{}", sample.subject, sample.sample);
-                    let image = LabelledImage {
-                        path: PathBuf::from(name),
-                        subject: sample.subject,
-                        attributes: sample.attributes,
-                    };
-                    samples.push((image, sample.sample));
-                }
-            }
+            samples.extend(samples_of(gallery, &subject.subject)?);
         }
         match page.last() {
             Some(last) if page.len() == PAGE => after = Some(last.subject.clone()),
@@ -56,6 +46,27 @@ pub(in crate::service) fn gallery_images(
         }
     }
     Ok(GalleryImages { gallery: Arc::clone(gallery), samples })
+}
+
+/// The images of a subject; none of whoever was erased while the gallery is listed.
+fn samples_of(
+    gallery: &Gallery,
+    subject: &SubjectId,
+) -> Result<Vec<(LabelledImage, SampleId)>, GalleryError> {
+    let samples = match gallery.subject(subject) {
+        Ok(found) => found.samples,
+        Err(GalleryError::SubjectNotFound(_) | GalleryError::Erasing(_)) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let with_image = samples.into_iter().filter(|sample| sample.has_image).map(|sample| {
+        let image = LabelledImage {
+            path: PathBuf::from(format!("{}/{}", sample.subject, sample.sample)),
+            subject: sample.subject,
+            attributes: sample.attributes,
+        };
+        (image, sample.sample)
+    });
+    Ok(with_image.collect())
 }
 
 impl GalleryImages {

@@ -32,13 +32,20 @@ use super::ledger::{RunKind, RunRecord, data_name};
 use super::nano_card::{CardError, Figures};
 use super::options::ModelChoice;
 use super::registry::Parent;
+use super::room::check_disk;
 pub(in crate::service) use divide::held_out;
 use divide::{Parts, divide};
 pub use gallery_images::GalleryImages;
 pub(in crate::service) use gallery_images::gallery_images;
 use judge::Judge;
-pub(in crate::service) use trained_on::{FILE as TRAINED_ON, People, strike, strike_all_but};
+pub(in crate::service) use trained_on::{
+    FILE as TRAINED_ON, People, strike, strike_all_but, strike_as,
+};
 pub use trained_on::{TrainedOn, TrainedOnError};
+
+/// Bytes of the disk that a run may need, in bytes of its weights: the best and the last of them, the optimizer's state and an average
+/// beside, each once more while it is replaced, and what the registry takes.
+const DISK_TIMES: u64 = 10;
 
 /// Images with labels.
 #[derive(Clone)]
@@ -173,6 +180,9 @@ pub enum FineTuneError {
     /// The gallery kept no image.
     #[error("gallery `{0}` holds no image: make a gallery with --retain-images and enrol into it")]
     NoImages(GalleryId),
+    /// Whom the model was trained on before is not known.
+    #[error(transparent)]
+    TrainedOn(#[from] TrainedOnError),
     /// No figures could be taken.
     #[error(transparent)]
     Card(#[from] CardError),
@@ -188,6 +198,9 @@ pub enum FineTuneError {
     /// A file could not be written.
     #[error(transparent)]
     Storage(#[from] crate::storage::StorageError),
+    /// The disk has no room for the run, or the run would leave none.
+    #[error("the run would fill the disk")]
+    Disk(#[source] std::io::Error),
     /// A folder could not be made.
     #[error("cannot make {path}", path = path.display())]
     Folder {
@@ -242,7 +255,8 @@ pub fn fine_tune_model(
             PictureFiles::reading(paths, gallery.reader(), preprocessing, cache, unreadable)
         }
     };
-    let seen = trained_on(&request.data, &images, &parts);
+    let before = request.model.files().map(TrainedOn::beside).transpose()?.flatten();
+    let seen = trained_on(&request.data, &images, &parts).inheriting(before);
     let judge = Judge { start: &start, files: &files, images: &images, device: &device, cancel };
     let before = judge.figures(&start.parameters, &parts.held_out)?;
 
@@ -252,6 +266,8 @@ pub fn fine_tune_model(
             .map_err(|source| FineTuneError::Folder { path: path.clone(), source })?;
     }
     let [best_dir, last_dir, board_dir] = folders;
+    let has_room = || check_disk(out, DISK_TIMES * 4 * start.parameters.count() as u64);
+    has_room().map_err(FineTuneError::Disk)?;
     // Before the first weights are there: no model of this run is without it.
     seen.save(out)?;
     write_atomic(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
@@ -277,6 +293,7 @@ pub fn fine_tune_model(
     let tuned = fine_tune(
         inputs,
         &mut |parameters, report| {
+            has_room().map_err(|error| callback(FineTuneError::Disk(error)))?;
             let figures = judge.figures(parameters, &parts.validation).map_err(callback)?;
             // Half a validation says nothing: the epoch before stays the last.
             if judge.is_cancelled() && !parts.validation.is_empty() {

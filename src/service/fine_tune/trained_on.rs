@@ -32,6 +32,9 @@ pub struct TrainedOn {
     /// Where the images were retained, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gallery: Option<GalleryId>,
+    /// What the models before were trained on, from the one that the run started from back to the first: their weights know it still.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    inherited: Vec<Self>,
 }
 
 /// Why a record cannot be used.
@@ -67,7 +70,22 @@ impl TrainedOn {
         let hashed = subjects.into_iter().map(|id| name(&salt, id));
         let subjects: BTreeSet<String> = hashed.collect();
         let subjects = subjects.into_iter().collect();
-        Self { format: 1, trained, validated, held_out, salt, subjects, gallery }
+        let inherited = Vec::new();
+        Self { format: 1, trained, validated, held_out, salt, subjects, gallery, inherited }
+    }
+
+    /// The list of a run that starts from a model with this one. Whom that was only tested on its weights do not know.
+    pub(super) fn inheriting(mut self, before: Option<Self>) -> Self {
+        let Some(mut before) = before else { return self };
+        let further = std::mem::take(&mut before.inherited);
+        for mut list in std::iter::once(before).chain(further) {
+            list.held_out.clear();
+            // Trained on the same again and again it would grow without saying more.
+            if !self.inherited.contains(&list) {
+                self.inherited.push(list);
+            }
+        }
+        self
     }
 
     pub(super) fn save(&self, run: &Path) -> Result<(), StorageError> {
@@ -95,14 +113,24 @@ impl TrainedOn {
 
     /// Whether somebody was struck from it.
     pub(in crate::service) fn lacks_somebody(&self) -> bool {
-        let words =
-            self.images().chain(self.held_out.iter().chain(&self.subjects).map(String::as_str));
-        words.into_iter().any(|word| !word.is_empty() && word.bytes().all(|byte| byte == b'0'))
+        let mut words = self.lists().flat_map(Self::words);
+        words.any(|word| !word.is_empty() && word.bytes().all(|byte| byte == b'0'))
     }
 
-    /// Images that the weights were trained on or chosen by.
+    /// Images that the weights were trained on or chosen by, in this run or in one before that it started from.
     pub fn images(&self) -> impl Iterator<Item = &str> {
-        self.trained.iter().chain(&self.validated).map(String::as_str)
+        self.lists().flat_map(|list| list.trained.iter().chain(&list.validated)).map(String::as_str)
+    }
+
+    /// This list and those inherited, each of a gallery and with a salt of its own.
+    fn lists(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.inherited)
+    }
+
+    /// What this one says of anyone, without what is inherited.
+    fn words(&self) -> impl Iterator<Item = &str> {
+        let parts = [&self.trained, &self.validated, &self.held_out, &self.subjects];
+        parts.into_iter().flatten().map(String::as_str)
     }
 }
 
@@ -122,28 +150,46 @@ impl People<'_> {
         });
         self.images.iter().map(|image| hex(image)).chain(names).collect()
     }
+
+    /// The same for a list that is known, if it is of their gallery.
+    fn words_in(&self, list: &TrainedOn) -> BTreeSet<String> {
+        match list.gallery.as_ref() == Some(self.gallery) {
+            true => self.words(Some(list)),
+            false => BTreeSet::new(),
+        }
+    }
 }
 
-/// Overwrites with zeros, in place, what a run's list says of somebody; says whether it said anything. The list of another gallery or of a data
-/// set is left as it is, one that cannot be read is searched all the same.
+/// Overwrites with zeros, in place, what a run's list says of somebody, inherited or not; says whether it said anything. What it says of another
+/// gallery or of a data set is left as it is, one that cannot be read is searched all the same.
 pub(in crate::service) fn strike(run: &Path, who: &People<'_>) -> std::io::Result<bool> {
     overwrite(run, |list| match list {
-        Some(list) if list.gallery.as_ref() != Some(who.gallery) => BTreeSet::new(),
-        list => who.words(list),
+        Some(list) => list.lists().flat_map(|list| who.words_in(list)).collect(),
+        None => who.words(None),
     })
 }
 
-/// The same with everybody but those who are there.
+/// The same with everybody of the run's own gallery but those who are there.
 pub(in crate::service) fn strike_all_but(run: &Path, there: &People<'_>) -> std::io::Result<bool> {
     overwrite(run, |list| {
         let Some(list) = list.filter(|list| list.gallery.as_ref() == Some(there.gallery)) else {
             return BTreeSet::new();
         };
         let kept = there.words(Some(list));
-        let all =
-            list.images().chain(list.held_out.iter().chain(&list.subjects).map(String::as_str));
-        all.filter(|word| !kept.contains(*word)).map(str::to_owned).collect()
+        list.words().filter(|word| !kept.contains(*word)).map(str::to_owned).collect()
     })
+}
+
+/// The same with everybody who was inherited from a model and is not in its list any more.
+pub(in crate::service) fn strike_as(run: &Path, model: &Path) -> Result<bool, TrainedOnError> {
+    let Some(before) = TrainedOn::beside(model)? else { return Ok(false) };
+    let kept: BTreeSet<&str> = before.lists().flat_map(TrainedOn::words).collect();
+    let struck = overwrite(run, |list| {
+        let inherited = list.into_iter().flat_map(|list| &list.inherited);
+        let words = inherited.flat_map(TrainedOn::words);
+        words.filter(|word| !kept.contains(*word)).map(str::to_owned).collect()
+    });
+    struck.map_err(|source| TrainedOnError::Read { path: run.join(FILE), source })
 }
 
 fn overwrite(
@@ -215,5 +261,50 @@ mod tests {
         assert!(strike(dir.path(), &who(&other)).unwrap());
         assert!(!text().contains(&gone[0]) && text().contains(&hex(&image(1))));
         assert!(!strike(&dir.path().join("none"), &who(&gallery)).unwrap());
+    }
+
+    #[test]
+    fn what_a_model_was_trained_on_goes_on_to_those_that_start_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |name: &str| {
+            let path = dir.path().join(name).join("best");
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let image = |n: u8| -> [u8; 32] { Sha256::digest([n]).into() };
+        let texts = |of: &[u8]| of.iter().map(|n| hex(&image(*n))).collect::<Vec<_>>();
+        let list = |of: [&[u8]; 3], gallery: Option<&GalleryId>| {
+            TrainedOn::new(of.map(texts), ["anna"], gallery.cloned())
+        };
+        let (g, h) = (GalleryId::new("g").unwrap(), GalleryId::new("h").unwrap());
+        let (first, second, third) = (run("a"), run("b"), run("c"));
+        let save = |list: &TrainedOn, at: &Path| list.save(at.parent().unwrap()).unwrap();
+        let read = |at: &Path| TrainedOn::beside(at).unwrap().unwrap();
+        save(&list([&[1], &[2], &[3]], Some(&g)), &first);
+        save(&list([&[4], &[], &[]], None).inheriting(Some(read(&first))), &second);
+        save(&list([&[5], &[], &[]], Some(&h)).inheriting(Some(read(&second))), &third);
+        assert_eq!(read(&third).images().collect::<Vec<_>>(), texts(&[5, 4, 1, 2]));
+        assert!(!read(&third).lacks_somebody());
+        let again = list([&[4], &[], &[]], None).inheriting(Some(read(&second)));
+        let more = list([&[4], &[], &[]], None).inheriting(Some(again));
+        assert_eq!(more.inherited.len(), 2, "the same is not inherited twice");
+
+        // Whoever is erased from the first one's gallery is struck from all, by the salt of that list.
+        let anna = || vec![SubjectId::new("anna").unwrap()];
+        let who = |gallery| People { gallery, subjects: anna(), images: vec![image(1)] };
+        assert!(strike(third.parent().unwrap(), &who(&g)).unwrap());
+        let zeros = "0".repeat(64);
+        let struck = read(&third);
+        assert_eq!(struck.images().filter(|image| *image == zeros).count(), 1);
+        assert_eq!(struck.inherited[1].subjects, [zeros.as_str()]);
+        assert!(struck.lacks_somebody() && struck.subjects != [zeros.as_str()]);
+        assert!(strike(third.parent().unwrap(), &who(&h)).unwrap(), "its own anna");
+
+        // A list that was read before somebody was struck from it, and written down after.
+        assert!(strike(first.parent().unwrap(), &who(&g)).unwrap());
+        assert!(strike_as(second.parent().unwrap(), &first).unwrap());
+        assert!(!strike_as(second.parent().unwrap(), &first).unwrap());
+        assert_eq!(read(&second).images().collect::<Vec<_>>()[..2], [&texts(&[4])[0], &zeros]);
+        assert!(!strike_as(first.parent().unwrap(), &dir.path().join("none/best")).unwrap());
     }
 }

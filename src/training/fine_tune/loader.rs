@@ -2,6 +2,7 @@
 //! allows.
 
 use std::borrow::Cow;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -131,12 +132,17 @@ impl<'a> PictureFiles<'a> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let most = DecodeLimits::default().max_file_bytes;
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if size > most as u64 {
-        return Err(format!("larger than {most} bytes"));
+    let said = |error: std::io::Error| error.to_string();
+    // Before it is opened: to open a pipe is to wait for whoever writes to it.
+    if !std::fs::metadata(path).map_err(said)?.is_file() {
+        return Err("no plain file".to_owned());
     }
-    std::fs::read(path).map_err(|error| error.to_string())
+    let most = DecodeLimits::default().max_file_bytes;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(said)?;
+    // Whatever size it says it has, and whatever becomes of it meanwhile.
+    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(said)?;
+    if bytes.len() > most { Err(format!("larger than {most} bytes")) } else { Ok(bytes) }
 }
 
 /// A picture of a batch that is to be loaded.
@@ -294,6 +300,19 @@ mod tests {
         let loaded = load(&lenient, &augment, &shots(&[0, 3, 2, 3]), 1).unwrap();
         assert_eq!((loaded.files(), loaded.pixels.len()), (vec![0, 2], 2 * 16 * 16 * 3));
         assert_eq!(lenient.skipped(), [paths[3].clone()]);
+    }
+
+    #[test]
+    fn what_is_no_plain_file_or_too_large_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        for other in [Path::new("/dev/zero"), dir.path()] {
+            assert_eq!(read_file(other).unwrap_err(), "no plain file");
+        }
+        let large = dir.path().join("large.jpg");
+        let most = DecodeLimits::default().max_file_bytes as u64;
+        // Sparse: no byte of it is written.
+        std::fs::File::create(&large).unwrap().set_len(most + 1).unwrap();
+        assert!(read_file(&large).unwrap_err().contains("larger"));
     }
 
     #[test]

@@ -296,6 +296,86 @@ fn thresholds_go_with_the_generation() {
 }
 
 #[test]
+fn thresholds_give_way_to_none_that_reach_less_far_or_are_less_strict() {
+    let app = ready();
+    create(&app, "g", true);
+    // Two people, with two samples and one.
+    for hand in [0, 1, 8] {
+        app.enrol("g", &hands()[hand]);
+    }
+    create(&app, "free", true);
+    app.enrol("free", &hands()[0]);
+    let (_, _, answer) = first(&app, "g", &hands()[0]);
+    let threshold =
+        |target: f64| json!({"target": target, "similarity": 0.75, "rate": 0.0, "upper": target});
+    let old = calibration(&answer["fingerprint"], 0.25);
+    app.put_json("/v1/galleries/g/calibration", &old).ok();
+    let dir = app.options.data_dir.join("models/b/files");
+    let new = calibration(&json!(Oracle::of(Some(&dir), "x").fingerprint()), 0.75);
+    let with = |field: &str, value: serde_json::Value| {
+        let mut body = overridden(3600);
+        body["calibration"] = new.clone();
+        body["calibration"][field] = value;
+        body
+    };
+    for worse in [
+        with("gallery_subjects", json!(1)),
+        with("samples_per_subject", json!(1)),
+        with("identification", json!([])),
+        with("verification", json!([])),
+        with("identification", json!([threshold(0.1)])),
+        with("verification", json!([threshold(0.011)])),
+    ] {
+        let answer = app.post("/v1/models/b:deploy", &worse);
+        answer.refused(409, "uncalibrated");
+        assert!(answer.text.contains("`g`") && !answer.text.contains("`free`"), "{}", answer.text);
+    }
+    let mut knowing = with("identification", json!([threshold(0.1)]));
+    knowing["allow_uncalibrated"] = json!(true);
+    deploy(&app, "b", &knowing);
+    app.post("/v1/deployment:rollback", &json!({})).ok();
+    deploy(&app, "b", &with("verification", json!([threshold(0.1), threshold(0.001)])));
+}
+
+#[test]
+fn a_gallery_that_is_calibrated_while_a_model_is_brought_keeps_its_thresholds() {
+    let app = ready();
+    create(&app, "g", true);
+    for hand in &hands()[..24] {
+        app.enrol("g", hand);
+    }
+    let (_, _, answer) = first(&app, "g", &hands()[0]);
+    let old = calibration(&answer["fingerprint"], 0.25);
+    let dir = app.options.data_dir.join("models/b/files");
+    let new = calibration(&json!(Oracle::of(Some(&dir), "x").fingerprint()), 0.75);
+    let calibrated_meanwhile = |body: &serde_json::Value| {
+        let mut slow = body.clone();
+        slow["images_per_second"] = json!(8);
+        let job = app.post("/v1/models/b:deploy", &slow).json();
+        let begun = std::time::Instant::now();
+        while app.get("/v1/deployment").ok()["challenger"] == json!(null) {
+            assert!(begun.elapsed().as_secs() < 20);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        app.put_json("/v1/galleries/g/calibration", &old).ok();
+        assert_eq!(live(&app).0, "nano", "it was over before");
+        ended(&app, &job)
+    };
+    let found = calibrated_meanwhile(&overridden(3600));
+    assert_eq!(found["error"]["code"], "uncalibrated", "{found}");
+    assert_eq!(live(&app).0, "nano");
+    let threshold = || first(&app, "g", &hands()[0]).2["threshold"]["similarity"].clone();
+    assert_eq!(threshold(), 0.25);
+
+    app.delete("/v1/galleries/g/calibration");
+    let mut body = overridden(3600);
+    body["calibration"] = new;
+    let found = calibrated_meanwhile(&body);
+    assert_eq!(found["state"], "succeeded", "{found}");
+    assert_eq!(threshold(), 0.75);
+}
+
+#[test]
 fn a_cancelled_deployment_leaves_nothing() {
     let app = ready();
     create(&app, "g", true);

@@ -1,5 +1,8 @@
 //! Fine-tuning over REST: from labelled images to a model that is registered, compared, and stopped at the gate if it is bad.
 
+mod hostile;
+mod known;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
