@@ -195,7 +195,7 @@ fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> JobFailure {
         FineTuneError::Dataset(_) | FineTuneError::NoImages(_) | FineTuneError::Card(_) => {
             "dataset"
         }
-        FineTuneError::Training(_) => "training",
+        FineTuneError::Training(_) | FineTuneError::NoValidation(_) => "training",
         FineTuneError::Model(_) => "model",
         FineTuneError::Device(_) => "device",
         FineTuneError::Storage(_) | FineTuneError::Folder { .. } | FineTuneError::NotEmpty(_) => {

@@ -173,6 +173,11 @@ pub enum FineTuneError {
     /// The gallery kept no image.
     #[error("gallery `{0}` holds no image: make a gallery with --retain-images and enrol into it")]
     NoImages(GalleryId),
+    /// The recipe goes by scores that there are none of.
+    #[error(
+        "`{0}` goes by validation, and nothing can be validated on: that takes two subjects with the same kind of hand, and two images of one of them; give the data more, raise `validation`, or leave `{0}` out"
+    )]
+    NoValidation(&'static str),
     /// No figures could be taken.
     #[error(transparent)]
     Card(#[from] CardError),
@@ -244,6 +249,7 @@ pub fn fine_tune_model(
     };
     let seen = trained_on(&request.data, &images, &parts);
     let judge = Judge { start: &start, files: &files, images: &images, device: &device, cancel };
+    judge.check(&parts, request, &recipe, progress)?;
     let before = judge.figures(&start.parameters, &parts.held_out)?;
 
     let folders = ["best", "last", "tensorboard"].map(|name| out.join(name));
@@ -282,8 +288,12 @@ pub fn fine_tune_model(
             if judge.is_cancelled() && !parts.validation.is_empty() {
                 return Err(TrainingError::Cancelled);
             }
-            // Without validation subjects the last epoch is as good as any.
-            let merit = figures.map_or(report.epoch as f64, |f| f.rank1 + f.map);
+            let merit = match (&figures, recipe.goes_by_validation()) {
+                (Some(figures), _) => figures.rank1 + figures.map,
+                (None, Some(by)) => return Err(callback(FineTuneError::NoValidation(by))),
+                // Without validation subjects the last epoch is as good as any.
+                (None, None) => report.epoch as f64,
+            };
             let log = match &mut log {
                 Some(log) => log,
                 // What a process that died wrote of this epoch and later ones did not count.

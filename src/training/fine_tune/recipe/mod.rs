@@ -113,11 +113,17 @@ impl Recipe {
         if augment.horizontal_flip > 0.0 || augment.vertical_flip > 0.0 {
             warnings.push("mirrored pictures show hands of the other side: they are trained as hands of their own, and prompts name the other side".to_owned());
         }
-        let by_score = matches!(self.optimizer.schedule, ScheduleRecipe::Plateau { .. });
-        if by_score && self.validation == 0.0 {
-            warnings.push("without validation subjects every epoch counts as better: the plateau schedule never cuts the rate".to_owned());
-        }
         warnings
+    }
+
+    /// The setting, if there is one, by which scores of the validation decide how the run goes on.
+    #[must_use]
+    pub fn goes_by_validation(&self) -> Option<&'static str> {
+        if self.patience > 0 {
+            return Some("patience");
+        }
+        let plateau = matches!(self.optimizer.schedule, ScheduleRecipe::Plateau { .. });
+        plateau.then_some("optimizer.schedule plateau")
     }
 
     fn check(&self) -> Result<(), TrainingError> {
@@ -164,6 +170,9 @@ impl Recipe {
         let Self { epochs, batch, optimizer, validation, augment, .. } = self;
         must("epochs", "more than 0", *epochs > 0, epochs)?;
         must("validation", UNIT, is_share(*validation), validation)?;
+        let judged = self.goes_by_validation().is_none() || *validation > 0.0;
+        let rule = "more than 0 with patience and with a plateau schedule, which go by it";
+        must("validation", rule, judged, validation)?;
         must("batch.accumulate", "more than 0", batch.accumulate > 0, batch.accumulate)?;
         let rate = optimizer.learning_rate;
         must("learning_rate", "more than 0", rate > 0.0 && rate.is_finite(), rate)?;
@@ -272,6 +281,11 @@ mod tests {
             ("[prompts]\ntemplates = [\"a hand\"]", "prompts.templates"),
             ("[augment]\ncrop = 0.0", "crop"),
             ("[augment]\nerase = 1.5", "erase"),
+            ("validation = 0.0\npatience = 3", "patience"),
+            (
+                "validation = 0.0\n[optimizer.schedule]\nkind = \"plateau\"\nepochs = 2\nfactor = 0.1",
+                "plateau",
+            ),
         ] {
             let message = Recipe::from_toml(text).unwrap_err().to_string();
             assert!(message.contains(named), "{text}: {message}");
