@@ -7,14 +7,14 @@ use crate::model::ModelError;
 pub enum TrainingError {
     /// The data cannot fill a batch.
     #[error(
-        "a batch needs {wanted} hands of {kinds} kinds with {images} pictures each, the data has {got} hands"
+        "a batch needs {wanted} hands of {kinds} kinds with {images} pictures or more each, the data has {got} hands"
     )]
     TooFewHands {
         /// Hands a batch holds.
         wanted: usize,
         /// Kinds of hand that a batch mixes.
         kinds: usize,
-        /// Pictures of each.
+        /// Pictures that each has to have.
         images: usize,
         /// Hands with as many pictures.
         got: usize,

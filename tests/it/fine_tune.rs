@@ -183,6 +183,27 @@ fn where_nothing_can_be_scored_that_is_said_and_nothing_goes_by_it() {
 }
 
 #[test]
+fn hands_that_are_never_drawn_do_not_count_as_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = folders(dir.path(), 3);
+    // Of the first person a single picture is left, of the second two.
+    let mut people: Vec<PathBuf> =
+        std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
+    people.sort();
+    for (person, fewer) in people.iter().zip([2, 1]) {
+        for entry in std::fs::read_dir(person).unwrap().take(fewer) {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+    let recipe = "epochs = 1\nvalidation = 0.0\n[batch]\nhands = 4\nimages = 3\n\
+        [optimizer]\nlearning_rate = 1e-5\n[freeze]\ntext = true\n";
+    let everybody = request(&data, dir.path().join("run"), recipe);
+    let (summary, said) = notices(&FineTuneRequest { hold_out: 0.0, ..everybody });
+    assert_eq!((summary.subjects[0], summary.images[0]), (11, 32), "{said}");
+    assert!(said.contains("no batch holds 1 of 33 images, of 1 hands"), "{said}");
+}
+
+#[test]
 fn a_cancelled_run_leaves_a_model() {
     let dir = tempfile::tempdir().unwrap();
     let data = hands(dir.path());

@@ -33,7 +33,7 @@ use super::nano_card::{CardError, Figures};
 use super::options::ModelChoice;
 use super::registry::Parent;
 pub(in crate::service) use divide::held_out;
-use divide::{Parts, divide};
+use divide::{Parts, divide, drawn};
 pub use gallery_images::GalleryImages;
 pub(in crate::service) use gallery_images::gallery_images;
 use judge::Judge;
@@ -238,6 +238,8 @@ pub fn fine_tune_model(
         TrainingData::Gallery(gallery) => gallery.images()?,
     };
     let parts = divide(&images, request, &recipe)?;
+    let pictures = pictures(&images, &parts.train);
+    let drawn = drawn(&pictures, &recipe, progress)?;
     let unreadable = if request.skip_unreadable { Unreadable::Skip } else { Unreadable::Fatal };
     let paths = images.iter().map(|image| image.path.clone()).collect();
     let (preprocessing, cache) = (start.preprocessing.clone(), request.cache_bytes);
@@ -263,7 +265,6 @@ pub fn fine_tune_model(
     write_atomic(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     let mut log: Option<RunLog> = None;
     let mut board = EventLog::create(&board_dir)?;
-    let pictures = pictures(&images, &parts.train);
     let tokens = |texts: &[String]| start.tokenizer.encode_batch(texts);
     let inputs = FineTuneInputs {
         model: &start.config,
@@ -325,10 +326,10 @@ pub fn fine_tune_model(
         keys.dedup();
         keys.len()
     };
-    let Parts { train, validation, held_out } = &parts;
+    let Parts { validation, held_out, .. } = &parts;
     let summary = FineTuneSummary {
-        subjects: [subjects(train), subjects(validation), subjects(held_out)],
-        images: [train.len(), validation.len(), held_out.len()],
+        subjects: [subjects(&drawn), subjects(validation), subjects(held_out)],
+        images: [drawn.len(), validation.len(), held_out.len()],
         steps: tuned.steps,
         images_seen: tuned.images,
         best_epoch: tuned.best_epoch,

@@ -12,14 +12,13 @@ use crate::training::average::Average;
 use crate::training::error::TrainingError;
 use crate::training::loss::matching_info_nce;
 use crate::training::optimizer::Optimizer;
-use crate::training::sampler::{BatchShape, PkSampler};
 use crate::training::schedule::Schedule;
 use crate::training::trainer::MAX_LOGIT_SCALE;
 
 use super::features::{Features, Memory, absorb};
 use super::heads::IdentityHeads;
 use super::loader::{Loaded, PictureFiles, Shot, prefetched};
-use super::plan::{augment, depth, draw_flip, moves, optimizer_config, schedule};
+use super::plan::{augment, depth, draw_flip, moves, optimizer_config, sampler, schedule};
 use super::prompt_learning::learn_prompts;
 use super::prompts::{Said, describe, tell_apart};
 use super::recipe::{Precision, ScheduleRecipe};
@@ -39,16 +38,10 @@ pub fn fine_tune(
     cancel: &AtomicBool,
 ) -> Result<FineTuned, TrainingError> {
     let recipe = inputs.recipe;
-    let shape = BatchShape {
-        hands: recipe.batch.hands,
-        images: recipe.batch.images,
-        kinds: recipe.batch.kinds,
-    };
-    let labels: Vec<(u32, usize)> =
-        inputs.pictures.iter().map(|picture| (picture.hand, picture.kind)).collect();
-    let mut sampler = PkSampler::new(&labels, shape, recipe.seed)?;
-    let of_a_step = shape.hands * shape.images * recipe.batch.accumulate;
-    let an_epoch = (labels.len() / of_a_step).max(1);
+    let mut sampler = sampler(inputs.pictures, recipe)?;
+    let of_a_step = recipe.batch.hands * recipe.batch.images * recipe.batch.accumulate;
+    let drawn = inputs.pictures.len() - sampler.left_out().len();
+    let an_epoch = (drawn / of_a_step).max(1);
     let steps = an_epoch * recipe.epochs;
     let mut run = Run::new(inputs, an_epoch, steps, progress, cancel)?;
     // A run that goes on draws what it drew before, and sees the same pictures from there on.

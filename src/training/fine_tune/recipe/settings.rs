@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub struct BatchRecipe {
     /// Different hands (P).
     pub hands: usize,
-    /// Pictures of each (K).
+    /// Pictures of each (K); a hand with fewer, but two, gives some more than once.
     pub images: usize,
     /// Kinds of hand (aspect and side) that a batch mixes.
     pub kinds: usize,
