@@ -46,6 +46,17 @@ pub enum TrainingError {
         "info_nce needs prompts, but all images would get the same one: give the data labels (aspect, side, accessories, or a column `prompt`), or leave [losses.info_nce] out"
     )]
     NoPrompts,
+    /// Everything that the recipe would train is frozen.
+    #[error(
+        "nothing of the model would learn: [freeze] holds all that [lora] and the losses reach"
+    )]
+    NothingLearns,
+    /// An epoch in which no batch had pictures to compare.
+    #[error("in epoch {epoch} no batch had two pictures that could be read: nothing is learnt")]
+    NoBatch {
+        /// The epoch, from 1.
+        epoch: usize,
+    },
     /// A recipe that cannot be read.
     #[error("the recipe cannot be read: {0}")]
     Recipe(String),

@@ -172,6 +172,10 @@ impl<'a> Run<'a> {
         let mut trained: Vec<_> = parameters.vars();
         trained.retain(|(name, _)| learns(name));
         trained.extend(adapters.iter().flat_map(Adapters::vars));
+        // Heads are thrown away, and the factor on cosines alone changes no embedding.
+        if trained.iter().all(|(name, _)| name == "logit_scale") {
+            return Err(TrainingError::NothingLearns);
+        }
         trained.extend(heads.vars());
         let mut optimizer = Optimizer::new(&trained, optimizer_config(settings))?;
         let blocks = inputs.model.vision.num_hidden_layers;
@@ -435,7 +439,10 @@ impl<'a> Run<'a> {
         let pause = Instant::now();
         let epoch = self.taken / self.an_epoch;
         let window = std::mem::take(&mut self.window);
-        let batches = window.batches.max(1) as f64;
+        if window.batches == 0 {
+            return Err(TrainingError::NoBatch { epoch });
+        }
+        let batches = window.batches as f64;
         let report = EpochReport {
             epoch,
             step: self.taken,
