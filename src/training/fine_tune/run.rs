@@ -212,22 +212,23 @@ impl<'a> Run<'a> {
             window: Window::default(),
             inputs,
         };
+        // Of the start, also where the run goes on from weights that have moved since.
+        let scale = f64::from(run.clip.logit_scale().exp()?.to_scalar::<f32>()?);
         if let Some(checkpoint) = &inputs.checkpoint
             && let Some(state) = RunState::load(checkpoint)?
         {
-            run.go_on(checkpoint, state)?;
+            run.go_on(checkpoint, state, scale)?;
         } else if let Some(stage) = &recipe.prompt_learning {
-            run.compare_with(learn_prompts(inputs, stage, progress, cancel)?)?;
+            run.compare_with(learn_prompts(inputs, stage, progress, cancel)?, scale);
         }
         run.started = Instant::now();
         Ok(run)
     }
 
-    fn compare_with(&mut self, prompts: Tensor) -> Result<(), TrainingError> {
-        let scale = f64::from(self.clip.logit_scale().exp()?.to_scalar::<f32>()?);
+    /// scale: what cosines with learned prompts are multiplied by.
+    fn compare_with(&mut self, prompts: Tensor, scale: f64) {
         self.heads.compare_with(prompts.clone(), scale);
         self.prompts = Some(prompts);
-        Ok(())
     }
 
     /// Weights and heads by name, in a fixed order.
@@ -242,6 +243,7 @@ impl<'a> Run<'a> {
         &mut self,
         checkpoint: &Checkpoint<'_>,
         mut state: RunState,
+        scale: f64,
     ) -> Result<(), TrainingError> {
         for (name, var) in self.vars() {
             let values = state.take(checkpoint, &name, var.elem_count())?;
@@ -260,7 +262,7 @@ impl<'a> Run<'a> {
         if self.inputs.recipe.prompt_learning.is_some() {
             let shape = (self.hands as usize, self.inputs.model.projection_dim);
             let prompts = state.take(checkpoint, PROMPTS, shape.0 * shape.1)?;
-            self.compare_with(Tensor::from_vec(prompts, shape, self.inputs.device)?)?;
+            self.compare_with(Tensor::from_vec(prompts, shape, self.inputs.device)?, scale);
         }
         (self.cuts, self.last_cut) = state.cuts;
         self.taken = state.step;

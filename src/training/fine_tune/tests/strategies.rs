@@ -274,6 +274,44 @@ fn cancelling_stops_at_once_and_keeps_what_was_there() {
     assert_eq!(run(6, true), (6, 2));
 }
 
+/// Image-text contrast moves the factor on cosines, and learned prompts are compared by the one of the start.
+#[test]
+fn a_run_with_learned_prompts_goes_on_as_it_would_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let (files, pictures) = hands(dir.path());
+    let config = model();
+    let text = PROMPTS.replace("epochs = 10", "epochs = 4").replace("= 1e-3", "= 1e-1");
+    let recipe = Recipe::from_toml(&format!("{text}[losses.info_nce]\nweight = 1.0\n")).unwrap();
+    let run = |name: &str, cancel_at: usize, resume: bool| {
+        let parameters = Parameters::init(&config, 1, &Device::Cpu).unwrap();
+        let path = dir.path().join(name);
+        let inputs = FineTuneInputs {
+            model: &config,
+            parameters: &parameters,
+            tokens: &tokens,
+            files: &files,
+            pictures: &pictures,
+            recipe: &recipe,
+            device: &Device::Cpu,
+            checkpoint: Some(Checkpoint { path: &path, about: "", resume }),
+        };
+        let cancel = AtomicBool::new(false);
+        let progress = |at: FineTuneProgress| {
+            if at.stage == Stage::Towers && at.step == cancel_at {
+                cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        let mut validate = |_: &Parameters, report: &EpochReport| Ok(report.epoch as f64);
+        fine_tune(inputs, &mut validate, &progress, &cancel).unwrap();
+        values(&parameters)
+    };
+    let whole = run("whole", usize::MAX, false);
+    assert_ne!(whole["logit_scale"], start()["logit_scale"]);
+    // Two steps an epoch: it is stopped in the third.
+    run("parts", 5, false);
+    assert_eq!(run("parts", usize::MAX, true), whole);
+}
+
 /// What broke another: pixels were normalised for evaluation and not for training.
 #[test]
 fn training_sees_the_pixels_that_serving_sees() {
