@@ -75,7 +75,9 @@ fn train(out: &Path, args: &Args) -> Result<(), Failure> {
         }
         PretrainProgress::Validated { step, figures } => say(format!(
             "step {step}: rank-1 {:.3}, aspect and side {:.3}, accessories {:.3}",
-            figures.rank1, figures.aspect_side, figures.accessories
+            figures.rank1,
+            figures.aspect_side.unwrap_or(0.0),
+            figures.accessories.unwrap_or(0.0)
         )),
     };
     let summary = pretrain_nano(&options, &progress, &AtomicBool::new(false))?;

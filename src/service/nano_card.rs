@@ -1,6 +1,6 @@
 //! Figures of a model on hands it never saw: generated people, and photographs where there are some.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -51,32 +51,27 @@ pub enum CardError {
     /// The folder is no data set.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
-    /// A picture without the labels that the figures need.
-    #[error("cannot score {path}: its subject must be a number, and its aspect, side and accessories known", path = .0.display())]
-    Unlabelled(PathBuf),
 }
 
-/// What is true of a scored picture.
+/// What is known of a scored picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Label {
     /// The person, as a number.
     pub subject: u32,
-    /// Surface shown.
-    pub aspect: Aspect,
-    /// Hand shown.
-    pub side: Side,
-    /// Whether jewellery is worn.
-    pub accessories: bool,
+    /// Surface and hand shown, where both are known.
+    pub kind: Option<(Aspect, Side)>,
+    /// Whether jewellery is worn, where that is known.
+    pub accessories: Option<bool>,
 }
 
-/// Identification within one aspect and side: one picture of each subject enrolled, the rest asked
-/// about; mean of ten draws. Shares, not percentages.
+/// Identification within one kind of hand: one picture of each subject enrolled, the rest asked about; mean of
+/// ten draws. Pictures of which aspect or side is not known are a kind of their own. Shares, not percentages.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct HandFigures {
-    /// Surface.
-    pub aspect: Aspect,
-    /// Hand.
-    pub side: Side,
+    /// Surface; `None` for the kind that is not known.
+    pub aspect: Option<Aspect>,
+    /// Hand; `None` for the kind that is not known.
+    pub side: Option<Side>,
     /// Subjects in the gallery.
     pub subjects: usize,
     /// Pictures asked about in a draw.
@@ -92,24 +87,35 @@ pub struct HandFigures {
 }
 
 /// Figures on people that training never saw. Shares, not percentages.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figures {
     /// People.
     pub subjects: usize,
     /// Pictures.
     pub images: usize,
-    /// Mean of the four kinds of hand.
+    /// Mean of the kinds of hand that somebody asks about.
     pub rank1: f64,
-    /// Mean of the four kinds of hand.
+    /// Mean of the kinds of hand that somebody asks about.
     pub map: f64,
-    /// Share of pictures whose most similar of four prompts names their aspect and side.
-    pub aspect_side: f64,
-    /// Share of pictures whose more similar of two prompts says rightly whether accessories are worn.
-    pub accessories: f64,
+    /// Share of pictures whose most similar of four prompts names their aspect and side; `None` where neither
+    /// is known of any.
+    pub aspect_side: Option<f64>,
+    /// Share of pictures whose more similar of two prompts says rightly whether accessories are worn; `None`
+    /// where that is known of none.
+    pub accessories: Option<f64>,
     /// Share of pictures that wear none: what always saying so would score.
-    pub without_accessories: f64,
-    /// Each kind of hand.
-    pub hands: [HandFigures; HANDS.len()],
+    pub without_accessories: Option<f64>,
+    /// Each of the four kinds of hand, and the one that is not known where there are such pictures.
+    pub hands: Vec<HandFigures>,
+}
+
+impl HandFigures {
+    /// The kind in words.
+    pub(super) fn name(&self) -> String {
+        self.aspect
+            .zip(self.side)
+            .map_or_else(|| "not known".to_owned(), |(aspect, side)| format!("{aspect} {side}"))
+    }
 }
 
 /// The prompt for one kind of hand that the figures are taken with.
@@ -144,9 +150,8 @@ pub fn score_generated(
                 let picture = Picture::from_rgb(drawn.width, drawn.height, drawn.rgb)?;
                 let label = Label {
                     subject: sample.subject as u32,
-                    aspect: sample.shot.aspect,
-                    side: sample.shot.side,
-                    accessories: sample.shot.accessories(),
+                    kind: Some((sample.shot.aspect, sample.shot.side)),
+                    accessories: Some(sample.shot.accessories()),
                 };
                 Ok((label, embedder.preprocessing().apply(&picture)))
             })
@@ -169,13 +174,12 @@ pub fn score_photographs(
     folder: &Path,
     bare: bool,
 ) -> Result<Figures, CardError> {
-    let mut listed = Vec::new();
-    for image in dataset::read(folder)? {
-        let label = Label::of(&image).ok_or_else(|| CardError::Unlabelled(image.path.clone()))?;
-        if !(bare && label.accessories) {
-            listed.push((label, image.path));
-        }
-    }
+    let mut images = dataset::read(folder)?;
+    images.retain(|image| !(bare && image.attributes.accessories == Some(true)));
+    let listed: Vec<(Label, PathBuf)> = Label::of_all(&images)
+        .into_iter()
+        .zip(images.into_iter().map(|image| image.path))
+        .collect();
     let (mut labels, mut embeddings) = (Vec::new(), Vec::new());
     for chunk in listed.chunks(CHUNK) {
         let pixels: Vec<Vec<f32>> = chunk
@@ -195,15 +199,33 @@ pub fn score_photographs(
 }
 
 impl Label {
-    /// `None` where something is not known.
-    pub(super) fn of(image: &LabelledImage) -> Option<Self> {
-        Some(Self {
-            subject: image.key().parse().ok()?,
-            aspect: image.attributes.aspect?,
-            side: image.attributes.side?,
-            accessories: image.attributes.accessories?,
-        })
+    /// One for each image. Whatever ids are, subjects get numbers in the order of theirs, as an evaluation gives
+    /// them: the draws are the same.
+    pub(super) fn of_all<'a>(images: impl IntoIterator<Item = &'a LabelledImage>) -> Vec<Self> {
+        let keyed: Vec<((usize, String), &LabelledImage)> = images
+            .into_iter()
+            .map(|image| (image.key(), image))
+            .map(|(key, image)| ((key.len(), key), image))
+            .collect();
+        let keys: BTreeSet<&(usize, String)> = keyed.iter().map(|(key, _)| key).collect();
+        let numbers: BTreeMap<_, u32> = keys.into_iter().zip(0..).collect();
+        let label = |(key, image): &((usize, String), &LabelledImage)| Self {
+            subject: numbers[key],
+            kind: image.attributes.aspect.zip(image.attributes.side),
+            accessories: image.attributes.accessories,
+        };
+        keyed.iter().map(label).collect()
     }
+}
+
+/// Whether a search among pictures with these labels can be right, and wrong: somebody has two pictures of one
+/// kind of hand, and somebody else has one.
+pub(super) fn can_be_scored(labels: &[Label]) -> bool {
+    let mut counts: BTreeMap<Option<(Aspect, Side)>, BTreeMap<u32, usize>> = BTreeMap::new();
+    for label in labels {
+        *counts.entry(label.kind).or_default().entry(label.subject).or_default() += 1;
+    }
+    counts.values().any(|subjects| subjects.len() > 1 && subjects.values().any(|count| *count > 1))
 }
 
 /// Embeds preprocessed pictures; one that is refused is an error.
@@ -235,33 +257,45 @@ fn figures(
     worn: &[Embedding],
 ) -> Figures {
     let both = || labels.iter().zip(embeddings);
-    let share = |count: usize| count as f64 / labels.len().max(1) as f64;
-    let hands = HANDS.map(|kind| identification(labels, embeddings, kind));
-    let mean = |of: fn(&HandFigures) -> f64| hands.iter().map(of).sum::<f64>() / hands.len() as f64;
+    let unknown = labels.iter().any(|label| label.kind.is_none()).then_some(None);
+    let hands: Vec<HandFigures> = HANDS
+        .into_iter()
+        .map(Some)
+        .chain(unknown)
+        .map(|kind| identification(labels, embeddings, kind))
+        .collect();
+    // A kind that nobody asks about is neither found nor missed.
+    let asked = hands.iter().filter(|hand| hand.probes > 0).count().max(1) as f64;
+    let mean = |of: fn(&HandFigures) -> f64| {
+        hands.iter().filter(|hand| hand.probes > 0).map(of).sum::<f64>() / asked
+    };
     Figures {
         subjects: labels.iter().map(|l| (l.subject, ())).collect::<BTreeMap<_, _>>().len(),
         images: labels.len(),
         rank1: mean(|f| f.rank1),
         map: mean(|f| f.map),
-        aspect_side: share(
-            both().filter(|(l, e)| HANDS[nearest(e, kinds)] == (l.aspect, l.side)).count(),
-        ),
+        aspect_side: share(both().filter_map(|(l, e)| Some(HANDS[nearest(e, kinds)] == l.kind?))),
         accessories: share(
-            both().filter(|(l, e)| (nearest(e, worn) == 1) == l.accessories).count(),
+            both().filter_map(|(l, e)| Some((nearest(e, worn) == 1) == l.accessories?)),
         ),
-        without_accessories: share(labels.iter().filter(|l| !l.accessories).count()),
+        without_accessories: share(labels.iter().filter_map(|l| Some(!l.accessories?))),
         hands,
     }
+}
+
+/// Of those that are known; `None` where nothing is.
+fn share(known: impl Iterator<Item = bool>) -> Option<f64> {
+    let known: Vec<bool> = known.collect();
+    let right = known.iter().filter(|right| **right).count();
+    (!known.is_empty()).then(|| right as f64 / known.len() as f64)
 }
 
 fn identification(
     labels: &[Label],
     embeddings: &[Embedding],
-    (aspect, side): (Aspect, Side),
+    kind: Option<(Aspect, Side)>,
 ) -> HandFigures {
-    let members: Vec<usize> = (0..labels.len())
-        .filter(|i| (labels[*i].aspect, labels[*i].side) == (aspect, side))
-        .collect();
+    let members: Vec<usize> = (0..labels.len()).filter(|i| labels[*i].kind == kind).collect();
     let subjects: Vec<u32> = members.iter().map(|i| labels[*i].subject).collect();
     let pick = |of: &[usize]| -> Vec<(&[f32], u32)> {
         of.iter().map(|i| (embeddings[members[*i]].as_slice(), subjects[*i])).collect()
@@ -280,8 +314,8 @@ fn identification(
         (squares / (DRAWS - 1) as f64).sqrt()
     };
     HandFigures {
-        aspect,
-        side,
+        aspect: kind.map(|(aspect, _)| aspect),
+        side: kind.map(|(_, side)| side),
         subjects: enrolled,
         probes: draws.first().map_or(0, |draw| draw.probes),
         rank1: mean(|f| f.rank1),
@@ -317,9 +351,8 @@ mod tests {
     fn figures_equal_those_worked_by_hand() {
         let label = |subject, accessories| Label {
             subject,
-            aspect: Aspect::Palmar,
-            side: Side::Left,
-            accessories,
+            kind: Some((Aspect::Palmar, Side::Left)),
+            accessories: Some(accessories),
         };
         // Two subjects whose pictures lie together: whatever is enrolled, Rank-1 is 1.
         let labels = [label(7, false), label(7, true), label(9, false), label(9, false)];
@@ -335,14 +368,51 @@ mod tests {
         assert_eq!((got.hands[3].rank1_sd, got.hands[3].map_sd), (0.0, 0.0));
         assert_eq!((got.hands[3].subjects, got.hands[3].probes), (2, 2));
         assert_eq!((got.hands[0].subjects, got.hands[0].rank1), (0, 0.0));
-        assert_eq!(got.rank1, 0.25, "mean of the four, three of them empty");
-        assert_eq!(got.aspect_side, 1.0);
-        assert_eq!(got.accessories, 0.25);
-        assert_eq!(got.without_accessories, 0.75);
+        assert_eq!(
+            (got.rank1, got.map),
+            (1.0, 1.0),
+            "three of the four are empty and do not count"
+        );
+        assert_eq!(got.aspect_side, Some(1.0));
+        assert_eq!(got.accessories, Some(0.25));
+        assert_eq!(got.without_accessories, Some(0.75));
+        assert_eq!(got.hands.len(), 4, "of every picture the kind is known");
     }
 
     #[test]
-    fn a_picture_is_scored_only_where_everything_is_known_of_it() {
+    fn hands_of_which_nothing_is_known_are_a_kind_of_their_own() {
+        let label = |subject| Label { subject, kind: None, accessories: None };
+        let labels = [label(0), label(0), label(1), label(1)];
+        let embeddings = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]].map(|e| unit(&e));
+        let prompts = [unit(&[1.0, 0.0]), unit(&[0.0, 1.0])];
+        let got = figures(&labels, &embeddings, &prompts, &prompts);
+        assert_eq!((got.rank1, got.map), (1.0, 1.0));
+        assert_eq!((got.aspect_side, got.accessories, got.without_accessories), (None, None, None));
+        let hand = got.hands[4];
+        assert_eq!((hand.aspect, hand.side, hand.subjects, hand.probes), (None, None, 2, 2));
+        assert_eq!(
+            (hand.name().as_str(), got.hands[3].name().as_str()),
+            ("not known", "palmar left")
+        );
+    }
+
+    #[test]
+    fn a_search_that_cannot_be_right_or_cannot_be_wrong_is_no_score() {
+        let label = |(subject, kind)| Label { subject, kind, accessories: None };
+        let can = |of: &[(u32, Option<(Aspect, Side)>)]| {
+            can_be_scored(&of.iter().copied().map(label).collect::<Vec<_>>())
+        };
+        let right = Some((Aspect::Dorsal, Side::Right));
+        assert!(can(&[(0, None), (0, None), (1, None)]));
+        assert!(!can(&[]));
+        assert!(!can(&[(0, None), (1, None)]), "nobody can be found");
+        assert!(!can(&[(0, None), (0, None)]), "nobody can be taken for somebody else");
+        assert!(!can(&[(0, right), (0, None), (1, right), (1, None)]), "of different kinds");
+        assert!(can(&[(0, right), (1, None), (1, right), (1, right)]));
+    }
+
+    #[test]
+    fn subjects_are_numbered_whatever_their_ids_and_what_is_not_known_is_none() {
         let image = |id: &str, side| LabelledImage {
             path: "Hands/Hand_0000002.jpg".into(),
             subject: SubjectId::new(id).unwrap(),
@@ -353,10 +423,14 @@ mod tests {
                 ..HandAttributes::default()
             },
         };
+        let left = Some(Side::Left);
+        let images = [("ann", left), ("0000042", left), ("9", left), ("42", left), ("ann", None)];
+        let labels = Label::of_all(&images.map(|(id, side)| image(id, side)));
         let want =
-            Label { subject: 42, aspect: Aspect::Palmar, side: Side::Left, accessories: true };
-        assert_eq!(Label::of(&image("0000042", Some(Side::Left))), Some(want));
-        assert_eq!(Label::of(&image("ann", Some(Side::Left))), None);
-        assert_eq!(Label::of(&image("42", None)), None);
+            Label { subject: 1, kind: Some((Aspect::Palmar, Side::Left)), accessories: Some(true) };
+        assert_eq!(labels[1], want);
+        // Ids with leading zeros are the same person; numbers keep their order.
+        assert_eq!(labels.iter().map(|l| l.subject).collect::<Vec<_>>(), [2, 1, 0, 1, 2]);
+        assert_eq!(labels[4], Label { subject: 2, kind: None, ..want });
     }
 }

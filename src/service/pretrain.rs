@@ -124,7 +124,8 @@ pub enum PretrainError {
 
 /// What validation maximises: identity, as far as the prompts hold up too.
 fn merit(figures: &Figures) -> f64 {
-    figures.rank1 + 0.5 * figures.aspect_side.min(0.98) + 0.5 * figures.accessories.min(0.95)
+    let upto = |share: Option<f64>, most: f64| share.unwrap_or(0.0).min(most);
+    figures.rank1 + 0.5 * upto(figures.aspect_side, 0.98) + 0.5 * upto(figures.accessories, 0.95)
 }
 
 /// Shape of the embedded model.
@@ -221,13 +222,14 @@ pub fn pretrain_nano(
             epoch.score = merit(&figures);
             log.write(&serde_json::json!({"epoch": epoch, "validation": figures}))?;
             let step = epoch.step;
-            progress(PretrainProgress::Validated { step, figures: Box::new(figures) });
-            if best.is_none_or(|best| merit(&figures) > merit(&best)) {
+            let shown = Box::new(figures.clone());
+            progress(PretrainProgress::Validated { step, figures: shown });
+            if best.as_ref().is_none_or(|best| epoch.score > merit(best)) {
                 best = Some(figures);
                 save(&best_dir, &config, parameters, &tokenizer_json, &preprocessing)
                     .map_err(|error| TrainingError::Callback(Box::new(error)))?;
             }
-            Ok(merit(&figures))
+            Ok(epoch.score)
         },
         &|step| progress(PretrainProgress::Training(step)),
         cancel,
@@ -288,9 +290,8 @@ fn validate(embedder: &Embedder, data: &LabelledPixels) -> Result<Figures, CardE
         .zip(&data.facts)
         .map(|(hand, facts)| Label {
             subject: hand / HANDS.len() as u32,
-            aspect: facts.aspect,
-            side: facts.side,
-            accessories: facts.accessories(),
+            kind: Some((facts.aspect, facts.side)),
+            accessories: Some(facts.accessories()),
         })
         .collect();
     let mut embeddings = Vec::with_capacity(data.len());

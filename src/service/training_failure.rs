@@ -44,7 +44,7 @@ pub(super) fn fine_tune_failure(error: &FineTuneError, data: &TrainingData) -> J
         FineTuneError::Dataset(_) | FineTuneError::NoImages(_) | FineTuneError::Card(_) => {
             "dataset"
         }
-        FineTuneError::Training(_) => "training",
+        FineTuneError::Training(_) | FineTuneError::NoValidation(_) => "training",
         FineTuneError::Model(_) | FineTuneError::TrainedOn(_) => "model",
         FineTuneError::Device(_) => "device",
         FineTuneError::Storage(_)

@@ -7,14 +7,14 @@ use crate::model::ModelError;
 pub enum TrainingError {
     /// The data cannot fill a batch.
     #[error(
-        "a batch needs {wanted} hands of {kinds} kinds with {images} pictures each, the data has {got} hands"
+        "a batch needs {wanted} hands of {kinds} kinds with {images} pictures or more each, the data has {got} hands"
     )]
     TooFewHands {
         /// Hands a batch holds.
         wanted: usize,
         /// Kinds of hand that a batch mixes.
         kinds: usize,
-        /// Pictures of each.
+        /// Pictures that each has to have.
         images: usize,
         /// Hands with as many pictures.
         got: usize,
@@ -46,6 +46,17 @@ pub enum TrainingError {
         "info_nce needs prompts, but all images would get the same one: give the data labels (aspect, side, accessories, or a column `prompt`), or leave [losses.info_nce] out"
     )]
     NoPrompts,
+    /// Everything that the recipe would train is frozen.
+    #[error(
+        "nothing of the model would learn: [freeze] holds all that [lora] and the losses reach"
+    )]
+    NothingLearns,
+    /// An epoch in which no batch had pictures to compare.
+    #[error("in epoch {epoch} no batch had two pictures that could be read: nothing is learnt")]
+    NoBatch {
+        /// The epoch, from 1.
+        epoch: usize,
+    },
     /// A recipe that cannot be read.
     #[error("the recipe cannot be read: {0}")]
     Recipe(String),

@@ -17,7 +17,9 @@ pub struct BatchShape {
 }
 
 /// Batches of P hands with K pictures each, from few kinds of hand, so that most other hands of a
-/// batch are hard to tell apart. No hand comes up again before the round through all is over.
+/// batch are hard to tell apart. No hand comes up again before the round through all is over. A hand with fewer
+/// than K pictures, but two, gives some of them more than once, and a kind with too few hands for its share of a
+/// batch, but two, gives all it has.
 #[derive(Debug)]
 pub struct PkSampler {
     /// Pictures of each hand.
@@ -56,15 +58,20 @@ impl PkSampler {
             by_hand[*hand as usize].push(index);
             kind_of[*hand as usize] = *kind;
         }
+        // The only picture of a hand has no mate but itself.
+        let fewest = images.clamp(1, 2);
         let mut by_kind = vec![Vec::new(); top];
-        for hand in (0..classes).filter(|hand| by_hand[*hand].len() >= images.max(1)) {
+        for hand in (0..classes).filter(|hand| by_hand[*hand].len() >= fewest) {
             by_kind[kind_of[hand]].push(hand);
         }
-        let enough = by_kind.iter().filter(|of_kind| of_kind.len() >= hands / kinds).count();
+        let share = hands / kinds;
+        let enough = by_kind.iter().filter(|of_kind| of_kind.len() >= share).count();
         if images == 0 || enough < kinds {
             let got = by_kind.iter().map(Vec::len).sum();
-            return Err(TrainingError::TooFewHands { wanted: hands, kinds, images, got });
+            return Err(TrainingError::TooFewHands { wanted: hands, kinds, images: fewest, got });
         }
+        // The only hand of a kind has nobody to be told from.
+        by_kind.iter_mut().filter(|of_kind| of_kind.len() < share.min(2)).for_each(Vec::clear);
         let rng = ChaCha8Rng::seed_from_u64(seed);
         Ok(Self { by_hand, by_kind, round: Vec::new(), shape, rng })
     }
@@ -78,20 +85,36 @@ impl PkSampler {
         let mut batch = Vec::with_capacity(hands.len() * self.shape.images);
         for hand in hands {
             let pictures = &self.by_hand[hand];
-            let picked = rand::seq::index::sample(&mut self.rng, pictures.len(), self.shape.images);
-            batch.extend(picked.iter().map(|i| pictures[i]));
+            let different = self.shape.images.min(pictures.len());
+            let picked = rand::seq::index::sample(&mut self.rng, pictures.len(), different);
+            let picked = picked.into_vec();
+            batch.extend(picked.iter().cycle().take(self.shape.images).map(|i| pictures[*i]));
         }
         batch
+    }
+
+    /// Pictures that never come up: of hands with a single one where mates are wanted, and of a kind's only hand.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<usize> {
+        let mut drawn = vec![false; self.by_hand.len()];
+        self.by_kind.iter().flatten().for_each(|hand| drawn[*hand] = true);
+        let others = self.by_hand.iter().zip(drawn).filter(|(_, drawn)| !drawn);
+        let mut pictures: Vec<usize> = others.flat_map(|(pictures, _)| pictures).copied().collect();
+        pictures.sort_unstable();
+        pictures
     }
 
     /// Batches of one round, in random order. The kinds with most hands left go first, so that they run
     /// out together; what does not fill a batch is left out of the round.
     fn plan(&mut self) -> Vec<Vec<usize>> {
         let BatchShape { hands, kinds, .. } = self.shape;
+        let share = hands / kinds;
         let mut portions: Vec<Vec<Vec<usize>>> = Vec::with_capacity(self.by_kind.len());
         for of_kind in &mut self.by_kind {
             of_kind.shuffle(&mut self.rng);
-            portions.push(of_kind.chunks_exact(hands / kinds).map(<[usize]>::to_vec).collect());
+            let few = !of_kind.is_empty() && of_kind.len() < share;
+            let portion = if few { of_kind.len() } else { share };
+            portions.push(of_kind.chunks_exact(portion).map(<[usize]>::to_vec).collect());
         }
         let mut batches = Vec::new();
         loop {
@@ -155,6 +178,44 @@ mod tests {
             let hands: BTreeSet<u32> = seen.iter().map(|i| pictures[*i].0).collect();
             assert_eq!((seen.len(), hands.len()), (48, 24), "round {round}");
         }
+    }
+
+    #[test]
+    fn hands_and_kinds_with_few_pictures_take_part_and_the_others_are_named() {
+        // Kind 0: four hands with four pictures; kind 1: three hands, of one, two and three pictures;
+        // kind 2: one hand.
+        let of = |hand: u32, kind, count| vec![(hand, kind); count];
+        let pictures: Vec<(u32, usize)> = [
+            (0..4).flat_map(|hand| of(hand, 0, 4)).collect(),
+            of(4, 1, 1),
+            of(5, 1, 2),
+            of(6, 1, 3),
+            of(7, 2, 5),
+        ]
+        .concat();
+        let shape = BatchShape { hands: 4, images: 4, kinds: 1 };
+        let mut sampler = PkSampler::new(&pictures, shape, 3).unwrap();
+        assert_eq!(sampler.left_out(), [16, 22, 23, 24, 25, 26]);
+        for _ in 0..20 {
+            let mut batches = [sampler.batch(), sampler.batch()];
+            batches.sort_by_key(Vec::len);
+            let [few, whole] = batches.map(|batch| {
+                let mut counts: BTreeMap<u32, BTreeMap<usize, usize>> = BTreeMap::new();
+                for at in batch {
+                    *counts.entry(pictures[at].0).or_default().entry(at).or_default() += 1;
+                }
+                counts
+            });
+            assert_eq!(whole.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3]);
+            assert!(whole.values().all(|of| of.values().eq(&[1; 4])), "{whole:?}");
+            assert_eq!(few.keys().copied().collect::<Vec<_>>(), [5, 6]);
+            assert!(few[&5].values().eq(&[2, 2]), "each of two comes up twice: {few:?}");
+            let mut of_three: Vec<usize> = few[&6].values().copied().collect();
+            of_three.sort_unstable();
+            assert_eq!(of_three, [1, 1, 2]);
+        }
+        let all = PkSampler::new(&self::pictures()[..72], SHAPE, 3).unwrap();
+        assert_eq!(all.left_out(), [0; 0]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Fine-tuning, from a folder of pictures to a model directory that serves.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 #[cfg(unix)]
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use handclip::domain::{Aspect, Side};
 use handclip::service::ModelChoice;
 use handclip::service::fine_tune::{
     FineTuneEvent, FineTuneRequest, FineTuneSummary, TrainingData, fine_tune_model,
@@ -108,6 +110,97 @@ fn a_run_repeats_bit_for_bit_and_frozen_towers_stay() {
     };
     let nano = OfflineModel::open(&ModelChoice::Nano, "cpu").unwrap();
     assert_eq!(text(&first), nano.text("a palmar left hand").unwrap().embedding);
+}
+
+/// A folder for each subject, which says nothing of aspect, side or accessories: the first `images` pictures of
+/// everybody's right hand, under names that are no numbers.
+fn folders(dir: &Path, images: usize) -> PathBuf {
+    let out = dir.join(format!("folders{images}"));
+    let drawn = handclip::dataset::read(&hands(dir)).unwrap();
+    let right = (Some(Aspect::Dorsal), Some(Side::Right));
+    let mut of_one: BTreeMap<String, usize> = BTreeMap::new();
+    for image in &drawn {
+        let count = of_one.entry(image.key()).or_default();
+        let kind = (image.attributes.aspect, image.attributes.side);
+        if kind != right || *count == images {
+            continue;
+        }
+        *count += 1;
+        let folder = out.join(format!("p-{}", image.key()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::copy(&image.path, folder.join(image.path.file_name().unwrap())).unwrap();
+    }
+    out
+}
+
+fn notices(request: &FineTuneRequest) -> (FineTuneSummary, String) {
+    let said = RefCell::new(String::new());
+    let listen = |event: FineTuneEvent| {
+        if let FineTuneEvent::Notice(text) = event {
+            said.borrow_mut().push_str(&format!("{text}\n"));
+        }
+    };
+    let summary = fine_tune_model(request, &listen, &AtomicBool::new(false)).unwrap();
+    (summary, said.into_inner())
+}
+
+#[test]
+fn a_folder_for_each_subject_is_validated_and_scored() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = folders(dir.path(), 3);
+    // Steps so small that no epoch is better than the first.
+    let recipe = "epochs = 5\npatience = 1\nvalidation = 0.25\n[batch]\nhands = 4\nimages = 2\n\
+        [optimizer]\nlearning_rate = 1e-30\nwarmup_epochs = 0\n[freeze]\ntext = true\n";
+    let (summary, said) = notices(&request(&data, dir.path().join("run"), recipe));
+    assert_eq!(summary.subjects, [6, 2, 4]);
+    assert!(summary.stopped_early && summary.best_epoch == 1, "{summary:?}");
+    assert!(!said.contains("validated on"), "{said}");
+    let (before, after) = (summary.before.unwrap(), summary.after.unwrap());
+    assert_eq!((after.subjects, after.images, after.aspect_side), (4, 12, None));
+    assert!(before.rank1 > 0.25 && before.rank1 == after.rank1, "{before:?} {after:?}");
+    let read = |name: &str| std::fs::read_to_string(dir.path().join("run").join(name)).unwrap();
+    let lines: Vec<Value> =
+        read("metrics.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "the second epoch is no better, and the last");
+    assert!(lines[0]["validation"]["rank1"].as_f64().unwrap() > 0.0, "{lines:?}");
+    let report = read("report.md");
+    assert!(report.contains("| not known | 4 | 8 |") && !report.contains("dorsal"), "{report}");
+}
+
+#[test]
+fn where_nothing_can_be_scored_that_is_said_and_nothing_goes_by_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = folders(dir.path(), 1);
+    let recipe = "epochs = 1\nvalidation = 0.25\n[batch]\nhands = 4\nimages = 1\n\
+        [optimizer]\nlearning_rate = 1e-5\n[freeze]\ntext = true\n[losses.cross_entropy]\n";
+    let (summary, said) = notices(&request(&data, dir.path().join("run"), recipe));
+    assert!(said.contains("nothing can be validated on"), "{said}");
+    assert!(said.contains("held out") && summary.before.is_none(), "{said}");
+    let patient = request(&data, dir.path().join("no"), &format!("patience = 2\n{recipe}"));
+    let error = fine_tune_model(&patient, &|_| {}, &AtomicBool::new(false)).unwrap_err();
+    assert!(error.to_string().contains("`patience` goes by validation"), "{error}");
+    assert!(!patient.out.exists(), "it is refused before anything is made");
+}
+
+#[test]
+fn hands_that_are_never_drawn_do_not_count_as_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = folders(dir.path(), 3);
+    // Of the first person a single picture is left, of the second two.
+    let mut people: Vec<PathBuf> =
+        std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
+    people.sort();
+    for (person, fewer) in people.iter().zip([2, 1]) {
+        for entry in std::fs::read_dir(person).unwrap().take(fewer) {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+    let recipe = "epochs = 1\nvalidation = 0.0\n[batch]\nhands = 4\nimages = 3\n\
+        [optimizer]\nlearning_rate = 1e-5\n[freeze]\ntext = true\n";
+    let everybody = request(&data, dir.path().join("run"), recipe);
+    let (summary, said) = notices(&FineTuneRequest { hold_out: 0.0, ..everybody });
+    assert_eq!((summary.subjects[0], summary.images[0]), (11, 32), "{said}");
+    assert!(said.contains("no batch holds 1 of 33 images, of 1 hands"), "{said}");
 }
 
 #[test]

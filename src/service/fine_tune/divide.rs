@@ -1,7 +1,10 @@
-use crate::dataset::{self, DatasetError, LabelledImage, Protocol};
-use crate::training::fine_tune::Recipe;
+use std::collections::BTreeSet;
 
-use super::{FineTuneError, FineTuneRequest};
+use crate::dataset::{self, DatasetError, LabelledImage, Protocol};
+use crate::training::TrainingError;
+use crate::training::fine_tune::{Recipe, TrainPicture, never_drawn};
+
+use super::{FineTuneError, FineTuneEvent, FineTuneRequest};
 
 /// What separates the draw of validation subjects from that of test subjects.
 const VALIDATION_SALT: u64 = 0x5a17;
@@ -26,6 +29,26 @@ pub(super) fn divide(
     let seed = request.split_seed ^ VALIDATION_SALT;
     let (train, validation) = share(images, rest, recipe.validation, seed)?;
     Ok(Parts { train, validation, held_out })
+}
+
+/// Of the training part, the images that batches hold. Says how many others there are.
+pub(super) fn drawn(
+    pictures: &[TrainPicture],
+    recipe: &Recipe,
+    progress: &dyn Fn(FineTuneEvent),
+) -> Result<Vec<usize>, TrainingError> {
+    let never: BTreeSet<usize> = never_drawn(pictures, recipe)?.into_iter().collect();
+    if !never.is_empty() {
+        let hands: BTreeSet<u32> = never.iter().map(|at| pictures[*at].hand).collect();
+        progress(FineTuneEvent::Notice(format!(
+            "no batch holds {} of {} images, of {} hands: a hand needs two images for a batch of several each, and somebody else with the same kind of hand",
+            never.len(),
+            pictures.len(),
+            hands.len()
+        )));
+    }
+    let drawn = pictures.iter().enumerate().filter(|(at, _)| !never.contains(at));
+    Ok(drawn.map(|(_, picture)| picture.file).collect())
 }
 
 /// The images of the subjects that a run with this share and seed holds out.
@@ -64,7 +87,6 @@ fn share(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::path::PathBuf;
 
     use super::*;

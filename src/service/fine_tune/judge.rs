@@ -5,11 +5,12 @@ use rayon::prelude::*;
 
 use crate::dataset::LabelledImage;
 use crate::model::{Embedder, Parameters, Trainable};
-use crate::service::nano_card::{Figures, Label, embed, score};
+use crate::service::nano_card::{Figures, Label, can_be_scored, embed, score};
 use crate::training::TrainingError;
-use crate::training::fine_tune::PictureFiles;
+use crate::training::fine_tune::{PictureFiles, Recipe};
 
-use super::FineTuneError;
+use super::divide::Parts;
+use super::{FineTuneError, FineTuneEvent, FineTuneRequest};
 
 /// Pictures embedded at a time when weights are scored.
 const CHUNK: usize = 64;
@@ -28,17 +29,51 @@ impl Judge<'_> {
         self.cancel.load(Ordering::Relaxed)
     }
 
-    /// `None` where there is nothing to score on, or no time left for it.
+    /// Says which part cannot be scored, and refuses a recipe that goes by scores where the validation part is it.
+    pub(super) fn check(
+        &self,
+        parts: &Parts,
+        request: &FineTuneRequest,
+        recipe: &Recipe,
+        progress: &dyn Fn(FineTuneEvent),
+    ) -> Result<(), FineTuneError> {
+        const TAKES: &str =
+            "that takes two subjects with the same kind of hand, and two images of one of them";
+        let scored = |on: &[usize]| can_be_scored(&self.labels(on));
+        let notice = |text: String| progress(FineTuneEvent::Notice(text));
+        if !scored(&parts.validation) {
+            if let Some(setting) = recipe.goes_by_validation() {
+                return Err(FineTuneError::NoValidation(setting));
+            }
+            if recipe.validation > 0.0 {
+                notice(format!(
+                    "nothing can be validated on: {TAKES}. The last epoch counts as the best; with validation = 0 all subjects that are not held out are trained on"
+                ));
+            }
+        }
+        if request.hold_out > 0.0 && !scored(&parts.held_out) {
+            notice(format!(
+                "nobody who is held out can be scored: {TAKES}. There are no figures before and after"
+            ));
+        }
+        Ok(())
+    }
+
+    fn labels(&self, on: &[usize]) -> Vec<Label> {
+        Label::of_all(on.iter().map(|at| &self.images[*at]))
+    }
+
+    /// `None` where there is nothing that can be scored, or no time left for it.
     pub(super) fn figures(
         &self,
         parameters: &Parameters,
         on: &[usize],
     ) -> Result<Option<Figures>, FineTuneError> {
-        let known: Vec<(usize, Label)> =
-            on.iter().filter_map(|at| Some((*at, Label::of(&self.images[*at])?))).collect();
-        if known.is_empty() {
+        let known = self.labels(on);
+        if !can_be_scored(&known) {
             return Ok(None);
         }
+        let known: Vec<(usize, Label)> = on.iter().copied().zip(known).collect();
         let embedder: Embedder = self.start.embedder(parameters, self.device)?;
         let (mut labels, mut embeddings) = (Vec::new(), Vec::new());
         for chunk in known.chunks(CHUNK) {
@@ -60,6 +95,10 @@ impl Judge<'_> {
                 }
             }
             embeddings.extend(embed(&embedder, &usable)?);
+        }
+        // Those that cannot be read may have been what it takes.
+        if !can_be_scored(&labels) {
+            return Ok(None);
         }
         Ok(Some(score(&embedder, &labels, &embeddings)?))
     }

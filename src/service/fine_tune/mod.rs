@@ -34,7 +34,7 @@ use super::options::ModelChoice;
 use super::registry::Parent;
 use super::room::check_disk;
 pub(in crate::service) use divide::held_out;
-use divide::{Parts, divide};
+use divide::{Parts, divide, drawn};
 pub use gallery_images::GalleryImages;
 pub(in crate::service) use gallery_images::gallery_images;
 use judge::Judge;
@@ -183,6 +183,11 @@ pub enum FineTuneError {
     /// Whom the model was trained on before is not known.
     #[error(transparent)]
     TrainedOn(#[from] TrainedOnError),
+    /// The recipe goes by scores that there are none of.
+    #[error(
+        "`{0}` goes by validation, and nothing can be validated on: that takes two subjects with the same kind of hand, and two images of one of them; give the data more, raise `validation`, or leave `{0}` out"
+    )]
+    NoValidation(&'static str),
     /// No figures could be taken.
     #[error(transparent)]
     Card(#[from] CardError),
@@ -246,6 +251,8 @@ pub fn fine_tune_model(
         TrainingData::Gallery(gallery) => gallery.images()?,
     };
     let parts = divide(&images, request, &recipe)?;
+    let pictures = pictures(&images, &parts.train);
+    let drawn = drawn(&pictures, &recipe, progress)?;
     let unreadable = if request.skip_unreadable { Unreadable::Skip } else { Unreadable::Fatal };
     let paths = images.iter().map(|image| image.path.clone()).collect();
     let (preprocessing, cache) = (start.preprocessing.clone(), request.cache_bytes);
@@ -258,6 +265,7 @@ pub fn fine_tune_model(
     let before = request.model.files().map(TrainedOn::beside).transpose()?.flatten();
     let seen = trained_on(&request.data, &images, &parts).inheriting(before);
     let judge = Judge { start: &start, files: &files, images: &images, device: &device, cancel };
+    judge.check(&parts, request, &recipe, progress)?;
     let before = judge.figures(&start.parameters, &parts.held_out)?;
 
     let folders = ["best", "last", "tensorboard"].map(|name| out.join(name));
@@ -273,7 +281,6 @@ pub fn fine_tune_model(
     write_atomic(&out.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     let mut log: Option<RunLog> = None;
     let mut board = EventLog::create(&board_dir)?;
-    let pictures = pictures(&images, &parts.train);
     let tokens = |texts: &[String]| start.tokenizer.encode_batch(texts);
     let inputs = FineTuneInputs {
         model: &start.config,
@@ -299,8 +306,12 @@ pub fn fine_tune_model(
             if judge.is_cancelled() && !parts.validation.is_empty() {
                 return Err(TrainingError::Cancelled);
             }
-            // Without validation subjects the last epoch is as good as any.
-            let merit = figures.map_or(report.epoch as f64, |f| f.rank1 + f.map);
+            let merit = match (&figures, recipe.goes_by_validation()) {
+                (Some(figures), _) => figures.rank1 + figures.map,
+                (None, Some(by)) => return Err(callback(FineTuneError::NoValidation(by))),
+                // Without validation subjects the last epoch is as good as any.
+                (None, None) => report.epoch as f64,
+            };
             let log = match &mut log {
                 Some(log) => log,
                 // What a process that died wrote of this epoch and later ones did not count.
@@ -332,10 +343,10 @@ pub fn fine_tune_model(
         keys.dedup();
         keys.len()
     };
-    let Parts { train, validation, held_out } = &parts;
+    let Parts { validation, held_out, .. } = &parts;
     let summary = FineTuneSummary {
-        subjects: [subjects(train), subjects(validation), subjects(held_out)],
-        images: [train.len(), validation.len(), held_out.len()],
+        subjects: [subjects(&drawn), subjects(validation), subjects(held_out)],
+        images: [drawn.len(), validation.len(), held_out.len()],
         steps: tuned.steps,
         images_seen: tuned.images,
         best_epoch: tuned.best_epoch,

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::report::{Page, Series, line_chart};
 use crate::service::ledger::data_name;
-use crate::service::nano_card::Figures;
+use crate::service::nano_card::{Figures, HandFigures};
 
 use super::FineTuneSummary;
 
@@ -27,11 +27,10 @@ pub(super) fn markdown(model: &str, summary: &FineTuneSummary) -> String {
              | hand | subjects | probes | Rank-1 before | after | mAP before | after |\n|---|---|---|---|---|---|---|\n",
             summary.subjects[2]
         ));
-        for (b, a) in before.hands.iter().zip(&after.hands) {
+        for (b, a) in asked(before, after) {
             text.push_str(&format!(
-                "| {} {} | {} | {} | {:.1} ± {:.1} | {:.1} ± {:.1} | {:.1} ± {:.1} | {:.1} ± {:.1} |\n",
-                b.aspect,
-                b.side,
+                "| {} | {} | {} | {:.1} ± {:.1} | {:.1} ± {:.1} | {:.1} ± {:.1} | {:.1} ± {:.1} |\n",
+                b.name(),
                 b.subjects,
                 b.probes,
                 100.0 * b.rank1,
@@ -45,14 +44,19 @@ pub(super) fn markdown(model: &str, summary: &FineTuneSummary) -> String {
             ));
         }
         text.push_str(&format!(
-            "| mean | | | {:.1} | {:.1} | {:.1} | {:.1} |\n\nPrompts name aspect and side rightly for {:.1} % before, {:.1} % after.\n",
+            "| mean | | | {:.1} | {:.1} | {:.1} | {:.1} |\n",
             100.0 * before.rank1,
             100.0 * after.rank1,
             100.0 * before.map,
             100.0 * after.map,
-            100.0 * before.aspect_side,
-            100.0 * after.aspect_side
         ));
+        if let (Some(before), Some(after)) = (before.aspect_side, after.aspect_side) {
+            text.push_str(&format!(
+                "\nPrompts name aspect and side rightly for {:.1} % before, {:.1} % after.\n",
+                100.0 * before,
+                100.0 * after
+            ));
+        }
     }
     text
 }
@@ -104,15 +108,20 @@ pub(super) fn html(model: &str, summary: &FineTuneSummary, recipe: &str, metrics
     page.finish()
 }
 
+/// The kinds of hand that somebody asks about: the others have no figures.
+fn asked<'a>(
+    before: &'a Figures,
+    after: &'a Figures,
+) -> impl Iterator<Item = (&'a HandFigures, &'a HandFigures)> {
+    before.hands.iter().zip(&after.hands).filter(|(hand, _)| hand.probes > 0)
+}
+
 fn rows(before: &Figures, after: &Figures) -> Vec<Vec<String>> {
     let percent = |mean: f64, sd: f64| format!("{:.1} ± {:.1}", 100.0 * mean, 100.0 * sd);
-    before
-        .hands
-        .iter()
-        .zip(&after.hands)
+    asked(before, after)
         .map(|(b, a)| {
             vec![
-                format!("{} {}", b.aspect, b.side),
+                b.name(),
                 b.subjects.to_string(),
                 b.probes.to_string(),
                 percent(b.rank1, b.rank1_sd),

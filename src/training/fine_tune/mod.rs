@@ -15,6 +15,7 @@ mod tests;
 mod types;
 
 pub use loader::{PictureFiles, ReadPicture, Unreadable};
+pub use plan::never_drawn;
 pub use recipe::{
     AugmentRecipe, BatchRecipe, ComputeRecipe, CrossEntropy, Freeze, LoraRecipe, Losses,
     MarginLoss, OptimizerRecipe, Precision, PromptLearning, PromptRecipe, Recipe, RuleRecipe,

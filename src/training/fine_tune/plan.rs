@@ -4,10 +4,38 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::training::augment::{Augment, Flip};
+use crate::training::error::TrainingError;
 use crate::training::optimizer::{OptimizerConfig, Rule};
+use crate::training::sampler::{BatchShape, PkSampler};
 use crate::training::schedule::{Decay, Schedule};
 
-use super::recipe::{AugmentRecipe, Freeze, OptimizerRecipe, RuleRecipe, ScheduleRecipe, block_of};
+use super::recipe::{
+    AugmentRecipe, Freeze, OptimizerRecipe, Recipe, RuleRecipe, ScheduleRecipe, block_of,
+};
+use super::types::TrainPicture;
+
+/// Pictures that no batch of this recipe holds, as places in `pictures`: nothing is learnt from what they show
+/// but, with `[prompt_learning]`, words.
+///
+/// # Errors
+/// [`TrainingError`] where the pictures fill no batch.
+pub fn never_drawn(
+    pictures: &[TrainPicture],
+    recipe: &Recipe,
+) -> Result<Vec<usize>, TrainingError> {
+    Ok(sampler(pictures, recipe)?.left_out())
+}
+
+pub(super) fn sampler(
+    pictures: &[TrainPicture],
+    recipe: &Recipe,
+) -> Result<PkSampler, TrainingError> {
+    let batch = &recipe.batch;
+    let shape = BatchShape { hands: batch.hands, images: batch.images, kinds: batch.kinds };
+    let labels: Vec<(u32, usize)> =
+        pictures.iter().map(|picture| (picture.hand, picture.kind)).collect();
+    PkSampler::new(&labels, shape, recipe.seed)
+}
 
 pub(super) fn augment(recipe: &AugmentRecipe, size: usize) -> Augment {
     Augment {

@@ -1,4 +1,10 @@
+use std::f64::consts::FRAC_PI_2;
+
 use serde::{Deserialize, Serialize};
+
+use crate::training::error::TrainingError;
+
+use super::{UNIT, is_positive, is_share, must};
 
 /// What is minimised: the weighted sum of those that are there.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -106,6 +112,33 @@ impl Losses {
             ("image_to_prompt", self.image_to_prompt.as_ref().map(|l| l.weight)),
         ];
         all.into_iter().filter_map(|(name, weight)| Some((name, weight?))).collect()
+    }
+
+    /// Margins and scales of the wrong sign push mates apart.
+    pub(super) fn check(&self) -> Result<(), TrainingError> {
+        for (name, loss) in [
+            ("cross_entropy.smoothing", &self.cross_entropy),
+            ("image_to_prompt.smoothing", &self.image_to_prompt),
+        ] {
+            let smoothing = loss.as_ref().map_or(0.0, |loss| loss.smoothing);
+            must(name, UNIT, is_share(smoothing), smoothing)?;
+        }
+        let margin = self.triplet.as_ref().and_then(|loss| loss.margin).unwrap_or(0.0);
+        let ok = margin >= 0.0 && margin.is_finite();
+        must("triplet.margin", "0 or more, or \"soft\"", ok, margin)?;
+        let temperature = self.sup_con.as_ref().map_or(1.0, |loss| loss.temperature);
+        must("sup_con.temperature", "more than 0", is_positive(temperature), temperature)?;
+        if let Some(MarginLoss { margin, scale, .. }) = self.arc_face {
+            let ok = (0.0..=FRAC_PI_2).contains(&margin);
+            must("arc_face.margin", "an angle from 0 to a right one, in radians", ok, margin)?;
+            must("arc_face.scale", "more than 0", is_positive(scale), scale)?;
+        }
+        if let Some(MarginLoss { margin, scale, .. }) = self.cos_face {
+            let ok = (0.0..=1.0).contains(&margin);
+            must("cos_face.margin", "a cosine from 0 to 1", ok, margin)?;
+            must("cos_face.scale", "more than 0", is_positive(scale), scale)?;
+        }
+        Ok(())
     }
 }
 

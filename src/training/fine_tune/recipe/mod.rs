@@ -113,20 +113,32 @@ impl Recipe {
         if augment.horizontal_flip > 0.0 || augment.vertical_flip > 0.0 {
             warnings.push("mirrored pictures show hands of the other side: they are trained as hands of their own, and prompts name the other side".to_owned());
         }
-        let by_score = matches!(self.optimizer.schedule, ScheduleRecipe::Plateau { .. });
-        if by_score && self.validation == 0.0 {
-            warnings.push("without validation subjects every epoch counts as better: the plateau schedule never cuts the rate".to_owned());
-        }
         warnings
+    }
+
+    /// The setting, if there is one, by which scores of the validation decide how the run goes on.
+    #[must_use]
+    pub fn goes_by_validation(&self) -> Option<&'static str> {
+        if self.patience > 0 {
+            return Some("patience");
+        }
+        let plateau = matches!(self.optimizer.schedule, ScheduleRecipe::Plateau { .. });
+        plateau.then_some("optimizer.schedule plateau")
     }
 
     fn check(&self) -> Result<(), TrainingError> {
         self.check_losses()?;
+        self.losses.check()?;
+        self.check_batch()?;
+        self.optimizer.check()?;
         self.check_numbers()?;
         let trains = !(self.freeze.image && self.freeze.text);
         must("freeze", "of one tower at most", trains, "text and image")?;
         let text_only = self.freeze.image && self.losses.info_nce.is_none();
         must("freeze.image", "off where no loss trains the text tower", !text_only, "true")?;
+        let none = self.lora.is_some() && self.freeze.all_but_projections;
+        let rule = "off with [lora], which changes nothing but what it holds";
+        must("freeze.all_but_projections", rule, !none, "true")?;
         // Adapters and their mean are different things: the mean of products is no product of means.
         let averaged = self.lora.is_some() && self.optimizer.average > 0.0;
         must("optimizer.average", "0 with [lora]", !averaged, self.optimizer.average)
@@ -160,33 +172,38 @@ impl Recipe {
         must("augment.horizontal_flip and vertical_flip", rule, !learned || flips == 0.0, flips)
     }
 
+    fn check_batch(&self) -> Result<(), TrainingError> {
+        /// More than any device holds.
+        const MOST: usize = 1 << 16;
+        let BatchRecipe { hands, images, kinds, accumulate, .. } = self.batch;
+        let shares = kinds > 0 && hands.is_multiple_of(kinds);
+        must("batch.hands", "a multiple of batch.kinds, and both more than 0", shares, hands)?;
+        // One picture is like and unlike nothing.
+        let pictures = hands.saturating_mul(images);
+        let rule = "from 2 to 65536 pictures together";
+        must("batch.hands times batch.images", rule, (2..=MOST).contains(&pictures), pictures)?;
+        let rule = "from 1 to 65536";
+        must("batch.accumulate", rule, (1..=MOST).contains(&accumulate), accumulate)
+    }
+
     fn check_numbers(&self) -> Result<(), TrainingError> {
-        let Self { epochs, batch, optimizer, validation, augment, .. } = self;
+        let Self { epochs, validation, augment, .. } = self;
         must("epochs", "more than 0", *epochs > 0, epochs)?;
         must("validation", UNIT, is_share(*validation), validation)?;
-        must("batch.accumulate", "more than 0", batch.accumulate > 0, batch.accumulate)?;
-        let rate = optimizer.learning_rate;
-        must("learning_rate", "more than 0", rate > 0.0 && rate.is_finite(), rate)?;
-        let decay = optimizer.layer_decay;
-        must("layer_decay", "in (0, 1]", decay > 0.0 && decay <= 1.0, decay)?;
-        must("average", UNIT, is_share(optimizer.average), optimizer.average)?;
-        if let ScheduleRecipe::Step { epochs, factor }
-        | ScheduleRecipe::Plateau { epochs, factor } = optimizer.schedule
-        {
-            must("schedule.epochs", "more than 0", epochs > 0, epochs)?;
-            must("schedule.factor", "in (0, 1)", factor > 0.0 && factor < 1.0, factor)?;
-        }
+        let judged = self.goes_by_validation().is_none() || *validation > 0.0;
+        let rule = "more than 0 with patience and with a plateau schedule, which go by it";
+        must("validation", rule, judged, validation)?;
         if let Some(LoraRecipe { rank, alpha }) = self.lora {
             must("lora.rank", "more than 0", rank > 0, rank)?;
-            must("lora.alpha", "more than 0", alpha > 0.0 && alpha.is_finite(), alpha)?;
+            must("lora.alpha", "more than 0", is_positive(alpha), alpha)?;
         }
         if let Some(PromptLearning { tokens, epochs, batch, learning_rate }) = self.prompt_learning
         {
             must("prompt_learning.tokens", "from 1 to 16", (1..=16).contains(&tokens), tokens)?;
             must("prompt_learning.epochs", "more than 0", epochs > 0, epochs)?;
             must("prompt_learning.batch", "2 or more", batch > 1, batch)?;
-            let ok = learning_rate > 0.0 && learning_rate.is_finite();
-            must("prompt_learning.learning_rate", "more than 0", ok, learning_rate)?;
+            let rate = learning_rate;
+            must("prompt_learning.learning_rate", "more than 0", is_positive(rate), rate)?;
         }
         must("augment.crop", "in (0, 1]", augment.crop > 0.0 && augment.crop <= 1.0, augment.crop)?;
         must("augment.jpeg", "from 1 to 100", (1..=100).contains(&augment.jpeg), augment.jpeg)?;
@@ -216,6 +233,10 @@ const UNIT: &str = "0 or more and less than 1";
 
 fn is_share(value: f64) -> bool {
     (0.0..1.0).contains(&value)
+}
+
+fn is_positive(value: f64) -> bool {
+    value > 0.0 && value.is_finite()
 }
 
 fn must(
@@ -272,6 +293,33 @@ mod tests {
             ("[prompts]\ntemplates = [\"a hand\"]", "prompts.templates"),
             ("[augment]\ncrop = 0.0", "crop"),
             ("[augment]\nerase = 1.5", "erase"),
+            ("[optimizer]\nclip_norm = 0.0", "1e9"),
+            ("[optimizer]\nclip_norm = -1.0", "clip_norm"),
+            ("[optimizer]\nclip_norm = inf", "clip_norm"),
+            ("[optimizer]\nclip_norm = nan", "clip_norm"),
+            ("[optimizer]\nheads = 0.0", "heads"),
+            ("[optimizer]\nheads = -10.0", "heads"),
+            ("[optimizer]\nweight_decay = -0.1", "weight_decay"),
+            ("[optimizer]\nwarmup_epochs = -1.0", "warmup_epochs"),
+            ("[optimizer]\nwarmup_epochs = nan", "warmup_epochs"),
+            ("[losses.sup_con]\ntemperature = 0.0", "temperature"),
+            ("[losses.sup_con]\ntemperature = -0.1", "temperature"),
+            ("[losses.cross_entropy]\nsmoothing = 1.0", "cross_entropy.smoothing"),
+            ("[losses.triplet]\nmargin = -0.3", "triplet.margin"),
+            ("[losses.arc_face]\nweight = 1.0\nmargin = 3.2\nscale = 8.0", "arc_face.margin"),
+            ("[losses.arc_face]\nweight = 1.0\nmargin = 0.3\nscale = -8.0", "arc_face.scale"),
+            ("[losses.cos_face]\nweight = 1.0\nmargin = -0.2\nscale = 8.0", "cos_face.margin"),
+            ("[losses.cos_face]\nweight = 1.0\nmargin = 0.2\nscale = 0.0", "cos_face.scale"),
+            ("[batch]\nhands = 1\nimages = 1\n[losses.cross_entropy]", "batch.images"),
+            ("[batch]\nhands = 16\nimages = 4611686018427387904", "65536"),
+            ("[batch]\nkinds = 3", "batch.kinds"),
+            ("[batch]\nkinds = 0", "batch.kinds"),
+            ("[lora]\n[freeze]\nall_but_projections = true", "all_but_projections"),
+            ("validation = 0.0\npatience = 3", "patience"),
+            (
+                "validation = 0.0\n[optimizer.schedule]\nkind = \"plateau\"\nepochs = 2\nfactor = 0.1",
+                "plateau",
+            ),
         ] {
             let message = Recipe::from_toml(text).unwrap_err().to_string();
             assert!(message.contains(named), "{text}: {message}");

@@ -1,12 +1,16 @@
 use serde::{Deserialize, Serialize};
 
+use crate::training::error::TrainingError;
+
+use super::{UNIT, is_positive, is_share, must};
+
 /// P hands with K pictures each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchRecipe {
     /// Different hands (P).
     pub hands: usize,
-    /// Pictures of each (K).
+    /// Pictures of each (K); a hand with fewer, but two, gives some more than once.
     pub images: usize,
     /// Kinds of hand (aspect and side) that a batch mixes.
     pub kinds: usize,
@@ -62,7 +66,7 @@ pub struct OptimizerRecipe {
     pub warmup_epochs: f64,
     /// Not applied to biases, norms and embeddings; decoupled in AdamW, added to the gradient in SGD.
     pub weight_decay: f64,
-    /// Largest global norm of the gradients.
+    /// Largest global norm of the gradients, more than 0; one that none reaches, as 1e9, clips nothing.
     pub clip_norm: f64,
     /// Decay a step of the moving average of the weights that is validated and kept; 0 keeps the weights
     /// themselves.
@@ -84,6 +88,31 @@ impl Default for OptimizerRecipe {
             average: 0.0,
             schedule: ScheduleRecipe::Cosine,
         }
+    }
+}
+
+impl OptimizerRecipe {
+    pub(super) fn check(&self) -> Result<(), TrainingError> {
+        let Self { learning_rate, heads, warmup_epochs, weight_decay, clip_norm, .. } = *self;
+        must("learning_rate", "more than 0", is_positive(learning_rate), learning_rate)?;
+        let rule = "more than 0: what starts at random has to learn";
+        must("optimizer.heads", rule, is_positive(heads), heads)?;
+        let decay = self.layer_decay;
+        must("layer_decay", "in (0, 1]", decay > 0.0 && decay <= 1.0, decay)?;
+        for (name, value) in [("warmup_epochs", warmup_epochs), ("weight_decay", weight_decay)] {
+            must(name, "0 or more", value >= 0.0 && value.is_finite(), value)?;
+        }
+        // 0 means "off" elsewhere; here nothing would be left of any step.
+        let rule = "more than 0; to clip nothing, say 1e9";
+        must("clip_norm", rule, is_positive(clip_norm), clip_norm)?;
+        must("average", UNIT, is_share(self.average), self.average)?;
+        if let ScheduleRecipe::Step { epochs, factor }
+        | ScheduleRecipe::Plateau { epochs, factor } = self.schedule
+        {
+            must("schedule.epochs", "more than 0", epochs > 0, epochs)?;
+            must("schedule.factor", "in (0, 1)", factor > 0.0 && factor < 1.0, factor)?;
+        }
+        Ok(())
     }
 }
 

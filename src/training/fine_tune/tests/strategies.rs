@@ -200,6 +200,38 @@ fn image_text_contrast_without_prompts_is_refused() {
     assert_eq!(run(&recipe(1, "").replace("[losses.info_nce]\nweight = 1.0\n", "")).unwrap(), 2);
 }
 
+/// Heads are thrown away after a run: one that trains them alone would end well, and be for nothing.
+#[test]
+fn a_run_in_which_nothing_learns_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (files, pictures) = hands(dir.path());
+    let config = model();
+    let parameters = Parameters::init(&config, 1, &Device::Cpu).unwrap();
+    let run = |files: &PictureFiles<'_>, text: &str| {
+        let recipe = Recipe::from_toml(text).unwrap();
+        let inputs = FineTuneInputs {
+            model: &config,
+            parameters: &parameters,
+            tokens: &tokens,
+            files,
+            pictures: &pictures,
+            recipe: &recipe,
+            device: &Device::Cpu,
+            checkpoint: None,
+        };
+        let never = AtomicBool::new(false);
+        fine_tune(inputs, &mut |_, _| Ok(0.0), &|_| {}, &never).map(|outcome| outcome.steps)
+    };
+    let text = recipe(1, "[lora]\nrank = 2\n[freeze]\ntext = true\nblocks = 99\n");
+    let error = run(&files, &text).unwrap_err();
+    assert!(matches!(error, TrainingError::NothingLearns), "{error}");
+    // All files are left out because none can be read.
+    let paths = (0..24).map(|file| dir.path().join(format!("{file}.png"))).collect();
+    let gone = PictureFiles::new(paths, Preprocessing::clip(SIDE), 1 << 20, Unreadable::Skip);
+    let error = run(&gone, &recipe(3, "")).unwrap_err();
+    assert!(matches!(error, TrainingError::NoBatch { epoch: 1 }), "{error}");
+}
+
 /// A run that is told to stop takes no step more, whatever was made ahead, and an epoch that was not scored to
 /// its end does not count.
 #[test]
@@ -240,6 +272,44 @@ fn cancelling_stops_at_once_and_keeps_what_was_there() {
     assert_eq!(run(5, false), (5, 2));
     assert_eq!(run(1, false), (1, 0));
     assert_eq!(run(6, true), (6, 2));
+}
+
+/// Image-text contrast moves the factor on cosines, and learned prompts are compared by the one of the start.
+#[test]
+fn a_run_with_learned_prompts_goes_on_as_it_would_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let (files, pictures) = hands(dir.path());
+    let config = model();
+    let text = PROMPTS.replace("epochs = 10", "epochs = 4").replace("= 1e-3", "= 1e-1");
+    let recipe = Recipe::from_toml(&format!("{text}[losses.info_nce]\nweight = 1.0\n")).unwrap();
+    let run = |name: &str, cancel_at: usize, resume: bool| {
+        let parameters = Parameters::init(&config, 1, &Device::Cpu).unwrap();
+        let path = dir.path().join(name);
+        let inputs = FineTuneInputs {
+            model: &config,
+            parameters: &parameters,
+            tokens: &tokens,
+            files: &files,
+            pictures: &pictures,
+            recipe: &recipe,
+            device: &Device::Cpu,
+            checkpoint: Some(Checkpoint { path: &path, about: "", resume }),
+        };
+        let cancel = AtomicBool::new(false);
+        let progress = |at: FineTuneProgress| {
+            if at.stage == Stage::Towers && at.step == cancel_at {
+                cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        let mut validate = |_: &Parameters, report: &EpochReport| Ok(report.epoch as f64);
+        fine_tune(inputs, &mut validate, &progress, &cancel).unwrap();
+        values(&parameters)
+    };
+    let whole = run("whole", usize::MAX, false);
+    assert_ne!(whole["logit_scale"], start()["logit_scale"]);
+    // Two steps an epoch: it is stopped in the third.
+    run("parts", 5, false);
+    assert_eq!(run("parts", usize::MAX, true), whole);
 }
 
 /// What broke another: pixels were normalised for evaluation and not for training.

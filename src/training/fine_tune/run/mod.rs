@@ -1,3 +1,6 @@
+mod epoch;
+mod resume;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,21 +15,18 @@ use crate::training::average::Average;
 use crate::training::error::TrainingError;
 use crate::training::loss::matching_info_nce;
 use crate::training::optimizer::Optimizer;
-use crate::training::sampler::{BatchShape, PkSampler};
 use crate::training::schedule::Schedule;
 use crate::training::trainer::MAX_LOGIT_SCALE;
 
 use super::features::{Features, Memory, absorb};
 use super::heads::IdentityHeads;
 use super::loader::{Loaded, PictureFiles, Shot, prefetched};
-use super::plan::{augment, depth, draw_flip, moves, optimizer_config, schedule};
+use super::plan::{augment, depth, draw_flip, moves, optimizer_config, sampler, schedule};
 use super::prompt_learning::learn_prompts;
 use super::prompts::{Said, describe, tell_apart};
-use super::recipe::{Precision, ScheduleRecipe};
-use super::state::{Checkpoint, RunState};
-use super::types::{
-    EpochReport, FineTuneInputs, FineTuneProgress, FineTuned, Stage, ValidateEpoch,
-};
+use super::recipe::Precision;
+use super::state::RunState;
+use super::types::{FineTuneInputs, FineTuneProgress, FineTuned, Stage, ValidateEpoch};
 
 /// Fine-tunes a CLIP model on labelled images.
 ///
@@ -39,16 +39,10 @@ pub fn fine_tune(
     cancel: &AtomicBool,
 ) -> Result<FineTuned, TrainingError> {
     let recipe = inputs.recipe;
-    let shape = BatchShape {
-        hands: recipe.batch.hands,
-        images: recipe.batch.images,
-        kinds: recipe.batch.kinds,
-    };
-    let labels: Vec<(u32, usize)> =
-        inputs.pictures.iter().map(|picture| (picture.hand, picture.kind)).collect();
-    let mut sampler = PkSampler::new(&labels, shape, recipe.seed)?;
-    let of_a_step = shape.hands * shape.images * recipe.batch.accumulate;
-    let an_epoch = (labels.len() / of_a_step).max(1);
+    let mut sampler = sampler(inputs.pictures, recipe)?;
+    let of_a_step = recipe.batch.hands * recipe.batch.images * recipe.batch.accumulate;
+    let drawn = inputs.pictures.len() - sampler.left_out().len();
+    let an_epoch = (drawn / of_a_step).max(1);
     let steps = an_epoch * recipe.epochs;
     let mut run = Run::new(inputs, an_epoch, steps, progress, cancel)?;
     // A run that goes on draws what it drew before, and sees the same pictures from there on.
@@ -142,9 +136,6 @@ struct Window {
     steps: usize,
 }
 
-/// The text features of learned prompts in a run's state.
-const PROMPTS: &str = "prompts.features";
-
 impl<'a> Run<'a> {
     fn new(
         inputs: FineTuneInputs<'a>,
@@ -179,6 +170,10 @@ impl<'a> Run<'a> {
         let mut trained: Vec<_> = parameters.vars();
         trained.retain(|(name, _)| learns(name));
         trained.extend(adapters.iter().flat_map(Adapters::vars));
+        // Heads are thrown away, and the factor on cosines alone changes no embedding.
+        if trained.iter().all(|(name, _)| name == "logit_scale") {
+            return Err(TrainingError::NothingLearns);
+        }
         trained.extend(heads.vars());
         let mut optimizer = Optimizer::new(&trained, optimizer_config(settings))?;
         let blocks = inputs.model.vision.num_hidden_layers;
@@ -215,96 +210,23 @@ impl<'a> Run<'a> {
             window: Window::default(),
             inputs,
         };
+        // Of the start, also where the run goes on from weights that have moved since.
+        let scale = f64::from(run.clip.logit_scale().exp()?.to_scalar::<f32>()?);
         if let Some(checkpoint) = &inputs.checkpoint
             && let Some(state) = RunState::load(checkpoint)?
         {
-            run.go_on(checkpoint, state)?;
+            run.go_on(checkpoint, state, scale)?;
         } else if let Some(stage) = &recipe.prompt_learning {
-            run.compare_with(learn_prompts(inputs, stage, progress, cancel)?)?;
+            run.compare_with(learn_prompts(inputs, stage, progress, cancel)?, scale);
         }
         run.started = Instant::now();
         Ok(run)
     }
 
-    fn compare_with(&mut self, prompts: Tensor) -> Result<(), TrainingError> {
-        let scale = f64::from(self.clip.logit_scale().exp()?.to_scalar::<f32>()?);
+    /// scale: what cosines with learned prompts are multiplied by.
+    fn compare_with(&mut self, prompts: Tensor, scale: f64) {
         self.heads.compare_with(prompts.clone(), scale);
         self.prompts = Some(prompts);
-        Ok(())
-    }
-
-    /// Weights and heads by name, in a fixed order.
-    fn vars(&self) -> Vec<(String, Var)> {
-        let mut vars = self.inputs.parameters.vars();
-        vars.extend(self.adapters.iter().flat_map(Adapters::vars));
-        vars.extend(self.heads.vars());
-        vars
-    }
-
-    fn go_on(
-        &mut self,
-        checkpoint: &Checkpoint<'_>,
-        mut state: RunState,
-    ) -> Result<(), TrainingError> {
-        for (name, var) in self.vars() {
-            let values = state.take(checkpoint, &name, var.elem_count())?;
-            var.set(&Tensor::from_vec(values, var.dims(), var.device())?)?;
-        }
-        let steps = state.optimizer_steps;
-        self.optimizer.restore(steps, |name, count| state.take(checkpoint, name, count))?;
-        if self.average.is_some() {
-            let vars = self.inputs.parameters.vars();
-            let means = vars.iter().map(|(name, var)| {
-                state.take(checkpoint, &format!("{name}.average"), var.elem_count())
-            });
-            let means = means.collect::<Result<_, _>>()?;
-            self.average = Some(Average::from_means(means, self.inputs.parameters)?);
-        }
-        if self.inputs.recipe.prompt_learning.is_some() {
-            let shape = (self.hands as usize, self.inputs.model.projection_dim);
-            let prompts = state.take(checkpoint, PROMPTS, shape.0 * shape.1)?;
-            self.compare_with(Tensor::from_vec(prompts, shape, self.inputs.device)?)?;
-        }
-        (self.cuts, self.last_cut) = state.cuts;
-        self.taken = state.step;
-        self.images = state.images;
-        self.seen_before = state.images;
-        self.best = state.best.map(|(score, epoch)| (score, epoch, None));
-        Ok(())
-    }
-
-    fn keep(&self, checkpoint: &Checkpoint<'_>) -> Result<(), TrainingError> {
-        let mut arrays = BTreeMap::new();
-        for (name, var) in self.vars() {
-            arrays.insert(name, var.flatten_all()?.to_vec1()?);
-        }
-        let (optimizer_steps, moments) = self.optimizer.state()?;
-        arrays.extend(moments);
-        if let Some(prompts) = &self.prompts {
-            arrays.insert(PROMPTS.to_owned(), prompts.flatten_all()?.to_vec1()?);
-        }
-        if let Some(average) = &self.average {
-            let names = self.inputs.parameters.vars().into_iter();
-            let names = names.map(|(name, _)| format!("{name}.average"));
-            arrays.extend(names.zip(average.means()?));
-        }
-        let state = RunState {
-            step: self.taken,
-            images: self.images,
-            optimizer_steps,
-            cuts: (self.cuts, self.last_cut),
-            best: self.best.as_ref().map(|(score, epoch, _)| (*score, *epoch)),
-            arrays,
-        };
-        state.save(checkpoint)
-    }
-
-    /// Whether validation got no better for as long as the recipe has patience.
-    fn is_stuck(&self) -> bool {
-        let patience = self.inputs.recipe.patience;
-        let epoch = self.taken / self.an_epoch;
-        let since = self.best.as_ref().map_or(0, |(_, best, _)| epoch - best);
-        patience > 0 && since >= patience
     }
 
     /// Takes a batch; says whether that made a step complete.
@@ -435,79 +357,6 @@ impl<'a> Run<'a> {
     fn label(&self, shot: Shot) -> u32 {
         let hand = self.inputs.pictures[self.by_file[&shot.file]].hand;
         if shot.flip.mirrors() { self.hands + hand } else { hand }
-    }
-
-    /// Validates; says whether to stop because nothing got better for long enough.
-    fn end_epoch(&mut self, validate: &mut ValidateEpoch<'_>) -> Result<bool, TrainingError> {
-        let pause = Instant::now();
-        let epoch = self.taken / self.an_epoch;
-        let window = std::mem::take(&mut self.window);
-        let batches = window.batches.max(1) as f64;
-        let report = EpochReport {
-            epoch,
-            step: self.taken,
-            loss: window.loss / batches,
-            parts: window.parts.into_iter().map(|(name, sum)| (name, sum / batches)).collect(),
-            gradient_norm: window.norm / window.steps.max(1) as f64,
-            learning_rate: self.schedule.at(self.taken - 1, self.cuts),
-            images_per_second: self.pace(),
-            waiting: self.waiting(),
-            best_score: self.best.as_ref().map(|(score, ..)| *score),
-        };
-        let now = self.weights()?;
-        let score = validate(&now, &report)?;
-        if self.best.as_ref().is_none_or(|(top, ..)| score > *top) {
-            self.best = Some((score, epoch, Some(now)));
-        }
-        if let ScheduleRecipe::Plateau { epochs, .. } = self.inputs.recipe.optimizer.schedule {
-            let best = self.best.as_ref().map_or(0, |(_, best, _)| *best);
-            if epoch - best.max(self.last_cut) >= epochs {
-                self.cuts += 1;
-                self.last_cut = epoch;
-            }
-        }
-        if let Some(checkpoint) = &self.inputs.checkpoint {
-            self.keep(checkpoint)?;
-        }
-        self.paused += pause.elapsed();
-        Ok(self.is_stuck())
-    }
-
-    fn weights(&self) -> Result<Parameters, TrainingError> {
-        let parameters = self.inputs.parameters;
-        match (&self.adapters, &self.average) {
-            (Some(adapters), _) => Ok(adapters.merged(parameters)?),
-            (None, Some(average)) => average.parameters(parameters),
-            (None, None) => Ok(parameters.snapshot()?),
-        }
-    }
-
-    fn pace(&self) -> f64 {
-        let seconds = self.started.elapsed().saturating_sub(self.paused).as_secs_f64();
-        (self.images - self.seen_before) as f64 / seconds.max(1e-9)
-    }
-
-    fn waiting(&self) -> f64 {
-        let seconds = self.started.elapsed().saturating_sub(self.paused).as_secs_f64();
-        self.waited.as_secs_f64() / seconds.max(1e-9)
-    }
-
-    fn finish(mut self) -> Result<FineTuned, TrainingError> {
-        let waiting = self.waiting();
-        let stopped_early = self.is_stuck();
-        let (best_score, best_epoch, best) = match self.best.take() {
-            Some((score, epoch, weights)) => (Some(score), epoch, weights),
-            None => (None, 0, Some(self.weights()?)),
-        };
-        Ok(FineTuned {
-            best,
-            best_score,
-            best_epoch,
-            steps: self.taken,
-            images: self.images,
-            stopped_early,
-            waiting,
-        })
     }
 }
 
