@@ -81,6 +81,11 @@ pub enum DatasetError {
         /// The split that tests on the subject.
         tested: PathBuf,
     },
+    /// Splits where a data set was expected.
+    #[error(
+        "{path} holds splits already, each image several times: name the data set that they were made of, or one part of them, as {train}", path = .0.display(), train = .0.join("train_all").display()
+    )]
+    Divided(PathBuf),
     /// The folder holds something already.
     #[error("{path} is not empty: name a new folder", path = .0.display())]
     NotEmpty(PathBuf),

@@ -3,6 +3,7 @@
 
 mod draws;
 mod error;
+mod folders;
 mod inspect;
 mod read;
 mod split;
@@ -11,6 +12,7 @@ mod tree;
 
 pub use draws::{DrawFolders, DrawTree, draw_trees};
 pub use error::DatasetError;
+pub use folders::check_undivided;
 pub use inspect::{Inspection, NearDuplicate, Unreadable, inspect};
 pub use read::{LabelledImage, read};
 pub use split::{HANDS, Hand, Protocol, RUNS, Run, Split, leaks, split, without_offset};

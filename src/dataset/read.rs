@@ -251,7 +251,7 @@ fn number_before(path: &Path) -> Option<String> {
     (is_number(id) && is_number(n)).then(|| id.to_owned())
 }
 
-fn is_number(text: &str) -> bool {
+pub(super) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
