@@ -1,6 +1,6 @@
 //! Finding the images of a data set and whose hands they show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use crate::domain::{Aspect, HandAttributes, Side, SubjectId};
@@ -39,7 +39,7 @@ impl LabelledImage {
 /// # Errors
 /// [`DatasetError`].
 pub fn read(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
-    let images = if root.is_file() && looks_like_an_image(root) {
+    let mut images = if root.is_file() && looks_like_an_image(root) {
         return Err(DatasetError::SingleImage(root.to_path_buf()));
     } else if root.is_file() {
         let rows = Rows::read(root)?;
@@ -50,6 +50,9 @@ pub fn read(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
     } else {
         folders(root, root)?
     };
+    // A row that is there twice is one image.
+    let mut known = HashSet::new();
+    images.retain(|image| known.insert((image.path.clone(), image.key())));
     if images.is_empty() { Err(DatasetError::Nothing(root.to_path_buf())) } else { Ok(images) }
 }
 
@@ -342,10 +345,10 @@ pub(super) mod tests {
         let file = text(
             dir.path(),
             "m.csv",
-            "subject,path,side,site\nann,a/1.jpg,left,north\nbob,2.jpg,,\n",
+            "subject,path,side,site\nann,a/1.jpg,left,north\nbob,2.jpg,,\nann,./a/1.jpg,,\n",
         );
         let images = read(&file).unwrap();
-        assert_eq!(subjects(&images), ["ann", "bob"]);
+        assert_eq!(subjects(&images), ["ann", "bob"], "a file is one image");
         assert_eq!(images[0].path, dir.path().join("a/1.jpg"));
         assert_eq!(images[0].attributes.side, Some(Side::Left));
         assert_eq!(images[0].attributes.extra["site"], "north");
