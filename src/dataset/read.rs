@@ -34,7 +34,8 @@ impl LabelledImage {
 
 /// Finds the images under `root`: a CSV manifest (`path,subject[,aspect,side,accessories]`, other columns
 /// become free-form attributes), 11k Hands (`HandInfo.csv` beside `Hands/`, or that file itself), a tree of
-/// its published splits, PolyU HD (`<id>_<n>.jpg`), or a folder for each subject. In a fixed order.
+/// its published splits, PolyU HD (`<id>_<n>.jpg`), or a folder for each subject. In a fixed order. Links are
+/// followed, wherever they lead; one that leads nowhere, or back to a folder that it lies in, is an error.
 ///
 /// # Errors
 /// [`DatasetError`].
@@ -188,7 +189,7 @@ pub(super) fn unreadable(root: &Path, error: walkdir::Error) -> DatasetError {
 /// Images of the data set `root` that lie under `part`.
 pub(super) fn folders(root: &Path, part: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
     let mut images = Vec::new();
-    for entry in walkdir::WalkDir::new(part).sort_by_file_name().follow_links(false) {
+    for entry in walkdir::WalkDir::new(part).sort_by_file_name().follow_links(true) {
         let entry = entry.map_err(|error| unreadable(part, error))?;
         if !entry.file_type().is_file() || !looks_like_an_image(entry.path()) {
             continue;
@@ -320,6 +321,25 @@ pub(super) mod tests {
         let dir = tree(&["one.JPG"]);
         let message = read(&dir.path().join("one.JPG")).unwrap_err().to_string();
         assert!(message.contains("--subject"), "{message}");
+    }
+
+    #[test]
+    fn links_are_followed_and_named_where_they_lead_nowhere() {
+        use std::os::unix::fs::symlink;
+        let store = tree(&["x.jpg", "bob/1.jpg"]);
+        let dir = tree(&["ann/1.jpg"]);
+        symlink(store.path().join("x.jpg"), dir.path().join("ann/2.jpg")).unwrap();
+        symlink(store.path().join("bob"), dir.path().join("bob")).unwrap();
+        let images = read(dir.path()).unwrap();
+        assert_eq!(subjects(&images), ["ann", "ann", "bob"]);
+        assert_eq!(images[1].path, dir.path().join("ann/2.jpg"), "by the name that it has here");
+        for leads_to in [Path::new("none"), dir.path()] {
+            let link = dir.path().join("ann/cyd");
+            symlink(leads_to, &link).unwrap();
+            let message = read(dir.path()).unwrap_err().to_string();
+            assert!(message.contains("ann/cyd"), "{message}");
+            fs::remove_file(&link).unwrap();
+        }
     }
 
     #[test]

@@ -87,6 +87,42 @@ pub(super) fn resolve(
     if found.is_dir() && found.starts_with(&root) { Ok(found) } else { Err(refuse()) }
 }
 
+/// The same, of labelled images: links in it are followed, so none may lead out of the roots.
+///
+/// # Errors
+/// As [`resolve`], and for a folder with a link that leads out of the roots or nowhere.
+pub(super) fn resolve_images(
+    roots: &[DataRoot],
+    field: &'static str,
+    given: &str,
+) -> Result<PathBuf, ServiceError> {
+    let folder = resolve(roots, field, given)?;
+    let refuse = |link: &Path| {
+        // Where the folder lies is nobody's business.
+        let link = link.strip_prefix(&folder).unwrap_or(Path::new("")).display();
+        let problem = format!("holds a link that leads nowhere or out of the data roots: {link}");
+        Err(ServiceError::Invalid { field, problem })
+    };
+    for entry in walkdir::WalkDir::new(&folder).follow_links(true) {
+        match entry {
+            Ok(entry) if entry.path_is_symlink() => {
+                let leads_to = entry.path().canonicalize();
+                if !leads_to.is_ok_and(|path| is_inside(roots, &path)) {
+                    return refuse(entry.path());
+                }
+            }
+            Ok(_) => {}
+            // What else cannot be looked into cannot be read either, which the reader says.
+            Err(error) => {
+                if let Some(link) = error.path().filter(|path| path.is_symlink()) {
+                    return refuse(link);
+                }
+            }
+        }
+    }
+    Ok(folder)
+}
+
 /// Whether a path, every link of it followed, lies in one of the roots.
 pub(super) fn is_inside(roots: &[DataRoot], path: &Path) -> bool {
     let mut found = roots.iter().filter_map(|root| root.path.canonicalize().ok());
@@ -125,6 +161,40 @@ mod tests {
         ] {
             let refused = resolved(bad);
             assert!(matches!(refused, Err(ServiceError::Invalid { field: "data", .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn images_are_read_through_links_that_stay_in_the_roots() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        for folder in ["root/set/ann", "root/store/bob", "outside"] {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        std::fs::write(dir.path().join("outside/1.jpg"), b"").unwrap();
+        std::fs::write(root.join("store/bob/1.jpg"), b"").unwrap();
+        symlink("../store/bob", root.join("set/bob")).unwrap();
+        symlink("../../store/bob/1.jpg", root.join("set/ann/2.jpg")).unwrap();
+        let roots = [format!("hands={}", root.display()).parse().unwrap()];
+        let resolved = || resolve_images(&roots, "directory", "hands/set");
+        assert_eq!(resolved().unwrap(), root.join("set").canonicalize().unwrap());
+        let outside = dir.path().join("outside");
+        for (link, leads_to) in [
+            ("set/ann/x.jpg", outside.join("1.jpg")),
+            ("set/cyd", outside.clone()),
+            ("set/cyd", PathBuf::from("none")),
+            ("set/cyd", PathBuf::from("..")),
+            // Found by following the link to its folder.
+            ("store/bob/x.jpg", outside.join("1.jpg")),
+        ] {
+            symlink(leads_to, root.join(link)).unwrap();
+            let refused = resolved().unwrap_err().to_string();
+            let name = link.rsplit('/').next().unwrap();
+            assert!(refused.contains(name) && refused.contains("out of the data roots"));
+            assert!(!refused.contains(&root.display().to_string()), "{refused}");
+            std::fs::remove_file(root.join(link)).unwrap();
+            resolved().unwrap();
         }
     }
 

@@ -19,7 +19,7 @@ use super::fine_tune::{
 use super::galleries::PageRequest;
 use super::jobs::TRAIN;
 use super::registry::{Origin, RESERVED, RegistryError};
-use super::sources::{ImageSource, resolve};
+use super::sources::{ImageSource, resolve_images};
 use super::views::{JobPageView, JobView};
 use super::workshop::Workshop;
 use super::{Service, blocking};
@@ -172,7 +172,8 @@ impl Workshop {
     pub(super) fn images(&self, source: &ImageSource) -> Result<TrainingData, ServiceError> {
         match source {
             ImageSource::Directory(given) => {
-                Ok(TrainingData::Directory(resolve(&self.data_roots, "directory", given)?))
+                let folder = resolve_images(&self.data_roots, "directory", given)?;
+                Ok(TrainingData::Directory(folder))
             }
             ImageSource::Dataset(name) => Ok(TrainingData::Directory(self.dataset(name)?)),
             ImageSource::Gallery(id) => {
