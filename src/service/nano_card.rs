@@ -170,7 +170,7 @@ pub fn score_photographs(
     bare: bool,
 ) -> Result<Figures, CardError> {
     let mut listed = Vec::new();
-    for image in dataset::read(folder)? {
+    for image in dataset::read_to_test(folder)?.images {
         let label = Label::of(&image).ok_or_else(|| CardError::Unlabelled(image.path.clone()))?;
         if !(bare && label.accessories) {
             listed.push((label, image.path));
