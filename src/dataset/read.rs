@@ -216,6 +216,12 @@ fn subject_of(root: &Path, path: &Path) -> Result<SubjectId, String> {
     let folder = path.parent().filter(|folder| *folder != root).and_then(Path::file_name);
     let folder = folder.map(|name| name.to_string_lossy());
     let name = match folder {
+        Some(folder) if names_a_hand(&folder) => {
+            return Err(format!(
+                "`{folder}` names a hand and no subject: give each subject one folder, or list the images in a \
+                 CSV manifest (path,subject,aspect,side)"
+            ));
+        }
         Some(folder) if !is_of_many(&folder) => folder.into_owned(),
         Some(_) | None => number_before(path).ok_or_else(|| {
             "name it <id>_<n>, or put it into a folder of the subject's name".to_owned()
@@ -248,6 +254,15 @@ fn attributes_of(root: &Path, path: &Path) -> HandAttributes {
 fn is_of_many(folder: &str) -> bool {
     let range = folder.split_once('-').is_some_and(|(a, b)| is_number(a) && is_number(b));
     range || matches!(folder, "Original Images" | "Original_Images")
+}
+
+/// `left`, `Dorsal_right`, `palmar_l`: below folders of subjects these would make one person of all of them.
+fn names_a_hand(folder: &str) -> bool {
+    let folder = folder.to_ascii_lowercase();
+    let mut words = folder.split([' ', '_', '-']);
+    let known = |word: &str| matches!(word, "left" | "right" | "dorsal" | "palmar");
+    let beside = |word: &str| matches!(word, "l" | "r" | "hand" | "hands");
+    words.clone().any(known) && words.all(|word| known(word) || beside(word))
 }
 
 fn number_before(path: &Path) -> Option<String> {
@@ -313,6 +328,9 @@ pub(super) mod tests {
             ("loose.jpg", "<id>_<n>"),
             ("Ann Smith/1.jpg", "not a subject id"),
             ("1-501/x.jpg", "_<n>"),
+            ("ann/left/1.jpg", "`left` names a hand"),
+            ("ann/Dorsal right/1.jpg", "manifest"),
+            ("palmar_l/1.jpg", "one folder"),
         ] {
             let dir = tree(&["bob/1.jpg", file]);
             let message = read(dir.path()).unwrap_err().to_string();
@@ -321,6 +339,12 @@ pub(super) mod tests {
         let dir = tree(&["one.JPG"]);
         let message = read(&dir.path().join("one.JPG")).unwrap_err().to_string();
         assert!(message.contains("--subject"), "{message}");
+    }
+
+    #[test]
+    fn folders_whose_names_only_resemble_those_of_hands_are_subjects() {
+        let dir = tree(&["wright/1.jpg", "left-2/1.jpg", "l/1.jpg", "a/ann/1.jpg", "b/ann/1.jpg"]);
+        assert_eq!(subjects(&read(dir.path()).unwrap()), ["ann", "ann", "l", "left-2", "wright"]);
     }
 
     #[test]
