@@ -24,7 +24,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Source {
-    /// 11k Hands or its HandInfo.csv, HD, a tree of published splits, a folder for each subject, or a CSV manifest
+    /// 11k Hands or its HandInfo.csv, HD, a folder for each subject, or a CSV manifest; to inspect, also a tree of splits
     path: Option<PathBuf>,
     /// The same, by name
     #[arg(long, value_name = "DIR")]

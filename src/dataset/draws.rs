@@ -34,7 +34,7 @@ pub struct DrawTree {
 /// [`DatasetError`], also for a draw that lacks one of its two folders.
 pub fn draw_trees(root: &Path, most: usize) -> Result<Vec<DrawTree>, DatasetError> {
     let mut trees = Vec::new();
-    let mut walk = walkdir::WalkDir::new(root).sort_by_file_name().into_iter();
+    let mut walk = walkdir::WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
     while let Some(entry) = walk.next() {
         let entry = entry.map_err(|error| unreadable(root, error))?;
         if !entry.file_type().is_dir() || !entry.path().join("query0").is_dir() {
@@ -48,7 +48,8 @@ pub fn draw_trees(root: &Path, most: usize) -> Result<Vec<DrawTree>, DatasetErro
 }
 
 fn tree(path: &Path, most: usize) -> Result<DrawTree, DatasetError> {
-    let name = path.canonicalize().ok().unwrap_or_else(|| path.to_path_buf());
+    let of_hand = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(SPLIT_PREFIX));
+    let name = path.canonicalize().ok().filter(|_| !of_hand).unwrap_or_else(|| path.to_path_buf());
     let name =
         name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let mut draws = Vec::new();
@@ -105,6 +106,16 @@ mod tests {
         let attributes = &draws[0].query[0].attributes;
         assert_eq!((attributes.aspect, attributes.side), (Some(Aspect::Dorsal), Some(Side::Right)));
         assert_eq!(draw_trees(dir.path(), 1).unwrap()[0].draws.len(), 1);
+    }
+
+    #[test]
+    fn trees_behind_links_are_found_by_the_names_of_the_links() {
+        let store = tree_of(&["kept/query0/7/1.jpg", "kept/gallery0/7/2.jpg"]);
+        let dir = tree_of(&[]);
+        let link = dir.path().join("train_val_test_split_palmar_l");
+        std::os::unix::fs::symlink(store.path().join("kept"), &link).unwrap();
+        let trees = draw_trees(dir.path(), 10).unwrap();
+        assert_eq!((trees.len(), trees[0].name.as_str(), &trees[0].path), (1, "palmar_l", &link));
     }
 
     #[test]

@@ -81,6 +81,21 @@ pub enum DatasetError {
         /// The split that tests on the subject.
         tested: PathBuf,
     },
+    /// Two files that a split would put into one place.
+    #[error(
+        "{a} and {b} show one subject and have one name, so that a split has room for one of them only: give one another name, or remove it if it is a copy", a = a.display(), b = b.display()
+    )]
+    SameName {
+        /// The first file.
+        a: PathBuf,
+        /// The second file.
+        b: PathBuf,
+    },
+    /// Splits where a data set was expected.
+    #[error(
+        "{path} holds splits already, each image several times: name the data set that they were made of, or one part of them, as {train}", path = .0.display(), train = .0.join("train_all").display()
+    )]
+    Divided(PathBuf),
     /// The folder holds something already.
     #[error("{path} is not empty: name a new folder", path = .0.display())]
     NotEmpty(PathBuf),

@@ -1,6 +1,6 @@
 //! Finding the images of a data set and whose hands they show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
 use crate::domain::{Aspect, HandAttributes, Side, SubjectId};
@@ -34,12 +34,13 @@ impl LabelledImage {
 
 /// Finds the images under `root`: a CSV manifest (`path,subject[,aspect,side,accessories]`, other columns
 /// become free-form attributes), 11k Hands (`HandInfo.csv` beside `Hands/`, or that file itself), a tree of
-/// its published splits, PolyU HD (`<id>_<n>.jpg`), or a folder for each subject. In a fixed order.
+/// its published splits, PolyU HD (`<id>_<n>.jpg`), or a folder for each subject. In a fixed order. Links are
+/// followed, wherever they lead; one that leads nowhere, or back to a folder that it lies in, is an error.
 ///
 /// # Errors
 /// [`DatasetError`].
 pub fn read(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
-    let images = if root.is_file() && looks_like_an_image(root) {
+    let mut images = if root.is_file() && looks_like_an_image(root) {
         return Err(DatasetError::SingleImage(root.to_path_buf()));
     } else if root.is_file() {
         let rows = Rows::read(root)?;
@@ -50,6 +51,9 @@ pub fn read(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
     } else {
         folders(root, root)?
     };
+    // A row that is there twice is one image.
+    let mut known = HashSet::new();
+    images.retain(|image| known.insert((image.path.clone(), image.key())));
     if images.is_empty() { Err(DatasetError::Nothing(root.to_path_buf())) } else { Ok(images) }
 }
 
@@ -196,7 +200,7 @@ pub(super) fn unreadable(root: &Path, error: walkdir::Error) -> DatasetError {
 /// Images of the data set `root` that lie under `part`.
 pub(super) fn folders(root: &Path, part: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
     let mut images = Vec::new();
-    for entry in walkdir::WalkDir::new(part).sort_by_file_name().follow_links(false) {
+    for entry in walkdir::WalkDir::new(part).sort_by_file_name().follow_links(true) {
         let entry = entry.map_err(|error| unreadable(part, error))?;
         if !entry.file_type().is_file() || !looks_like_an_image(entry.path()) {
             continue;
@@ -223,6 +227,12 @@ fn subject_of(root: &Path, path: &Path) -> Result<SubjectId, String> {
     let folder = path.parent().filter(|folder| *folder != root).and_then(Path::file_name);
     let folder = folder.map(|name| name.to_string_lossy());
     let name = match folder {
+        Some(folder) if names_a_hand(&folder) => {
+            return Err(format!(
+                "`{folder}` names a hand and no subject: give each subject one folder, or list the images in a \
+                 CSV manifest (path,subject,aspect,side)"
+            ));
+        }
         Some(folder) if !is_of_many(&folder) => folder.into_owned(),
         Some(_) | None => number_before(path).ok_or_else(|| {
             "name it <id>_<n>, or put it into a folder of the subject's name".to_owned()
@@ -257,12 +267,21 @@ fn is_of_many(folder: &str) -> bool {
     range || matches!(folder, "Original Images" | "Original_Images")
 }
 
+/// `left`, `Dorsal_right`, `palmar_l`: below folders of subjects these would make one person of all of them.
+fn names_a_hand(folder: &str) -> bool {
+    let folder = folder.to_ascii_lowercase();
+    let mut words = folder.split([' ', '_', '-']);
+    let known = |word: &str| matches!(word, "left" | "right" | "dorsal" | "palmar");
+    let beside = |word: &str| matches!(word, "l" | "r" | "hand" | "hands");
+    words.clone().any(known) && words.all(|word| known(word) || beside(word))
+}
+
 fn number_before(path: &Path) -> Option<String> {
     let (id, n) = path.file_stem()?.to_str()?.split_once('_')?;
     (is_number(id) && is_number(n)).then(|| id.to_owned())
 }
 
-fn is_number(text: &str) -> bool {
+pub(super) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
@@ -320,6 +339,9 @@ pub(super) mod tests {
             ("loose.jpg", "<id>_<n>"),
             ("Ann Smith/1.jpg", "not a subject id"),
             ("1-501/x.jpg", "_<n>"),
+            ("ann/left/1.jpg", "`left` names a hand"),
+            ("ann/Dorsal right/1.jpg", "manifest"),
+            ("palmar_l/1.jpg", "one folder"),
         ] {
             let dir = tree(&["bob/1.jpg", file]);
             let message = read(dir.path()).unwrap_err().to_string();
@@ -328,6 +350,31 @@ pub(super) mod tests {
         let dir = tree(&["one.JPG"]);
         let message = read(&dir.path().join("one.JPG")).unwrap_err().to_string();
         assert!(message.contains("--subject"), "{message}");
+    }
+
+    #[test]
+    fn folders_whose_names_only_resemble_those_of_hands_are_subjects() {
+        let dir = tree(&["wright/1.jpg", "left-2/1.jpg", "l/1.jpg", "a/ann/1.jpg", "b/ann/1.jpg"]);
+        assert_eq!(subjects(&read(dir.path()).unwrap()), ["ann", "ann", "l", "left-2", "wright"]);
+    }
+
+    #[test]
+    fn links_are_followed_and_named_where_they_lead_nowhere() {
+        use std::os::unix::fs::symlink;
+        let store = tree(&["x.jpg", "bob/1.jpg"]);
+        let dir = tree(&["ann/1.jpg"]);
+        symlink(store.path().join("x.jpg"), dir.path().join("ann/2.jpg")).unwrap();
+        symlink(store.path().join("bob"), dir.path().join("bob")).unwrap();
+        let images = read(dir.path()).unwrap();
+        assert_eq!(subjects(&images), ["ann", "ann", "bob"]);
+        assert_eq!(images[1].path, dir.path().join("ann/2.jpg"), "by the name that it has here");
+        for leads_to in [Path::new("none"), dir.path()] {
+            let link = dir.path().join("ann/cyd");
+            symlink(leads_to, &link).unwrap();
+            let message = read(dir.path()).unwrap_err().to_string();
+            assert!(message.contains("ann/cyd"), "{message}");
+            fs::remove_file(&link).unwrap();
+        }
     }
 
     #[test]
@@ -364,10 +411,10 @@ pub(super) mod tests {
         let file = text(
             dir.path(),
             "m.csv",
-            "subject,path,side,site\nann,a/1.jpg,left,north\nbob,2.jpg,,\n",
+            "subject,path,side,site\nann,a/1.jpg,left,north\nbob,2.jpg,,\nann,./a/1.jpg,,\n",
         );
         let images = read(&file).unwrap();
-        assert_eq!(subjects(&images), ["ann", "bob"]);
+        assert_eq!(subjects(&images), ["ann", "bob"], "a file is one image");
         assert_eq!(images[0].path, dir.path().join("a/1.jpg"));
         assert_eq!(images[0].attributes.side, Some(Side::Left));
         assert_eq!(images[0].attributes.extra["site"], "north");

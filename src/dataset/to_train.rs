@@ -1,10 +1,11 @@
 //! What of a data set may be trained on.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::DatasetError;
-use super::read::{LabelledImage, folders, hand_info, read, unreadable};
+use super::folders::split_folders;
+use super::read::{LabelledImage, read};
 
 /// The images under `root` that may be trained on: of a tree of published splits `train_all` (or `train` and
 /// `val`) of each split, of everything else all, as [`read`] finds them.
@@ -13,22 +14,22 @@ use super::read::{LabelledImage, folders, hand_info, read, unreadable};
 /// As [`read`]; [`DatasetError::TrainedAndTested`] for trees of which one tests on a subject that another
 /// trains on.
 pub fn read_to_train(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
-    let splits =
-        if root.is_dir() && hand_info(root).is_none() { splits(root)? } else { Vec::new() };
-    if splits.is_empty() {
+    let splits = split_folders(root)?;
+    if !splits.iter().any(|split| split.trains()) {
         return read(root);
     }
-    let part = |folder: PathBuf| if folder.is_dir() { folders(root, &folder) } else { Ok(vec![]) };
     let (mut images, mut tested) = (Vec::new(), BTreeMap::new());
     for split in &splits {
-        let whole = part(split.join("train_all"))?;
+        let whole = split.part(root, "train_all")?;
         if whole.is_empty() {
-            images.extend(part(split.join("train"))?);
-            images.extend(part(split.join("val"))?);
+            images.extend(split.part(root, "train")?);
+            images.extend(split.part(root, "val")?);
         } else {
             images.extend(whole);
         }
-        tested.extend(part(split.join("test"))?.into_iter().map(|image| (image.key(), split)));
+        let asked_about =
+            split.part(root, "test")?.into_iter().chain(split.drawn(root, usize::MAX)?);
+        tested.extend(asked_about.map(|image| (image.key(), &split.path)));
     }
     let on_both_sides = |image: &&LabelledImage| tested.contains_key(&image.key());
     if let Some(image) = images.iter().find(on_both_sides) {
@@ -39,24 +40,6 @@ pub fn read_to_train(root: &Path) -> Result<Vec<LabelledImage>, DatasetError> {
         });
     }
     if images.is_empty() { Err(DatasetError::Nothing(root.to_path_buf())) } else { Ok(images) }
-}
-
-/// Folders under `root` that hold what is trained on beside what is tested on.
-fn splits(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    /// `HD/Original Images/train_val_test_split`, and one more for what holds it.
-    const DEEPEST: usize = 4;
-    let mut found = Vec::new();
-    let entries = walkdir::WalkDir::new(root).max_depth(DEEPEST).sort_by_file_name();
-    // The root may be a link to a folder.
-    let is_folder = |entry: &walkdir::DirEntry| entry.depth() == 0 || entry.file_type().is_dir();
-    for entry in entries.into_iter().filter_entry(is_folder) {
-        let folder = entry.map_err(|error| unreadable(root, error))?.into_path();
-        let has = |name: &str| folder.join(name).is_dir();
-        if (has("train") || has("train_all")) && (has("test") || has("query0")) {
-            found.push(folder);
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
@@ -87,6 +70,15 @@ mod tests {
         let message = read_to_train(dir.path()).unwrap_err().to_string();
         assert!(message.contains("subject 7") && message.contains("one split"), "{message}");
         assert_eq!(subjects(&read_to_train(&dir.path().join("a")).unwrap()), ["7"]);
+        // Whoever is enrolled or asked about in a draw is tested on, with and without a folder of all of them.
+        for draw in ["b/query0/0007/1.jpg", "b/gallery12/7/1.jpg"] {
+            let dir = tree(&["a/train/7/1.jpg", "a/query0/8/1.jpg", "b/train/6/1.jpg", draw]);
+            let message = read_to_train(dir.path()).unwrap_err().to_string();
+            assert!(message.contains("subject 7") && message.contains("one split"), "{message}");
+        }
+        let draw = ["b/query0/7/1.jpg", "b/gallery0/7/2.jpg"];
+        let dir = tree(&["a/train/7/1.jpg", "a/test/8/1.jpg", draw[0], draw[1]]);
+        assert!(matches!(read_to_train(dir.path()), Err(DatasetError::TrainedAndTested { .. })));
         // Anything else is trained on whole.
         let dir = tree(&["ann/1.jpg", "train/1.jpg"]);
         assert_eq!(read_to_train(dir.path()).unwrap().len(), 2);

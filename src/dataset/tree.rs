@@ -1,8 +1,10 @@
 //! Splits as folders, and the record of how they came about.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::Read as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -115,11 +117,12 @@ struct Link {
 }
 
 /// Writes the splits under `out`, which must be new or empty, as the published scripts lay them out, with
-/// `split.json` beside them. Files are hard links where the file system allows, copies elsewhere.
+/// `split.json` beside them. Files are hard links where the file system allows, copies elsewhere; nothing that is
+/// there is ever written to, as what is linked to is the original.
 /// `root` is what paths in the manifest are relative to; `progress` gets files done and in all.
 ///
 /// # Errors
-/// [`DatasetError::NotEmpty`], [`DatasetError::Read`], [`DatasetError::Write`].
+/// [`DatasetError::NotEmpty`], [`DatasetError::SameName`], [`DatasetError::Read`], [`DatasetError::Write`].
 pub fn write_tree(
     images: &[LabelledImage],
     splits: &[Split],
@@ -132,8 +135,9 @@ pub fn write_tree(
     if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(DatasetError::NotEmpty(out.to_path_buf()));
     }
+    let links = splits.iter().flat_map(|split| links_of(images, split, out));
+    let links = each_once(images, links)?;
     fs::create_dir_all(out).map_err(|source| write(out, source))?;
-    let links: Vec<Link> = splits.iter().flat_map(|split| links_of(images, split, out)).collect();
     let used: BTreeSet<usize> = links.iter().map(|link| link.from).collect();
     let total = used.len() + links.len();
     let done = AtomicUsize::new(0);
@@ -151,10 +155,7 @@ pub fn write_tree(
         fs::create_dir_all(folder).map_err(|source| write(folder, source))?;
     }
     for link in &links {
-        let from = &images[link.from].path;
-        if fs::hard_link(from, &link.to).is_err() {
-            fs::copy(from, &link.to).map_err(|source| write(&link.to, source))?;
-        }
+        place(&images[link.from].path, &link.to).map_err(|source| write(&link.to, source))?;
         step();
     }
     let manifest = Manifest {
@@ -168,6 +169,45 @@ pub fn write_tree(
     let text = serde_json::to_vec_pretty(&manifest).map_err(|error| write(out, error.into()))?;
     write_atomic(&out.join("split.json"), &text)?;
     Ok(manifest)
+}
+
+/// What is to be linked to twice from one place is linked to once.
+fn each_once(
+    images: &[LabelledImage],
+    links: impl Iterator<Item = Link>,
+) -> Result<Vec<Link>, DatasetError> {
+    let mut places: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    for link in links {
+        match places.entry(link.to) {
+            Entry::Vacant(place) => {
+                place.insert(link.from);
+            }
+            Entry::Occupied(place) => {
+                let (a, b) = (&images[*place.get()].path, &images[link.from].path);
+                if a != b {
+                    return Err(DatasetError::SameName { a: a.clone(), b: b.clone() });
+                }
+            }
+        }
+    }
+    Ok(places.into_iter().map(|(to, from)| Link { from, to }).collect())
+}
+
+/// Puts a file into a place where there is none.
+fn place(from: &Path, to: &Path) -> io::Result<()> {
+    // A hard link to a symbolic one would lead nowhere from another folder.
+    let from = from.canonicalize()?;
+    match fs::hard_link(&from, to) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => copy(&from, to),
+        placed => placed,
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut from = File::open(from)?;
+    let mode = from.metadata()?.permissions().mode();
+    let mut to = OpenOptions::new().write(true).create_new(true).mode(mode).open(to)?;
+    io::copy(&mut from, &mut to).map(|_| ())
 }
 
 fn links_of(images: &[LabelledImage], split: &Split, out: &Path) -> Vec<Link> {
@@ -279,6 +319,71 @@ mod tests {
             }
         }
         dir
+    }
+
+    /// Divides images of `dir` into a new folder in it, and says what became of that.
+    fn divide(dir: &Path, images: &[LabelledImage]) -> Result<Manifest, DatasetError> {
+        let protocol = Protocol::Subjects { train: 0.5 };
+        let splits = split(images, protocol, 9)?;
+        write_tree(images, &splits, (protocol, 9), dir, &dir.join("out"), &|_, _| {})
+    }
+
+    #[test]
+    fn originals_stay_as_they_are_whatever_is_divided() {
+        let content = |path: &Path| fs::read_to_string(path).unwrap();
+        // One subject in two folders, with equal names.
+        let dir = folder();
+        let twin = dir.path().join("again/0001");
+        fs::create_dir_all(&twin).unwrap();
+        fs::write(twin.join("0.jpg"), "another").unwrap();
+        let original = dir.path().join("0001/0.jpg");
+        let refused = divide(dir.path(), &read(dir.path()).unwrap()).unwrap_err().to_string();
+        assert!(refused.contains("0001/0.jpg and ") && refused.contains("again/0001/0.jpg"));
+        assert!(!dir.path().join("out").exists(), "something was written");
+        assert_eq!([content(&original), content(&twin.join("0.jpg"))], ["1 0", "another"]);
+        // Two names of one file.
+        fs::remove_file(twin.join("0.jpg")).unwrap();
+        fs::hard_link(&original, twin.join("0.jpg")).unwrap();
+        let refused = divide(dir.path(), &read(dir.path()).unwrap());
+        assert!(matches!(refused, Err(DatasetError::SameName { .. })));
+        assert_eq!(content(&original), "1 0");
+        // One file twice.
+        fs::remove_dir_all(dir.path().join("again")).unwrap();
+        let mut images = read(dir.path()).unwrap();
+        images.push(images[0].clone());
+        divide(dir.path(), &images).unwrap();
+        assert_eq!(content(&original), "1 0");
+        // What this very function wrote.
+        let out = dir.path().join("out");
+        let refused = divide(&out, &read(&out).unwrap());
+        assert!(matches!(refused, Err(DatasetError::SameName { .. })));
+        let kept = read(&out.join("test")).unwrap();
+        assert!(!kept.is_empty() && kept.iter().all(|image| content(&image.path).len() == 3));
+        for subject in 1..=6 {
+            let file = dir.path().join(format!("{subject:04}/3.jpg"));
+            assert_eq!(content(&file), format!("{subject} 3"));
+        }
+    }
+
+    #[test]
+    fn nothing_takes_the_place_of_a_file_and_links_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("a"), "a").unwrap();
+        fs::write(at("b"), "b").unwrap();
+        fs::set_permissions(at("a"), fs::Permissions::from_mode(0o600)).unwrap();
+        for put in [place, copy] {
+            let refused = put(&at("a"), &at("b")).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(at("b")).unwrap(), "b");
+        }
+        copy(&at("a"), &at("copy")).unwrap();
+        assert_eq!(fs::read_to_string(at("copy")).unwrap(), "a");
+        assert_eq!(at("copy").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        std::os::unix::fs::symlink("a", at("link")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        place(&at("link"), &at("folder/a")).unwrap();
+        assert_eq!(fs::read_to_string(at("folder/a")).unwrap(), "a");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct SplitSummary {
 
 /// What there is to divide.
 fn images_of(request: &SplitRequest) -> Result<Vec<LabelledImage>, DatasetError> {
+    // A tree of splits holds links to one file many times.
+    dataset::check_undivided(&request.path)?;
     let mut images = dataset::read(&request.path)?;
     // The published halves are drawn hand by hand, and each needs the others for its distractors.
     if let (Some(hand), Protocol::Subjects { .. }) = (&request.hand, request.protocol) {
@@ -46,7 +48,7 @@ fn images_of(request: &SplitRequest) -> Result<Vec<LabelledImage>, DatasetError>
 /// Divides a data set. `progress` gets files done and in all.
 ///
 /// # Errors
-/// [`DatasetError`]; [`DatasetError::Leaks`] where subjects are on both sides and that was not asked for. What
+/// [`DatasetError`]; [`DatasetError::Divided`] for a tree of splits; [`DatasetError::Leaks`] where subjects are on both sides and that was not asked for. What
 /// only counts says how many there are and writes nothing that could be trained on.
 pub fn split_dataset(
     request: &SplitRequest,

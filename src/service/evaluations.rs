@@ -20,7 +20,7 @@ use super::galleries::PageRequest;
 use super::jobs::EVALUATE;
 use super::recognition::check_limit;
 use super::registry::Held;
-use super::sources::{ImageSource, resolve};
+use super::sources::{ImageSource, resolve_images};
 use super::views::{JobPageView, JobView};
 use super::workshop::Workshop;
 use super::{ModelChoice, Service, blocking};
@@ -338,7 +338,6 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
     let Input { ask, gate } = serde_json::from_value(context.input().clone())
         .map_err(|error| JobFailure::new("invalid_input", error))?;
     let data = workshop.evaluation_images(&ask.data).map_err(|error| failure("dataset", &error))?;
-    workshop.confined(&ask.data, &data).map_err(|error| failure("dataset", &error))?;
     let (choices, _held) = hold(workshop, &ask.models)?;
     let out = workshop.new_folder(FOLDER, context.id())?;
     let cancel = Cancel::default();
@@ -426,7 +425,7 @@ pub fn default_selection() -> Selection {
 impl Workshop {
     fn evaluation_images(&self, source: &ImageSource) -> Result<PathBuf, ServiceError> {
         match source {
-            ImageSource::Directory(given) => resolve(&self.data_roots, "directory", given),
+            ImageSource::Directory(given) => resolve_images(&self.data_roots, "directory", given),
             ImageSource::Dataset(name) => self.dataset(name),
             ImageSource::Gallery(_) => Err(ServiceError::Invalid {
                 field: "data",

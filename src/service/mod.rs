@@ -21,6 +21,7 @@ mod jobs;
 mod keys;
 mod leak;
 pub mod ledger;
+mod measured;
 mod models;
 pub mod nano_card;
 mod options;

@@ -174,7 +174,7 @@ pub fn score_photographs(
     folder: &Path,
     bare: bool,
 ) -> Result<Figures, CardError> {
-    let mut images = dataset::read(folder)?;
+    let mut images = dataset::read_to_test(folder)?.images;
     images.retain(|image| !(bare && image.attributes.accessories == Some(true)));
     let listed: Vec<(Label, PathBuf)> = Label::of_all(&images)
         .into_iter()

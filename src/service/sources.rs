@@ -88,36 +88,40 @@ pub(super) fn resolve(
     if found.is_dir() && found.starts_with(&root) { Ok(found) } else { Err(refuse()) }
 }
 
-impl Workshop {
-    /// Refuses a folder that was named and from which a link leads out of the data roots. Looks at all that lies in it.
-    pub(super) fn confined(&self, source: &ImageSource, dir: &Path) -> Result<(), ServiceError> {
-        match source {
-            ImageSource::Directory(_) => no_way_out(&self.data_roots, "directory", dir),
-            // Nothing but plain files is unpacked, and in a gallery there are none.
-            ImageSource::Dataset(_) | ImageSource::Gallery(_) => Ok(()),
-        }
-    }
-}
-
-/// Refuses a folder of a data root in which a link leads out of the roots: whoever reads the folder would follow it.
+/// The same, of labelled images: links in it are followed, so none may lead out of the roots.
 ///
 /// # Errors
-/// [`ServiceError::Invalid`], which names the link by where it lies in the folder, and not where it leads.
-fn no_way_out(roots: &[DataRoot], field: &'static str, folder: &Path) -> Result<(), ServiceError> {
-    let links = walkdir::WalkDir::new(folder).into_iter().filter_map(Result::ok);
-    let mut links = links.filter(|entry| entry.path_is_symlink() && entry.depth() > 0);
-    // A link that leads nowhere is read by nobody.
-    let leads_out = |link: &walkdir::DirEntry| {
-        link.path().canonicalize().is_ok_and(|found| !is_inside(roots, &found))
+/// As [`resolve`], and for a folder with a link that leads out of the roots or nowhere.
+pub(super) fn resolve_images(
+    roots: &[DataRoot],
+    field: &'static str,
+    given: &str,
+) -> Result<PathBuf, ServiceError> {
+    let folder = resolve(roots, field, given)?;
+    let refuse = |link: &Path| {
+        // Where the folder lies is nobody's business.
+        let link = link.strip_prefix(&folder).unwrap_or(Path::new("")).display();
+        let problem = format!("holds a link that leads nowhere or out of the data roots: {link}");
+        Err(ServiceError::Invalid { field, problem })
     };
-    match links.find(leads_out) {
-        None => Ok(()),
-        Some(link) => {
-            let name = link.path().strip_prefix(folder).unwrap_or(link.path()).display();
-            let problem = format!("has a link that leads out of the data root: {name}");
-            Err(ServiceError::Invalid { field, problem })
+    for entry in walkdir::WalkDir::new(&folder).follow_links(true) {
+        match entry {
+            Ok(entry) if entry.path_is_symlink() => {
+                let leads_to = entry.path().canonicalize();
+                if !leads_to.is_ok_and(|path| is_inside(roots, &path)) {
+                    return refuse(entry.path());
+                }
+            }
+            Ok(_) => {}
+            // What else cannot be looked into cannot be read either, which the reader says.
+            Err(error) => {
+                if let Some(link) = error.path().filter(|path| path.is_symlink()) {
+                    return refuse(link);
+                }
+            }
         }
     }
+    Ok(folder)
 }
 
 /// Whether a path, every link of it followed, lies in one of the roots.
@@ -162,25 +166,37 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_with_a_link_that_leads_out_is_not_read() {
+    fn images_are_read_through_links_that_stay_in_the_roots() {
+        use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
-        std::fs::create_dir_all(root.join("ann")).unwrap();
-        std::fs::write(root.join("ann/1.jpg"), b"").unwrap();
-        std::fs::write(dir.path().join("secret"), b"").unwrap();
-        let roots = [format!("lab={}", root.display()).parse().unwrap()];
-        let checked = || no_way_out(&roots, "data", &resolve(&roots, "data", "lab").unwrap());
-        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, root.join(name)).unwrap();
-        link(&root.join("ann"), "within");
-        link(&root.join("none"), "nowhere");
-        checked().unwrap();
-        for (to, name) in [("secret", "ann/2.jpg"), ("", "Hands")] {
-            link(&dir.path().join(to), name);
-            let said = checked().unwrap_err().to_string();
-            assert!(said.contains(name) && !said.contains("secret"), "{said}");
-            std::fs::remove_file(root.join(name)).unwrap();
+        for folder in ["root/set/ann", "root/store/bob", "outside"] {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
-        checked().unwrap();
+        std::fs::write(dir.path().join("outside/1.jpg"), b"").unwrap();
+        std::fs::write(root.join("store/bob/1.jpg"), b"").unwrap();
+        symlink("../store/bob", root.join("set/bob")).unwrap();
+        symlink("../../store/bob/1.jpg", root.join("set/ann/2.jpg")).unwrap();
+        let roots = [format!("hands={}", root.display()).parse().unwrap()];
+        let resolved = || resolve_images(&roots, "directory", "hands/set");
+        assert_eq!(resolved().unwrap(), root.join("set").canonicalize().unwrap());
+        let outside = dir.path().join("outside");
+        for (link, leads_to) in [
+            ("set/ann/x.jpg", outside.join("1.jpg")),
+            ("set/cyd", outside.clone()),
+            ("set/cyd", PathBuf::from("none")),
+            ("set/cyd", PathBuf::from("..")),
+            // Found by following the link to its folder.
+            ("store/bob/x.jpg", outside.join("1.jpg")),
+        ] {
+            symlink(leads_to, root.join(link)).unwrap();
+            let refused = resolved().unwrap_err().to_string();
+            let name = link.rsplit('/').next().unwrap();
+            assert!(refused.contains(name) && refused.contains("out of the data roots"));
+            assert!(!refused.contains(&root.display().to_string()), "{refused}");
+            std::fs::remove_file(root.join(link)).unwrap();
+            resolved().unwrap();
+        }
     }
 
     #[test]

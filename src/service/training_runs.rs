@@ -20,7 +20,7 @@ use super::fine_tune::{
 use super::galleries::PageRequest;
 use super::jobs::TRAIN;
 use super::registry::{Origin, RESERVED, RegistryError};
-use super::sources::{ImageSource, resolve};
+use super::sources::{ImageSource, resolve_images};
 use super::training_failure::{data_failure, fine_tune_failure, is_full};
 use super::views::{JobPageView, JobView};
 use super::workshop::Workshop;
@@ -174,7 +174,8 @@ impl Workshop {
     pub(super) fn images(&self, source: &ImageSource) -> Result<TrainingData, ServiceError> {
         match source {
             ImageSource::Directory(given) => {
-                Ok(TrainingData::Directory(resolve(&self.data_roots, "directory", given)?))
+                let folder = resolve_images(&self.data_roots, "directory", given)?;
+                Ok(TrainingData::Directory(folder))
             }
             ImageSource::Dataset(name) => Ok(TrainingData::Directory(self.dataset(name)?)),
             ImageSource::Gallery(id) => {
@@ -208,9 +209,6 @@ pub(super) fn run(workshop: &Workshop, context: &JobContext<'_>) -> Result<Value
     }
     let (mut choices, _held) = hold(workshop, std::slice::from_ref(&ask.model))?;
     let data = workshop.images(&ask.data).map_err(|error| data_failure(&error, &ask.data))?;
-    if let TrainingData::Directory(dir) = &data {
-        workshop.confined(&ask.data, dir).map_err(|error| failure("dataset", &error))?;
-    }
     let of_gallery = matches!(data, TrainingData::Gallery(_));
     let mut request = FineTuneRequest {
         model: choices.pop().ok_or_else(|| JobFailure::new("model_not_found", "no model"))?,

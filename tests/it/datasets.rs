@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use handclip::dataset::{Hand, Protocol, SplitCounts, counts, leaks, read, split};
+use handclip::dataset::{DatasetError, Hand, Protocol, SplitCounts, counts, leaks, read, split};
 use handclip::service::datasets::{SplitRequest, split_dataset};
 use serde_json::Value;
 
@@ -115,4 +115,45 @@ fn the_command_prints_the_published_table_from_the_label_file_alone() {
         assert_eq!(json["splits"][0]["aspect"], code);
     }
     assert!(!Path::new("absent").exists());
+}
+
+/// Every image of it is a link to one of the photographs.
+#[test]
+fn a_tree_of_splits_is_not_divided_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let photos = dir.path().join("photos");
+    let photo = |at: usize| photos.join(format!("p{}/{}.jpg", at / 3, at % 3));
+    for at in 0..12 {
+        std::fs::create_dir_all(photo(at).parent().unwrap()).unwrap();
+        std::fs::write(photo(at), format!("photograph {at}")).unwrap();
+    }
+    let ask = |path: &Path, out: Option<&str>| {
+        let request = SplitRequest {
+            path: path.to_path_buf(),
+            protocol: Protocol::Subjects { train: 0.5 },
+            hand: None,
+            seed: 1,
+            allow_leaks: false,
+            out: out.map(|out| dir.path().join(out)),
+        };
+        split_dataset(&request, &|_, _| {})
+    };
+    ask(&photos, Some("out")).unwrap();
+    for out in [Some("again"), None] {
+        let refused = ask(&dir.path().join("out"), out).unwrap_err();
+        assert!(matches!(refused, DatasetError::Divided(_)), "{refused}");
+        assert!(refused.to_string().contains("out/train_all"), "{refused}");
+    }
+    // A part of it is a data set.
+    ask(&dir.path().join("out/test"), Some("half")).unwrap();
+    // A manifest may name a file twice.
+    let rows: String =
+        (0..12).map(|at| format!("p{}/{}.jpg,p{}\n", at / 3, at % 3, at / 3)).collect();
+    let manifest = photos.join("m.csv");
+    std::fs::write(&manifest, format!("path,subject\n{rows}{rows}")).unwrap();
+    let counted = ask(&manifest, Some("listed")).unwrap();
+    assert_eq!(counted.splits[0].test.images, 6);
+    for at in 0..12 {
+        assert_eq!(std::fs::read_to_string(photo(at)).unwrap(), format!("photograph {at}"));
+    }
 }

@@ -6,6 +6,7 @@ use handclip::image::{
     Corruption, Family, Picture, QualityLimits, Severity, corrupt, encode_png, gate,
 };
 use handclip::service::ModelChoice;
+use handclip::service::datasets::{Protocol, SplitRequest, split_dataset};
 use handclip::service::robustness::{
     On, RobustnessError, RobustnessReport, RobustnessRequest, measure_robustness,
 };
@@ -235,6 +236,37 @@ fn with_damaged_galleries_missing_fingers_cost_less() {
     request.limit_subjects = Some(1);
     let refused = measure_robustness(&request, &|_, _| {});
     assert!(matches!(refused, Err(RobustnessError::TooFew)));
+}
+
+/// In a tree of splits every photograph lies in a folder of its part and in one of every draw.
+#[test]
+fn nobody_asks_with_the_file_that_is_enrolled() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    let divided = SplitRequest {
+        path: hands(dir.path(), 8),
+        protocol: Protocol::Subjects { train: 0.5 },
+        hand: None,
+        seed: 1,
+        allow_leaks: false,
+        out: Some(tree.clone()),
+    };
+    split_dataset(&divided, &|_, _| {}).unwrap();
+    let test = measure(&request(&tree.join("test"), &[]));
+    assert_eq!((test.subjects, test.probes, test.data_notes.len()), (4, test.images - 4, 0));
+    let whole = measure(&request(&tree, &[]));
+    assert!(whole.markdown().contains("of the splits only"), "{}", whole.markdown());
+    assert_eq!(RobustnessReport { data_notes: Vec::new(), ..whole }, test);
+    let mut held_out = request(&tree, &[]);
+    held_out.hold_out = Some((0.5, 1));
+    assert_eq!(measure(&held_out).subjects, 2, "of the four who are trained on");
+    // A copy by another name.
+    let subject = std::fs::read_dir(tree.join("test")).unwrap().next().unwrap().unwrap().path();
+    let photo = std::fs::read_dir(&subject).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(&photo, subject.join("zz.png")).unwrap();
+    let copied = measure(&request(&tree.join("test"), &[]));
+    assert!(copied.data_notes[0].contains("one image is a copy"), "{:?}", copied.data_notes);
+    assert_eq!(RobustnessReport { data_notes: Vec::new(), ..copied }, test);
 }
 
 #[test]

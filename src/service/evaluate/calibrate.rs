@@ -77,7 +77,7 @@ pub fn calibrate(
     progress: &dyn Fn(EvaluateEvent),
 ) -> Result<Calibrated, EvaluateError> {
     let output = Output::prepare(request.options.out.as_deref())?;
-    let plan = plan(&request.data, &request.selection)?;
+    let plan = plan(&request.data, &request.selection, progress)?;
     let (card, embedded) = request.system.embed(&plan, &request.options, progress)?;
     let fingerprint = card.fingerprint.ok_or(EvaluateError::NoModel)?;
     progress(EvaluateEvent::Set("thresholds".to_owned()));

@@ -84,7 +84,7 @@ pub fn compare(
         }
     }
     let output = Output::prepare(request.options.out.as_deref())?;
-    let plan = plan(&request.data, &request.selection)?;
+    let plan = plan(&request.data, &request.selection, progress)?;
     let measure = Measure::new(&plan, &request.selection, &request.options);
     let mut systems: Vec<Evaluation> = Vec::new();
     let mut measured: Vec<Vec<Measured>> = Vec::new();

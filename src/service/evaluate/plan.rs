@@ -9,12 +9,12 @@ use sha2::{Digest as _, Sha256};
 use crate::dataset::{self, DrawTree, LabelledImage, Protocol as Division, sha256};
 use crate::domain::{Aspect, HandAttributes, Side};
 use crate::evaluation::{Entry, MonteCarlo, Session};
-use crate::service::fine_tune::held_out;
 use crate::service::ledger::data_name;
+use crate::service::measured::{Measured, measured};
 
 use super::embed::Refusal;
 use super::types::DataCard;
-use super::{EvaluateError, Protocol, Selection};
+use super::{EvaluateError, EvaluateEvent, Protocol, Selection};
 
 /// A file that is embedded once, however many draws use it.
 #[derive(Debug, Clone)]
@@ -75,11 +75,19 @@ impl Register {
 }
 
 /// Reads the data set and draws from it.
-pub(super) fn plan(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
-    Ok(Plan { name: data_name(data), ..drawn(data, selection)? })
+pub(super) fn plan(
+    data: &Path,
+    selection: &Selection,
+    progress: &dyn Fn(EvaluateEvent),
+) -> Result<Plan, EvaluateError> {
+    Ok(Plan { name: data_name(data), ..drawn(data, selection, progress)? })
 }
 
-fn drawn(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
+fn drawn(
+    data: &Path,
+    selection: &Selection,
+    progress: &dyn Fn(EvaluateEvent),
+) -> Result<Plan, EvaluateError> {
     let trees = match selection.protocol {
         Protocol::Auto | Protocol::Tree { .. } => dataset::draw_trees(data, selection.runs)?,
         Protocol::Hands | Protocol::CrossAspect | Protocol::Published { .. } => Vec::new(),
@@ -99,17 +107,23 @@ fn drawn(data: &Path, selection: &Selection) -> Result<Plan, EvaluateError> {
         return Err(EvaluateError::NoTree(data.to_path_buf()));
     }
     let everybody = dataset::read(data)?;
-    let chosen = chosen(&everybody, selection)?;
+    if let Protocol::Published { all } = selection.protocol {
+        dataset::check_undivided(data)?;
+        let sets = published(&everybody, all, selection)?;
+        return finish(selection.protocol, everybody.clone(), sets, selection, everybody);
+    }
+    let Measured { images, notes } = measured(data, selection.hold_out)?;
+    notes.into_iter().for_each(|note| progress(EvaluateEvent::Notice(note)));
+    let worn = |at: &usize| images[*at].attributes.accessories == Some(true);
+    let chosen: Vec<usize> =
+        (0..images.len()).filter(|at| selection.accessories || !worn(at)).collect();
     let (protocol, sets) = match selection.protocol {
-        Protocol::CrossAspect => {
-            (Protocol::CrossAspect, cross_aspect(&everybody, &chosen, selection))
-        }
-        Protocol::Published { all } => (selection.protocol, published(&everybody, all, selection)?),
-        Protocol::Auto | Protocol::Hands | Protocol::Tree { .. } => {
-            (Protocol::Hands, by_hand(&everybody, &chosen, selection))
+        Protocol::CrossAspect => (Protocol::CrossAspect, cross_aspect(&images, &chosen, selection)),
+        Protocol::Auto | Protocol::Hands | Protocol::Tree { .. } | Protocol::Published { .. } => {
+            (Protocol::Hands, by_hand(&images, &chosen, selection))
         }
     };
-    finish(protocol, everybody.clone(), sets, selection, everybody)
+    finish(protocol, images, sets, selection, everybody)
 }
 
 /// Labels before subjects have numbers: an image and the name that it goes by.
@@ -148,17 +162,6 @@ fn from_trees(trees: &[DrawTree], selection: &Selection) -> Result<Plan, Evaluat
 fn spoken(name: &str) -> String {
     dataset::Hand::named(name)
         .map_or_else(|| name.to_owned(), |hand| format!("{} {}", hand.aspect, hand.side))
-}
-
-/// Indices of the images that the selection lets in.
-fn chosen(images: &[LabelledImage], selection: &Selection) -> Result<Vec<usize>, EvaluateError> {
-    let people = match selection.hold_out {
-        Some((share, seed)) => held_out(images, share, seed)?,
-        None => (0..images.len()).collect(),
-    };
-    let worn = |at: &usize| images[*at].attributes.accessories == Some(true);
-    let taken = |at: &usize| selection.accessories || !worn(at);
-    Ok(people.into_iter().filter(taken).collect())
 }
 
 /// Rows of a session are places in `of`.

@@ -16,7 +16,7 @@ pub fn evaluate(
     progress: &dyn Fn(EvaluateEvent),
 ) -> Result<Evaluation, EvaluateError> {
     let output = Output::prepare(request.options.out.as_deref())?;
-    let plan = plan(&request.data, &request.selection)?;
+    let plan = plan(&request.data, &request.selection, progress)?;
     let (card, embedded) = request.system.embed(&plan, &request.options, progress)?;
     let measure = Measure::new(&plan, &request.selection, &request.options);
     let (evaluation, _) = measure.evaluation((card, &embedded), &request.options, progress)?;

@@ -24,9 +24,9 @@ use crate::storage::StorageError;
 use crate::storage::file::write_atomic;
 
 use super::error::ServiceError;
-use super::fine_tune::held_out;
 use super::leak::{LeakError, check_leak};
 use super::ledger::{LedgerError, RunKind, RunRecord, data_name};
+use super::measured::{Measured, measured};
 use super::options::ModelChoice;
 use plan::Plan;
 use studio::{Look, Studio};
@@ -207,6 +207,9 @@ pub struct RobustnessReport {
     pub target_fmr: f64,
     /// Why that is not the one asked for.
     pub note: Option<String>,
+    /// What took part of the data set, where that is not all of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data_notes: Vec<String>,
     /// The threshold: accepted is what is not below it.
     pub threshold: f32,
     /// Clean pictures.
@@ -265,13 +268,7 @@ pub fn measure_robustness(
     }
     let embedder = super::open_model(&request.model, &request.device, &mut Vec::new())?;
     let everybody = dataset::read(&request.data)?;
-    let images: Vec<LabelledImage> = match request.hold_out {
-        Some((share, seed)) => {
-            let kept = held_out(&everybody, share, seed)?;
-            kept.into_iter().map(|at| everybody[at].clone()).collect()
-        }
-        None => everybody.clone(),
-    };
+    let Measured { images, notes } = measured(&request.data, request.hold_out)?;
     let images = plan::limited(images, request.limit_subjects);
     if !request.allow_leak {
         let keys: Vec<String> = images.iter().map(LabelledImage::key).collect();
@@ -297,6 +294,7 @@ pub fn measure_robustness(
         probes: plan.probes(),
         target_fmr: asker.target,
         note: asker.note.clone(),
+        data_notes: notes,
         threshold: asker.threshold,
         clean: asker.standing,
         conditions: Vec::new(),

@@ -79,7 +79,7 @@ fn opening(report: &RobustnessReport) -> String {
         100.0 * report.target_fmr,
         report.model.fingerprint,
     );
-    if let Some(note) = &report.note {
+    for note in report.note.iter().chain(&report.data_notes) {
         let _ = write!(text, " {note}.");
     }
     text

@@ -436,6 +436,31 @@ fn trees_of_draws_are_evaluated_as_they_lie_with_and_without_distractors() {
     let tree = ["evaluate", "--data", &split, "--runs", "4", "--replicates", "100", "--json"];
     let found = parse(&done(&handclip(&tree)));
     assert_eq!(found["selection"]["protocol"]["tree"]["all"], false);
+    // Drawn anew, nobody asks with the file that is enrolled, though each lies in many folders.
+    let hands = |data: &str, rest: &[&str]| {
+        let hands = ["evaluate", "--data", data, "--protocol", "hands", "--replicates", "100"];
+        let output = handclip(&[&hands[..], &["--json"], rest].concat());
+        let found = parse(&done(&output));
+        (found["sets"].clone(), String::from_utf8(output.stderr).unwrap())
+    };
+    let test = path(&dir.path().join("split/test"));
+    let (of_tree, said) = hands(&split, &[]);
+    assert!(said.contains("of the splits only"), "{said}");
+    let (of_test, said) = hands(&test, &[]);
+    assert_eq!((&of_tree, said.contains("note")), (&of_test, false), "{said}");
+    assert!(of_test[0]["probes"].as_u64() > Some(0));
+    // Nor with a copy of it.
+    let subject = std::fs::read_dir(&test).unwrap().next().unwrap().unwrap().path();
+    let photo = std::fs::read_dir(&subject).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(&photo, subject.join("z.png")).unwrap();
+    let (with_copy, said) = hands(&test, &[]);
+    assert!(said.contains("one image is a copy"), "{said}");
+    assert_eq!(with_copy, of_test);
+    std::fs::remove_file(subject.join("z.png")).unwrap();
+    // Held out is who `train` holds out, which trains on nobody of the test part.
+    let (held_out, _) = hands(&split, &["--hold-out", "0.7"]);
+    assert_eq!(held_out[0]["subjects"], 2);
+    failed(&handclip(&["evaluate", "--data", &split, "--protocol", "11k"]), 1);
     let set = &found["sets"][0];
     assert_eq!((&set["subjects"], &set["gallery"]), (&9.into(), &9.into()));
     assert_eq!(set["runs"]["runs"].as_array().unwrap().len(), 4);

@@ -104,6 +104,8 @@ fn a_model_is_evaluated_and_its_report_can_be_read() {
 fn what_cannot_be_evaluated_is_refused_or_says_why() {
     let data = tempfile::tempdir().unwrap();
     std::fs::create_dir(data.path().join("empty")).unwrap();
+    std::fs::create_dir(data.path().join("linked")).unwrap();
+    std::os::unix::fs::symlink("/etc", data.path().join("linked/ann")).unwrap();
     let app = app(data.path());
     let with = |key: &str, value: Value| {
         let mut body = of(&["nano"]);
@@ -116,6 +118,7 @@ fn what_cannot_be_evaluated_is_refused_or_says_why() {
         with("models", json!(["nano", "champion"])),
         with("data", json!({"directory": "elsewhere"})),
         with("data", json!({"directory": "lab/../x"})),
+        with("data", json!({"directory": "lab/linked"})),
         with("protocol", json!("x")),
         with("runs", json!(0)),
         with("runs", json!(101)),

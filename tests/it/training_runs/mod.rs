@@ -149,6 +149,8 @@ fn a_model_of_shuffled_labels_is_stopped_at_the_gate() {
 fn what_cannot_be_trained_is_refused_or_says_why() {
     let data = tempfile::tempdir().unwrap();
     std::fs::create_dir(data.path().join("empty")).unwrap();
+    std::fs::create_dir(data.path().join("linked")).unwrap();
+    std::os::unix::fs::symlink("/etc", data.path().join("linked/ann")).unwrap();
     let app = app(data.path());
     create(&app, "private", true);
     let lab = json!({"directory": "lab/empty"});
@@ -156,6 +158,7 @@ fn what_cannot_be_trained_is_refused_or_says_why() {
         (of("nano", lab.clone()), 400, "invalid_request"),
         (of("-", lab.clone()), 400, "invalid_id"),
         (of("x", json!({"directory": "elsewhere"})), 400, "invalid_request"),
+        (of("x", json!({"directory": "lab/linked"})), 400, "invalid_request"),
         (of("x", json!({"dataset": "none"})), 404, "dataset_not_found"),
         (of("x", json!({"dataset": "../models"})), 404, "dataset_not_found"),
         (of("x", json!({"gallery": "none"})), 404, "gallery_not_found"),
