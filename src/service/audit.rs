@@ -26,7 +26,8 @@ const MAX_READ: u64 = 20_000;
 pub(super) struct Deed {
     action: &'static str,
     gallery: Option<GalleryId>,
-    subjects: Vec<SubjectId>,
+    /// A line each, with what is done to them where it is not the same for all.
+    subjects: Vec<(SubjectId, Option<String>)>,
     about: Option<String>,
     erases: bool,
 }
@@ -47,9 +48,13 @@ impl Deed {
     }
 
     pub(super) fn subject(mut self, subject: &SubjectId) -> Self {
-        if !self.subjects.contains(subject) {
-            self.subjects.push(subject.clone());
-        }
+        self.subjects.push((subject.clone(), None));
+        self
+    }
+
+    /// One of several, and what is done to this one.
+    pub(super) fn subject_about(mut self, subject: &SubjectId, about: impl ToString) -> Self {
+        self.subjects.push((subject.clone(), Some(about.to_string())));
         self
     }
 
@@ -57,6 +62,20 @@ impl Deed {
     pub(super) fn about(mut self, about: impl ToString) -> Self {
         self.about = Some(about.to_string().chars().take(200).collect());
         self
+    }
+}
+
+/// How what a line says ended.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outcome {
+    pub(super) done: bool,
+    /// What was not, of several.
+    pub(super) about: Option<String>,
+}
+
+impl Outcome {
+    fn of(done: bool) -> Self {
+        Self { done, about: None }
     }
 }
 
@@ -77,7 +96,7 @@ pub struct AuditLine {
     /// To whom: a keyed hash of the subject's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// To what else.
+    /// To what else; with an outcome, how much of it was done where that is not all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     /// Instead of an action: the number of the line whose action ended.
@@ -187,6 +206,7 @@ pub(super) struct AuditLog {
 /// A deed that was written down and has not ended.
 pub(super) struct Begun {
     first: u64,
+    lines: u64,
     erases: bool,
 }
 
@@ -214,24 +234,33 @@ impl AuditLog {
         if deed.subjects.is_empty() {
             batch.note(content(&line)?);
         }
-        for subject in &deed.subjects {
-            let line = AuditLine { subject: Some(self.name(subject)), ..line.clone() };
+        for (subject, about) in &deed.subjects {
+            let about = about.clone().or_else(|| line.about.clone());
+            let line = AuditLine { subject: Some(self.name(subject)), about, ..line.clone() };
             batch.note(content(&line)?);
         }
-        Ok(Begun { first: self.store.committed(batch)?, erases: deed.erases })
+        let lines = deed.subjects.len().max(1) as u64;
+        Ok(Begun { first: self.store.committed(batch)?, lines, erases: deed.erases })
     }
 
-    /// Writes down how it went. A crash may take this line, and nothing else.
-    pub(super) fn end(&self, begun: &Begun, done: bool) {
-        let line = AuditLine {
-            at_ms: now_ms(),
-            outcome_of: Some(begun.first),
-            outcome: Some(if done { "done" } else { "refused" }.to_owned()),
-            ..AuditLine::default()
-        };
+    /// Writes down how it went, for each line; the last of `outcomes` is that of all further ones. A crash may take these lines, and
+    /// nothing else.
+    pub(super) fn end(&self, begun: &Begun, outcomes: &[Outcome]) {
         let mut batch = if begun.erases { Batch::of_erasure() } else { Batch::default() };
-        let written = content(&line).and_then(|content| {
-            batch.note(content);
+        let line = |at: u64| {
+            let outcome = outcomes.get(at as usize).or(outcomes.last()).cloned().unwrap_or_default();
+            AuditLine {
+                at_ms: now_ms(),
+                outcome_of: Some(begun.first + at),
+                outcome: Some(if outcome.done { "done" } else { "refused" }.to_owned()),
+                about: outcome.about,
+                ..AuditLine::default()
+            }
+        };
+        let contents: Result<Vec<Vec<u8>>, ServiceError> =
+            (0..begun.lines).map(|at| content(&line(at))).collect();
+        let written = contents.and_then(|contents| {
+            contents.into_iter().for_each(|content| batch.note(content));
             Ok(self.store.commit_later(batch)?)
         });
         if let Err(error) = written {
@@ -248,7 +277,7 @@ impl AuditLog {
     ) -> Result<T, ServiceError> {
         let begun = self.begin(by, deed)?;
         let result = work();
-        self.end(&begun, result.is_ok());
+        self.end(&begun, &[Outcome::of(result.is_ok())]);
         result
     }
 
@@ -355,12 +384,23 @@ impl Service {
         deed: Deed,
         work: impl Future<Output = Result<T, ServiceError>>,
     ) -> Result<T, ServiceError> {
+        self.audited_each(deed, work, |_| vec![Outcome::of(true)]).await
+    }
+
+    /// The same for a deed of several lines: `outcomes` says of each how it ended.
+    pub(super) async fn audited_each<T>(
+        &self,
+        deed: Deed,
+        work: impl Future<Output = Result<T, ServiceError>>,
+        outcomes: impl FnOnce(&T) -> Vec<Outcome>,
+    ) -> Result<T, ServiceError> {
         let (log, by) = (self.0.audit.clone(), author(&Caller::current()));
         let begun = blocking(move || log.begin(&by, &deed)).await?;
         let result = work.await;
-        let (log, done) = (self.0.audit.clone(), result.is_ok());
+        let log = self.0.audit.clone();
+        let outcomes = result.as_ref().map_or_else(|_| vec![Outcome::of(false)], outcomes);
         // Not waited for: it may wait for others' commits.
-        drop(tokio::task::spawn_blocking(move || log.end(&begun, done)));
+        drop(tokio::task::spawn_blocking(move || log.end(&begun, &outcomes)));
         result
     }
 

@@ -322,11 +322,14 @@ pub fn change_master_key(
 }
 
 /// A key that must be there: one that is made now opens nothing.
-fn existing_key(source: &KeySource) -> Result<MasterKey, ServiceError> {
+pub(super) fn existing_key(source: &KeySource) -> Result<MasterKey, ServiceError> {
     if let KeySource::File(path) = source
         && !path.exists()
     {
-        return Err(ServiceError::Damaged(format!("there is no master key at {}", path.display())));
+        return Err(ServiceError::Damaged(format!(
+            "there is no master key at {}: put the copy there that was kept, or say where it is",
+            path.display()
+        )));
     }
     master_key(source, &mut Vec::new())
 }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -5,10 +6,10 @@ use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::access::Caller;
-use crate::domain::{GalleryId, Scope};
+use crate::domain::{GalleryId, Scope, SubjectId};
 use crate::gallery::{MAX_BATCH, NewSample, Template, TemplateSpace};
 
-use super::audit::Deed;
+use super::audit::{Deed, Outcome};
 use super::deployment::Seat;
 use super::doubt::Doubt;
 use super::error::ServiceError;
@@ -49,7 +50,7 @@ impl Service {
             Prepared::New(new) => vec![*new],
             Prepared::Known(view) => return Ok(view),
         };
-        let deed = deed(id, &new);
+        let deed = People::of(&new).deed(id);
         self.audited(deed, async {
             let mut answers = store(&seat, new).await?;
             let lost = || Err(ServiceError::Internal("nothing was enrolled".to_owned()));
@@ -91,7 +92,10 @@ impl Service {
         let mut stored = if ready.is_empty() {
             Vec::new().into_iter()
         } else {
-            self.audited(deed(id, &ready), store(&seat, ready)).await?.into_iter()
+            let people = People::of(&ready);
+            let deed = people.deed(id);
+            let outcomes = |answers: &Vec<Result<_, _>>| people.outcomes(answers);
+            self.audited_each(deed, store(&seat, ready), outcomes).await?.into_iter()
         };
         Ok(answers
             .into_iter()
@@ -190,9 +194,38 @@ impl Service {
     }
 }
 
-fn deed(id: &GalleryId, new: &[New]) -> Deed {
-    let deed = Deed::new("enrol").gallery(id).about(format!("{} images", new.len()));
-    new.iter().fold(deed, |deed, new| deed.subject(&new.sample.subject))
+/// Whose images are enrolled, in the order in which they come first, and which: by their places.
+struct People(Vec<(SubjectId, Vec<usize>)>);
+
+impl People {
+    fn of(new: &[New]) -> Self {
+        let mut people: Vec<(SubjectId, Vec<usize>)> = Vec::new();
+        let mut places = HashMap::new();
+        for (at, New { sample, .. }) in new.iter().enumerate() {
+            let place = *places.entry(sample.subject.clone()).or_insert(people.len());
+            if place == people.len() {
+                people.push((sample.subject.clone(), Vec::new()));
+            }
+            people[place].1.push(at);
+        }
+        Self(people)
+    }
+
+    fn deed(&self, id: &GalleryId) -> Deed {
+        self.0.iter().fold(Deed::new("enrol").gallery(id), |deed, (subject, images)| {
+            deed.subject_about(subject, format!("{} images", images.len()))
+        })
+    }
+
+    fn outcomes<T, E>(&self, answers: &[Result<T, E>]) -> Vec<Outcome> {
+        let of = |(_, images): &(SubjectId, Vec<usize>)| {
+            let all = images.len();
+            let done = images.iter().filter(|at| answers.get(**at).is_some_and(Result::is_ok)).count();
+            let about = (0 < done && done < all).then(|| format!("{done} of {all} images"));
+            Outcome { done: done > 0, about }
+        };
+        self.0.iter().map(of).collect()
+    }
 }
 
 async fn store(

@@ -133,7 +133,7 @@ impl Service {
     /// cannot be loaded.
     pub fn open(options: &ServiceOptions) -> Result<Self, ServiceError> {
         let mut notices = Vec::new();
-        let master_key = self::master_key(&options.master_key, &mut notices)?;
+        let master_key = key_of(&options.data_dir, &options.master_key, &mut notices)?;
         let failpoint = Failpoint::new(options.failpoint.clone());
         let store_options = StoreOptions {
             failpoint: failpoint.clone(),
@@ -227,8 +227,22 @@ fn open_store(
     master_key: &KeySource,
     notices: &mut Vec<String>,
 ) -> Result<Store, ServiceError> {
-    let master_key = self::master_key(master_key, notices)?;
+    let master_key = key_of(data_dir, master_key, notices)?;
     Ok(Store::open(StoreOptions::new(data_dir, master_key))?)
+}
+
+/// The key of the store in a data directory: one is made only with the store. Later it would open nothing, and lie where the right one is
+/// looked for.
+fn key_of(
+    data_dir: &Path,
+    source: &KeySource,
+    notices: &mut Vec<String>,
+) -> Result<MasterKey, ServiceError> {
+    if Store::exists(data_dir) {
+        backup::existing_key(source)
+    } else {
+        master_key(source, notices)
+    }
 }
 
 /// A master key; one of a file that is not there is made.

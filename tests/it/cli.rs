@@ -117,6 +117,27 @@ fn a_folder_is_enrolled_with_errors_by_file_and_again_without_doubling() {
     );
 }
 
+/// A new one would open nothing, and lie where the right one is looked for.
+#[test]
+fn a_master_key_that_is_missing_beside_a_store_is_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let list = |more: &[&str]| {
+        let data = data.display().to_string();
+        handclip(&[&["gallery", "--data-dir", &data], more, &["list"]].concat())
+    };
+    let data_dir = data.display().to_string();
+    done(&handclip(&["gallery", "--data-dir", &data_dir, "create", "g"]));
+    let (key, elsewhere) = (data.join("master.key"), dir.path().join("kept.key"));
+    std::fs::rename(&key, &elsewhere).unwrap();
+    assert!(failed(&list(&[]), 1).contains("there is no master key at"));
+    let typo = dir.path().join("kpet.key");
+    let named = ["--master-key-file", &typo.display().to_string()];
+    assert!(failed(&list(&named), 1).contains("kpet.key"));
+    assert!(!key.exists() && !typo.exists());
+    done(&list(&["--master-key-file", &elsewhere.display().to_string()]));
+}
+
 #[test]
 fn a_store_in_use_is_a_plain_error() {
     let dir = tempfile::tempdir().unwrap();

@@ -52,10 +52,11 @@ impl Backfill<'_> {
                     return Err(JobFailure::interrupted());
                 }
                 let begun = Instant::now();
+                let before = tally.without_image;
                 self.part(gallery, part, tally)?;
                 self.failpoint.reach("deploy.backfilling");
-                tally.done += part.len() as u64;
-                self.context.progress(tally.done, tally.total);
+                tally.done += part.len() as u64 - (tally.without_image - before);
+                self.context.progress(tally.done + tally.without_image, tally.total);
                 if let Some(rate) = self.images_per_second {
                     self.rest(Duration::from_secs_f64(part.len() as f64 / rate), begun);
                 }

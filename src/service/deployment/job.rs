@@ -142,6 +142,9 @@ fn bring(
     let mut tally = Tally::default();
     fill(&backfill, &moving, &mut tally, input)?;
     context.log(format!("{} samples have a template of {}", tally.done, input.model));
+    if tally.without_image > 0 {
+        context.log(format!("{} samples have no image and are dropped", tally.without_image));
+    }
     failpoint.reach("deploy.filled");
     for gallery in moving() {
         match gallery.compact_filling(context.cancel_flag()) {

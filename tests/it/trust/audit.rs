@@ -79,8 +79,7 @@ fn settled(app: &TestApp, key: &str) -> Vec<Value> {
         let outcomes: BTreeSet<u64> =
             all.iter().filter_map(|line| line["outcome_of"].as_u64()).collect();
         let open = (1_u64..).zip(&all).filter(|(number, line)| {
-            // A batch has one outcome for several lines: that of the first.
-            line["outcome_of"].is_null() && line["action"] != "enrol" && !outcomes.contains(number)
+            line["outcome_of"].is_null() && !outcomes.contains(number)
         });
         if open.count() == 0 {
             return all;
@@ -160,6 +159,11 @@ fn who_did_what_is_written_down_before_it_is_done() {
     let actions: Vec<&str> = ada.iter().filter_map(|line| line["action"].as_str()).collect();
     assert_eq!(actions, ["enrol", "enrol", "sample.remove", "subject.erase", "subject.erase"]);
     let bob = lines(&app, &admin, "?subject=bob");
+    let said = |line: &Value| (line["about"].clone(), line["outcome"].clone());
+    assert_eq!(
+        bob.iter().map(said).collect::<Vec<_>>(),
+        [(json!("2 images"), json!(null)), (json!(null), json!("done"))]
+    );
     assert_ne!(bob[0]["subject"], ada[0]["subject"]);
     assert!(lines(&app, &admin, "?subject=nobody").is_empty());
     let text = serde_json::to_string(&all).unwrap();
@@ -177,6 +181,44 @@ fn who_did_what_is_written_down_before_it_is_done() {
     ask("GET", "/v1/audit?limit=0", &admin, None).refused(400, "invalid_request");
     ask("GET", "/v1/audit?since=3", &admin, None).refused(400, "invalid_request");
     ask("GET", "/v1/audit", &token, None).refused(401, "key_revoked");
+}
+
+/// Of a batch each person has a line on how it went.
+#[test]
+fn who_was_refused_in_a_batch_is_not_written_down_as_enrolled() {
+    let app = TestApp::spawn();
+    let (_, admin) = admin(&app);
+    let policy = json!({"require_consent": true});
+    let made = json!({"id": "staff", "policy": policy});
+    app.ask("POST", "/v1/galleries", Some(&admin), Some(&made)).ok();
+    let consent = json!({"purpose": "entry", "given_at_ms": 1, "expires_at_ms": u64::MAX});
+    let item = |subject: &str, n: usize, sample: &str, agrees: bool| {
+        let mut item = json!({"subject": subject, "sample": sample, "image": hands()[n].base64()});
+        if agrees {
+            item["consent"] = consent.clone();
+        }
+        item
+    };
+    let ask = |samples: Value| {
+        let body = json!({ "samples": samples });
+        app.ask("POST", "/v1/galleries/staff/samples:batch", Some(&admin), Some(&body)).ok()
+    };
+    let answer = ask(json!([
+        item("ada", 0, "s0", true),
+        item("bob", 8, "s8", false),
+        item("ada", 1, "s1", true),
+        // Another sample has that name.
+        item("ada", 2, "s1", true),
+    ]));
+    assert_eq!((&answer["enrolled"], &answer["failed"]), (&json!(2), &json!(2)), "{answer}");
+    settled(&app, &admin);
+    let outcome = |subject: &str| {
+        let of = lines(&app, &admin, &format!("?subject={subject}"));
+        assert_eq!(of.len(), 2, "{of:?}");
+        (of[0]["about"].clone(), of[1]["outcome"].clone(), of[1]["about"].clone())
+    };
+    assert_eq!(outcome("ada"), (json!("3 images"), json!("done"), json!("2 of 3 images")));
+    assert_eq!(outcome("bob"), (json!("1 images"), json!("refused"), json!(null)));
 }
 
 #[test]
