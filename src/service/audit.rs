@@ -74,7 +74,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    fn of(done: bool) -> Self {
+    pub(super) fn of(done: bool) -> Self {
         Self { done, about: None }
     }
 }
@@ -248,7 +248,8 @@ impl AuditLog {
     pub(super) fn end(&self, begun: &Begun, outcomes: &[Outcome]) {
         let mut batch = if begun.erases { Batch::of_erasure() } else { Batch::default() };
         let line = |at: u64| {
-            let outcome = outcomes.get(at as usize).or(outcomes.last()).cloned().unwrap_or_default();
+            let outcome =
+                outcomes.get(at as usize).or(outcomes.last()).cloned().unwrap_or_default();
             AuditLine {
                 at_ms: now_ms(),
                 outcome_of: Some(begun.first + at),

@@ -15,7 +15,9 @@ use crate::storage::{
     verify_backup,
 };
 
-use super::audit::{AuditCheckView, AuditHead, AuditLog, AuditPage, AuditQuery, Deed, author};
+use super::audit::{
+    AuditCheckView, AuditHead, AuditLog, AuditPage, AuditQuery, Deed, Outcome, author,
+};
 use super::error::ServiceError;
 use super::models::{Archive, Parts};
 use super::options::KeySource;
@@ -51,7 +53,7 @@ impl Service {
         let store = self.0.store.clone();
         tokio::task::spawn_blocking(move || {
             let made = store.backup(&mut writer);
-            log.end(&begun, made.is_ok());
+            log.end(&begun, &[Outcome::of(made.is_ok())]);
             if let Err(error) = made {
                 // Nobody must take what came for all of it; whoever checks it sees that, too.
                 tracing::warn!(%error, "a backup was not made to its end");

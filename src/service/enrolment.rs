@@ -220,7 +220,8 @@ impl People {
     fn outcomes<T, E>(&self, answers: &[Result<T, E>]) -> Vec<Outcome> {
         let of = |(_, images): &(SubjectId, Vec<usize>)| {
             let all = images.len();
-            let done = images.iter().filter(|at| answers.get(**at).is_some_and(Result::is_ok)).count();
+            let done =
+                images.iter().filter(|at| answers.get(**at).is_some_and(Result::is_ok)).count();
             let about = (0 < done && done < all).then(|| format!("{done} of {all} images"));
             Outcome { done: done > 0, about }
         };

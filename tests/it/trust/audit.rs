@@ -78,9 +78,9 @@ fn settled(app: &TestApp, key: &str) -> Vec<Value> {
         let all = lines(app, key, "?limit=1000");
         let outcomes: BTreeSet<u64> =
             all.iter().filter_map(|line| line["outcome_of"].as_u64()).collect();
-        let open = (1_u64..).zip(&all).filter(|(number, line)| {
-            line["outcome_of"].is_null() && !outcomes.contains(number)
-        });
+        let open = (1_u64..)
+            .zip(&all)
+            .filter(|(number, line)| line["outcome_of"].is_null() && !outcomes.contains(number));
         if open.count() == 0 {
             return all;
         }
