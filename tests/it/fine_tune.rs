@@ -1,7 +1,6 @@
 //! Fine-tuning, from a folder of pictures to a model directory that serves.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 #[cfg(unix)]
 use std::process::{Child, Command, Stdio};
@@ -112,20 +111,16 @@ fn a_run_repeats_bit_for_bit_and_frozen_towers_stay() {
     assert_eq!(text(&first), nano.text("a palmar left hand").unwrap().embedding);
 }
 
-/// A folder for each subject, which says nothing of aspect, side or accessories: the first `images` pictures of
+/// A folder for each subject, which says nothing of aspect, side or accessories: the pictures of the backs of
 /// everybody's right hand, under names that are no numbers.
-fn folders(dir: &Path, images: usize) -> PathBuf {
-    let out = dir.join(format!("folders{images}"));
+fn folders(dir: &Path) -> PathBuf {
+    let out = dir.join("folders");
     let drawn = handclip::dataset::read(&hands(dir)).unwrap();
     let right = (Some(Aspect::Dorsal), Some(Side::Right));
-    let mut of_one: BTreeMap<String, usize> = BTreeMap::new();
     for image in &drawn {
-        let count = of_one.entry(image.key()).or_default();
-        let kind = (image.attributes.aspect, image.attributes.side);
-        if kind != right || *count == images {
+        if (image.attributes.aspect, image.attributes.side) != right {
             continue;
         }
-        *count += 1;
         let folder = out.join(format!("p-{}", image.key()));
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::copy(&image.path, folder.join(image.path.file_name().unwrap())).unwrap();
@@ -147,7 +142,7 @@ fn notices(request: &FineTuneRequest) -> (FineTuneSummary, String) {
 #[test]
 fn a_folder_for_each_subject_is_validated_and_scored() {
     let dir = tempfile::tempdir().unwrap();
-    let data = folders(dir.path(), 3);
+    let data = folders(dir.path());
     // Steps so small that no epoch is better than the first.
     let recipe = "epochs = 5\npatience = 1\nvalidation = 0.25\n[batch]\nhands = 4\nimages = 2\n\
         [optimizer]\nlearning_rate = 1e-30\nwarmup_epochs = 0\n[freeze]\ntext = true\n";
@@ -170,7 +165,10 @@ fn a_folder_for_each_subject_is_validated_and_scored() {
 #[test]
 fn where_nothing_can_be_scored_that_is_said_and_nothing_goes_by_it() {
     let dir = tempfile::tempdir().unwrap();
-    let data = folders(dir.path(), 1);
+    // One picture of each hand of everybody.
+    let data = dir.path().join("hands");
+    let drawing = Drawing { subjects: 12, images: 1, seed: 5, size: 96 };
+    draw_hands(drawing, &data, &|_, _| {}).unwrap();
     let recipe = "epochs = 1\nvalidation = 0.25\n[batch]\nhands = 4\nimages = 1\n\
         [optimizer]\nlearning_rate = 1e-5\n[freeze]\ntext = true\n[losses.cross_entropy]\n";
     let (summary, said) = notices(&request(&data, dir.path().join("run"), recipe));
@@ -185,7 +183,7 @@ fn where_nothing_can_be_scored_that_is_said_and_nothing_goes_by_it() {
 #[test]
 fn hands_that_are_never_drawn_do_not_count_as_trained_on() {
     let dir = tempfile::tempdir().unwrap();
-    let data = folders(dir.path(), 3);
+    let data = folders(dir.path());
     // Of the first person a single picture is left, of the second two.
     let mut people: Vec<PathBuf> =
         std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
