@@ -55,6 +55,10 @@ pub(super) enum Busy {
     Sample(SampleId),
     Calibration,
     Policy,
+    /// The saved lists.
+    Lists,
+    /// The gallery's own record, where what was given up is removed.
+    Record,
 }
 
 #[derive(Default)]

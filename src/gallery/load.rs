@@ -28,6 +28,11 @@ impl Gallery {
         let rows = rows?;
         let loaded = self.joined(home, &rows, stored?, spaces.partial)?;
         let (lists, any) = self.saved_lists(home.of)?;
+        // A number that lists name is not given again, be its sample removed: the lists would say where another lies.
+        if let Some(listed) = lists.as_ref().and_then(SavedLists::largest) {
+            let mut state = self.state();
+            state.next_sample = state.next_sample.max(listed.saturating_add(1));
+        }
         if !home.index.fill(&loaded, lists) && any {
             tracing::warn!(gallery = %self.doc.id, "the saved index does not fit and is built anew");
         }

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::storage::{Batch, Seal, Store};
 
+use super::catalogue::Busy;
 use super::index::Merge;
 use super::key::{self, Key};
 use super::space::Role;
@@ -172,6 +173,8 @@ impl Gallery {
     /// # Errors
     /// The store's.
     pub fn save(&self) -> Result<(), GalleryError> {
+        // A deletion waits until it is done: what were written after that would stay.
+        let _reservation = self.reserve(vec![Busy::Lists]);
         if self.state().deleted {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::domain::{Consent, GalleryPolicy, SubjectId, now_ms};
+use crate::domain::{Consent, DAY_MS, GalleryPolicy, SubjectId, now_ms};
 use crate::storage::{Batch, Seal};
 
 use super::catalogue::{Busy, SubjectEntry};
@@ -11,7 +11,6 @@ use super::key::{self, Key};
 use super::record::{from_json, to_json};
 use super::{Gallery, GalleryError};
 
-const DAY_MS: u64 = 24 * 3600 * 1000;
 /// An interaction is written when what the store knows is this much older: a door that is passed all day costs one record.
 const COARSE_MS: u64 = 3600 * 1000;
 

@@ -331,6 +331,7 @@ impl Gallery {
         }
         // The record last, so that a crash before it has all of this done again.
         let _shift = self.shift.write();
+        let _reservation = self.reserve(vec![Busy::Record]);
         if self.state().deleted {
             return Ok(());
         }

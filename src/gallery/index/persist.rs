@@ -30,6 +30,11 @@ pub(in crate::gallery) struct SavedLists {
 }
 
 impl SavedLists {
+    /// The largest number of a sample that they name.
+    pub(in crate::gallery) fn largest(&self) -> Option<u64> {
+        self.numbers.iter().copied().max()
+    }
+
     /// The lists as far as their rows are among `numbers`: places in these. `None` when a fifth or more is missing: a new arrangement
     /// is the better one.
     pub(super) fn among(&self, numbers: impl Iterator<Item = u64>) -> Option<Arranged> {
