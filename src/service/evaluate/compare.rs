@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use crate::evaluation::{Outcome, Paired, ProbeValue};
 
+use super::criteria::Sides;
 use super::figures::{Measure, Measured, within};
-use super::gate::{GateTable, Sides, calibration, hold};
+use super::gate::{GateTable, calibration, hold};
 use super::output::Output;
 use super::plan::plan;
 use super::published::{PUBLISHED, PublishedFigure};

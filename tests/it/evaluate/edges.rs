@@ -112,6 +112,23 @@ fn a_set_in_which_nobody_has_a_mate_is_left_out_of_a_comparison() {
 }
 
 #[test]
+fn across_aspects_there_are_neither_thresholds_nor_misses_at_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (path(drawn()), path(&dir.path().join("out")));
+    let how = ["--data", &data, "--protocol", "cross-aspect", "--runs", "2"];
+    let message = failed(&handclip(&[&["calibrate"], &how[..]].concat()), 1);
+    assert!(message.contains("use `--protocol hands`"), "{message}");
+    let rest = ["--replicates", "100", "--gate", "--json", "--out", &out];
+    let command = [&["compare", "one=nano", "two=nano"], &how[..], &rest[..]].concat();
+    let found = parse(&done(&handclip(&command)));
+    let fnir = &found["gate"]["rows"][2];
+    assert_eq!((&fnir["criterion"], &fnir["passed"]), (&"fnir".into(), &false.into()));
+    assert!(fnir["reason"].as_str().unwrap().contains("across aspects"), "{fnir}");
+    assert!(dir.path().join("out/gate.json").exists());
+    assert!(!dir.path().join("out/calibration.json").exists());
+}
+
+#[test]
 fn the_test_half_of_11k_hands_is_drawn_by_number_with_and_without_distractors() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
