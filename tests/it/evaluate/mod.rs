@@ -576,6 +576,21 @@ fn calibrated_thresholds_decide_and_do_not_reach_beyond_what_was_measured() {
     assert_eq!(verify(&app, &first, others[0])["decision"], Value::Null);
 }
 
+#[test]
+fn thresholds_go_into_a_store_that_keeps_weights_in_the_bits_they_were_measured_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = path(&dir.path().join("store"));
+    let data = path(drawn());
+    let on = ["--data-dir", &store, "--gallery", "g", "--device", "cpu:bf16"];
+    let first = path(&embeddings()[0].0.path);
+    done(&handclip(&[&["enrol", "--create", "--subject", "ann", &first], &on[..]].concat()));
+    let command = ["calibrate", "--data", &data, "--replicates", "100", "--fmr", "0.5"];
+    done(&handclip(&[&command[..], &["--fpir", "1.0"], &on[..]].concat()));
+    let verify = ["verify", "--subject", "ann", "--json", &first];
+    let answer = parse(&done(&handclip(&[&verify[..], &on[..]].concat())));
+    assert_eq!(answer["threshold"]["source"], "calibration", "{answer}");
+}
+
 fn encoded(image: &LabelledImage) -> String {
     base64(&std::fs::read(&image.path).unwrap())
 }
