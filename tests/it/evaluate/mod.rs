@@ -259,6 +259,16 @@ fn embeddings_of_another_program_join_the_table_in_every_format() {
     }
     let csv = dir.path().join("ours_csv.csv");
     let text = std::fs::read_to_string(&csv).unwrap();
+    // As pandas writes it: row numbers first, without a name.
+    let mut numbered = String::new();
+    for (row, line) in text.lines().enumerate() {
+        let number = row.checked_sub(1).map_or_else(String::new, |row| row.to_string());
+        numbered.push_str(&format!("{number},{line}\n"));
+    }
+    std::fs::write(&csv, numbered).unwrap();
+    let theirs = evaluate(&["--runs", "2", "--model", &path(&csv)]);
+    assert_eq!(theirs["system"]["dimensions"], embeddings()[0].1.len());
+    assert_eq!(theirs["sets"][0]["runs"], ours["sets"][0]["runs"]);
     let bad = |content: &str, expected: &str| {
         std::fs::write(&csv, content).unwrap();
         let data = path(drawn());
