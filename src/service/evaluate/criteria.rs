@@ -84,16 +84,15 @@ pub(super) fn fnir(
     })
 }
 
-/// Values of the probes that either side has; one that a side lacks is `lacking` there.
+/// Values of the probes that either side has; what a side lacks is its miss.
 fn pair(
     a: &BTreeMap<usize, (u64, f64)>,
     b: &BTreeMap<usize, (u64, f64)>,
-    lacking: f64,
 ) -> (Vec<ProbeValue>, Vec<ProbeValue>) {
     let either: BTreeMap<usize, u64> =
         a.iter().chain(b).map(|(file, (label, _))| (*file, *label)).collect();
     let values = |of: &BTreeMap<usize, (u64, f64)>| -> Vec<ProbeValue> {
-        let value = |file: &usize| of.get(file).map_or(lacking, |(_, value)| *value);
+        let value = |file: &usize| of.get(file).map_or(0.0, |(_, value)| *value);
         let all = either.iter();
         all.map(|(probe, subject)| ProbeValue {
             probe: *probe,
@@ -170,7 +169,7 @@ pub(super) fn text_recall(
         }
         found.push(hits);
     }
-    let (challenger, champion) = pair(&found[1], &found[0], 0.0);
+    let (challenger, champion) = pair(&found[1], &found[0]);
     Ok(Measured::Paired(measure.bootstrap.paired(&[challenger], &[champion])?))
 }
 

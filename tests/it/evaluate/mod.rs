@@ -267,7 +267,7 @@ fn embeddings_of_another_program_join_the_table_in_every_format() {
     }
     std::fs::write(&csv, numbered).unwrap();
     let theirs = evaluate(&["--runs", "2", "--model", &path(&csv)]);
-    assert_eq!(theirs["system"]["dimensions"], embeddings()[0].1.len());
+    assert_eq!(theirs["system"]["dim"], embeddings()[0].1.len());
     assert_eq!(theirs["sets"][0]["runs"], ours["sets"][0]["runs"]);
     let bad = |content: &str, expected: &str| {
         std::fs::write(&csv, content).unwrap();
