@@ -63,8 +63,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         eprintln!("the thresholds are in {}", out.join("calibration.json").display());
     }
     if let Some(gallery) = &args.gallery {
+        // The precision of the device is part of what thresholds belong to.
         let path = request.system.path().to_string_lossy().into_owned();
-        let model = ModelArgs { model: path, device: "cpu".to_owned() };
+        let model = ModelArgs { model: path, device: request.options.device.clone() };
         let calibration = found.calibration.clone();
         with_service(Absent::Refuse, &args.store, &model, |service| async move {
             Ok(service.set_calibration(gallery, Some(calibration)).await?)

@@ -54,7 +54,7 @@ pub(super) struct HowArgs {
     /// Evaluate subjects that the model was trained on: the figures say nothing about others
     #[arg(long)]
     allow_leak: bool,
-    /// auto, cpu, cuda or cuda:N
+    /// auto, cpu, cpu:bf16, cpu:int8, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
     /// Keep embeddings here between evaluations. They are biometric data; only their owner can read the files

@@ -73,6 +73,18 @@ impl Ranking {
     }
 }
 
+impl Paired {
+    /// Two figures, and their differences by replicate.
+    pub(super) fn of((a, b): (f64, f64), differences: Vec<f64>, level: f64) -> Self {
+        let count = differences.len() as f64;
+        let beyond = |test: fn(&f64) -> bool| differences.iter().filter(|d| test(d)).count() as f64;
+        let smaller = beyond(|d| *d <= 0.0).min(beyond(|d| *d >= 0.0));
+        let p = (count > 0.0).then(|| (2.0 * (smaller + 1.0) / (count + 1.0)).min(1.0));
+        let interval = Interval::percentile(differences, level);
+        Self { a, b, difference: a - b, interval, p }
+    }
+}
+
 impl Bootstrap {
     /// The mean over runs of the mean over a run's probes, with its interval: the same subjects are drawn
     /// for all runs. No interval without replicates.
@@ -118,12 +130,7 @@ impl Bootstrap {
             .into_iter()
             .flatten()
             .collect();
-        let count = differences.len() as f64;
-        let beyond = |test: fn(&f64) -> bool| differences.iter().filter(|d| test(d)).count() as f64;
-        let smaller = beyond(|d| *d <= 0.0).min(beyond(|d| *d >= 0.0));
-        let p = (count > 0.0).then(|| (2.0 * (smaller + 1.0) / (count + 1.0)).min(1.0));
-        let interval = Interval::percentile(differences, self.level);
-        Ok(Paired { a, b, difference: a - b, interval, p })
+        Ok(Paired::of((a, b), differences, self.level))
     }
 
     /// Calls `f` with how often each of `subjects` was drawn, replicate after replicate.

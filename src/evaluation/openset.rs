@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::support::claim_fpir;
 use super::threshold::{Rate, accepted, smallest};
-use super::{Bootstrap, EvaluationError, Interval, Ranking};
+use super::{Bootstrap, EvaluationError, Interval, Paired, Ranking};
 
 /// Searches of people who are enrolled and of people who are not.
 ///
@@ -22,7 +22,8 @@ pub struct OpenSet {
     strangers: Vec<u32>,
     /// Whose mated probes failed before the search.
     lost: Vec<u32>,
-    people: usize,
+    /// Who they are, ascending: the places that numbers of people stand for.
+    people: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +102,7 @@ impl OpenSet {
             non_mated,
             strangers,
             lost: lost.iter().map(|label| number(*label)).collect(),
-            people: names.len(),
+            people: names,
         })
     }
 
@@ -157,8 +158,9 @@ impl OpenSet {
         let level = bootstrap.level;
         let mut fpir = Rate::of(accepted(&self.non_mated, threshold), self.non_mated(), level);
         let mut fnir = Rate::of(self.misses(rank, threshold), all, level);
-        let replicates = bootstrap
-            .replicates(self.people, |weights| self.replicate(weights, target, rank, threshold));
+        let replicates = bootstrap.replicates(self.people.len(), |weights| {
+            self.replicate(weights, target, rank, threshold)
+        });
         let of = |value: fn(&[Option<f64>; 3]) -> Option<f64>| {
             let values: Vec<f64> = replicates.iter().filter_map(value).collect();
             (10 * values.len() >= 9 * replicates.len())
@@ -176,6 +178,35 @@ impl OpenSet {
             fnir_at_target: of(|replicate| replicate[2]),
             refused: claim_fpir(target, self.strangers()).err().map(|refused| refused.to_string()),
         }
+    }
+
+    /// FNIR of two systems that searched for the same people, each at its own threshold for `target`. Every
+    /// replicate draws people once for both, those who are enrolled and those who are not, and sets both
+    /// thresholds anew: a threshold is as uncertain as what is missed at it.
+    ///
+    /// No interval where a tenth of the replicates has nobody to tell a rate of.
+    #[must_use]
+    pub fn paired(&self, other: &Self, target: f64, rank: usize, bootstrap: &Bootstrap) -> Paired {
+        let everybody: BTreeSet<u64> = self.people.iter().chain(&other.people).copied().collect();
+        let everybody: Vec<u64> = everybody.into_iter().collect();
+        let places = |of: &Self| -> Vec<usize> {
+            of.people.iter().map(|who| everybody.partition_point(|name| name < who)).collect()
+        };
+        let sides = [(self, places(self)), (other, places(other))];
+        let [a, b] = [self, other].map(|of| of.fnir(rank, of.threshold_at_fpir(target)));
+        let replicates = bootstrap.replicates(everybody.len(), |weights| {
+            let [a, b] = sides.each_ref().map(|(of, places)| {
+                let own: Vec<f64> = places.iter().map(|place| weights[*place]).collect();
+                of.replicate(&own, target, rank, f32::INFINITY)[2]
+            });
+            Some(a? - b?)
+        });
+        let drawn = replicates.len();
+        let mut differences: Vec<f64> = replicates.into_iter().flatten().collect();
+        if 10 * differences.len() < 9 * drawn {
+            differences.clear();
+        }
+        Paired::of((a, b), differences, bootstrap.level)
     }
 
     fn misses(&self, rank: usize, t: f32) -> u64 {
@@ -272,6 +303,44 @@ pub(super) mod tests {
         assert!(point.refused.unwrap().contains("4 subjects without a mate"));
         let failed = OpenSet::of(&[ranking], &[2], |label| label).unwrap();
         assert_eq!(failed.fnir(1, 0.376), 0.6, "the failed probe is a miss");
+    }
+
+    #[test]
+    fn a_difference_is_as_uncertain_as_the_thresholds_that_it_is_taken_at() {
+        let of = |strangers: &[f32]| {
+            let mated: Vec<(usize, f32)> = vec![(1, 0.5); 10];
+            OpenSet::of(&[ranking(&mated, strangers)], &[], |label| label).unwrap()
+        };
+        let plain = of(&[0.25; 10]);
+        // One of ten may pass at 0.1. Where that one is drawn twice, the threshold is above every mate.
+        let close = of(&[0.75, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25]);
+        let bootstrap = Bootstrap { replicates: 500, ..Bootstrap::default() };
+        let paired = close.paired(&plain, 0.1, 1, &bootstrap);
+        assert_eq!((paired.a, paired.b, paired.difference), (0.0, 0.0, 0.0));
+        let interval = paired.interval.unwrap();
+        assert_eq!((interval.low, interval.high), (0.0, 1.0));
+        let turned = plain.paired(&close, 0.1, 1, &bootstrap).interval.unwrap();
+        assert_eq!((turned.low, turned.high), (-1.0, 0.0), "both sides meet the same people");
+        let same = close.paired(&close, 0.1, 1, &bootstrap).interval.unwrap();
+        assert_eq!((same.low, same.high), (0.0, 0.0));
+        let none = Bootstrap { replicates: 0, ..bootstrap };
+        assert_eq!(close.paired(&plain, 0.1, 1, &none).interval, None);
+    }
+
+    #[test]
+    fn two_systems_are_drawn_the_same_people_whoever_took_part_in_each() {
+        let mut one = ranking(&[(1, 0.5), (2, 0.5), (1, 0.5), (2, 0.5)], &[0.25; 4]);
+        one.outcomes.iter_mut().for_each(|outcome| outcome.label += 10);
+        let mut other = one.clone();
+        // One who only the second was asked about, and who comes before all others.
+        other.strangers.push(Stranger { label: 5, ..other.strangers[0] });
+        let of = |ranking: Ranking| OpenSet::of(&[ranking], &[], |label| label).unwrap();
+        let (one, other) = (of(one), of(other));
+        assert_eq!((one.people.len(), other.people.len()), (8, 9));
+        let paired = one.paired(&other, 0.1, 1, &Bootstrap::default());
+        let interval = paired.interval.unwrap();
+        assert_eq!((paired.a, paired.b), (0.5, 0.5));
+        assert_eq!((interval.low, interval.high), (0.0, 0.0), "misses of the same people");
     }
 
     #[test]

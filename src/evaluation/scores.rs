@@ -56,8 +56,8 @@ impl Scores {
     /// Compares every probe of the trials with its whole gallery. A comparison is genuine where the labels
     /// are equal.
     ///
-    /// lost: the label of every genuine comparison that never took place: one for each probe that failed to
-    /// be acquired, and one for each probe whose subject failed to be enrolled. They are misses in
+    /// lost: the label of every genuine comparison that never took place, as the probe failed to be acquired or
+    /// the sample to be enrolled: as many of a probe as it was to be compared with. They are misses in
     /// [`Self::frr`], and no part of [`Self::fnmr`].
     /// person: who is behind a label. Distractors are hands of people under labels of their own; for the
     /// count of subjects and for the bootstrap they are those people. The identity where labels are people.
@@ -74,7 +74,7 @@ impl Scores {
     }
 
     /// As [`Self::gather`], every probe compared with every label of the gallery by the closest of its samples:
-    /// what a verification against a whole subject sees.
+    /// what a verification against a whole subject sees. Of a probe at most one comparison is lost then.
     ///
     /// # Errors
     /// As [`Self::gather`].

@@ -28,7 +28,8 @@ pub(super) struct IdentifyRequest {
     filter: Option<AttributesSchema>,
     /// Compare with the mean of a subject's so many most similar samples instead of the best one.
     mean_of: Option<usize>,
-    /// Cosine similarity for a decision, -1 to 1. Without it, `decision` is null.
+    /// Cosine similarity for a decision, -1 to 1. Without it the gallery's calibration decides; where there is none,
+    /// `decision` is null.
     threshold: Option<f32>,
 }
 
@@ -40,7 +41,8 @@ pub(super) struct VerifyRequest {
     subject: String,
     /// The probe, a file in base64.
     image: String,
-    /// Cosine similarity for a decision, -1 to 1. Without it, `decision` is null.
+    /// Cosine similarity for a decision, -1 to 1. Without it the gallery's calibration decides; where there is none,
+    /// `decision` is null.
     threshold: Option<f32>,
 }
 

@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "image",
             "tensor",
             "telemetry",
+            "urgency",
             "domain",
         ],
     ),

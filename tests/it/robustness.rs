@@ -320,6 +320,7 @@ fn the_command_names_what_it_does_not_know_and_writes_its_report() {
     let shown = run(&["--corruptions", "none"]);
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(text.contains("# Robustness of nano") && !text.contains("## Damaged"), "{text}");
+    assert!(text.contains("but not by group"), "a table by group leaves out what was refused");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the challenger would have answered: enrolled samples ask about themselves under both models, each without its own
 //! sample, before any caller is answered by the new one.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -69,16 +70,20 @@ pub(super) fn replay(
     }
     let mut at = 0;
     for (old, new) in &pairs {
-        for (subject, sample) in new.listed() {
+        let listed = new.listed();
+        let mut samples: HashMap<&SubjectId, usize> = HashMap::new();
+        listed.iter().for_each(|(subject, _)| *samples.entry(subject).or_default() += 1);
+        for (subject, sample) in &listed {
             at += 1;
-            if at % step != 0 {
+            // Without its only sample a subject cannot be found.
+            if at % step != 0 || samples.get(subject).is_none_or(|samples| *samples < 2) {
                 continue;
             }
             if context.cancelled() {
                 return Err(JobFailure::interrupted());
             }
             let said = |view: &GalleryView| -> Result<Option<Said>, JobFailure> {
-                let Some(query) = view.template_of(&subject, &sample) else { return Ok(None) };
+                let Some(query) = view.template_of(subject, sample) else { return Ok(None) };
                 let params = SearchParams {
                     limit: 2,
                     filter: AttributeFilter::default(),
@@ -86,7 +91,7 @@ pub(super) fn replay(
                     exact: false,
                 };
                 let hits = view.search_samples(&query, &params).map_err(gallery_failure)?;
-                let other = hits.into_iter().find(|hit| hit.sample != sample);
+                let other = hits.into_iter().find(|hit| hit.sample != *sample);
                 Ok(other.map(|hit| Said {
                     decision: thresholds::identification(view).map(|threshold| {
                         thresholds::identified(Some(hit.similarity.get()), threshold)
@@ -97,8 +102,8 @@ pub(super) fn replay(
             let (Some(before), Some(after)) = (said(old)?, said(new)?) else { continue };
             shadow.probes += 1;
             shadow.same_top += usize::from(before.top == after.top);
-            shadow.right_before += usize::from(before.top == subject);
-            shadow.right_after += usize::from(after.top == subject);
+            shadow.right_before += usize::from(before.top == *subject);
+            shadow.right_after += usize::from(after.top == *subject);
             if let (Some(before), Some(after)) = (before.decision, after.decision) {
                 shadow.decided += 1;
                 shadow.flips += usize::from(before != after);

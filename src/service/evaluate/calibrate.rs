@@ -1,6 +1,6 @@
 //! Thresholds for a gallery: measured on some subjects, tried on others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rand::SeedableRng as _;
@@ -15,11 +15,11 @@ use crate::evaluation::{
 };
 use crate::service::ledger::{RunKind, RunRecord};
 
+use super::asked::{ask, open_set, samples, trials};
 use super::embed::Embedded;
-use super::figures::{ask, open_set, trials};
 use super::output::Output;
 use super::plan::{Plan, PlannedSet, plan};
-use super::{EvaluateError, EvaluateEvent, EvaluateOptions, Selection, SystemChoice};
+use super::{EvaluateError, EvaluateEvent, EvaluateOptions, Protocol, Selection, SystemChoice};
 
 /// What is calibrated on what.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,13 +71,15 @@ pub struct Tried {
 /// Measures thresholds on a share of the subjects and tries them on the others.
 ///
 /// # Errors
-/// [`EvaluateError`]; [`EvaluateError::NoThreshold`] where the subjects support none of the targets.
+/// [`EvaluateError`]; [`EvaluateError::NoThreshold`] where the subjects support none of the targets,
+/// [`EvaluateError::OtherKinds`] where the protocol compares one kind of hand with another.
 pub fn calibrate(
     request: &CalibrateRequest,
     progress: &dyn Fn(EvaluateEvent),
 ) -> Result<Calibrated, EvaluateError> {
     let output = Output::prepare(request.options.out.as_deref())?;
     let plan = plan(&request.data, &request.selection, progress)?;
+    of_one_kind(plan.protocol)?;
     let (card, embedded) = request.system.embed(&plan, &request.options, progress)?;
     let fingerprint = card.fingerprint.ok_or(EvaluateError::NoModel)?;
     progress(EvaluateEvent::Set("thresholds".to_owned()));
@@ -90,6 +92,20 @@ pub fn calibrate(
     Ok(calibrated)
 }
 
+/// Impostors of the same kind of hand are the closest. A threshold among others comes out too low: where hands of one
+/// kind meet, its rate is above what it claims.
+fn of_one_kind(protocol: Protocol) -> Result<(), EvaluateError> {
+    match protocol {
+        Protocol::CrossAspect
+        | Protocol::Tree { all: true }
+        | Protocol::Published { all: true } => Err(EvaluateError::OtherKinds(protocol)),
+        Protocol::Auto
+        | Protocol::Hands
+        | Protocol::Tree { all: false }
+        | Protocol::Published { all: false } => Ok(()),
+    }
+}
+
 /// The same, of embeddings at hand.
 pub(super) fn measure(
     request: &CalibrateRequest,
@@ -97,6 +113,7 @@ pub(super) fn measure(
     embedded: &Embedded,
     fingerprint: Fingerprint,
 ) -> Result<Calibrated, EvaluateError> {
+    of_one_kind(plan.protocol)?;
     let bootstrap = Bootstrap {
         replicates: request.options.replicates,
         seed: request.selection.seed,
@@ -120,8 +137,7 @@ pub(super) fn measure(
     let parts = CalibrationParts {
         fingerprint,
         subjects: measured.subjects.map_or(0, |subjects| subjects as usize),
-        // Folders of draws enrol what lies in them, whatever was asked for.
-        samples_per_subject: request.selection.enrolled.min(here.most),
+        samples_per_subject: here.samples,
         gallery_subjects: here.open.as_ref().map_or(0, |(_, enrolled)| *enrolled),
         verification: thresholds(ThresholdKind::Fmr),
         identification: thresholds(ThresholdKind::Fpir),
@@ -168,14 +184,25 @@ struct Side {
     scores: Scores,
     /// With how many subjects its smallest gallery held.
     open: Option<(OpenSet, usize)>,
-    /// Most samples that a subject had in a gallery.
-    most: usize,
+    /// Fewest samples that a subject had in a gallery: more give a stranger more chances than were measured.
+    samples: usize,
 }
 
-fn most_of_one(session: &Session) -> usize {
-    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-    session.gallery.iter().for_each(|entry| *counts.entry(entry.label).or_default() += 1);
-    counts.into_values().max().unwrap_or(0)
+/// Of what nobody asked, or nobody was asked about, nothing was measured: counted, it would have the calibration reach
+/// no gallery at all.
+fn searched(session: &&Session) -> bool {
+    !session.gallery.is_empty() && !session.probes.is_empty()
+}
+
+/// Subjects in the smallest gallery that was searched.
+fn fewest_subjects(sessions: &[Session]) -> Option<usize> {
+    sessions.iter().filter(searched).map(|session| samples(&session.gallery).len()).min()
+}
+
+/// Samples of the subject that had fewest in any gallery that was searched.
+fn fewest_samples(sessions: &[Session]) -> Option<usize> {
+    let searched = sessions.iter().filter(searched);
+    searched.filter_map(|session| samples(&session.gallery).into_values().min()).min()
 }
 
 impl Side {
@@ -196,21 +223,18 @@ impl Side {
         let scores =
             Scores::gather_by_label(&trials(&sessions, embedded, captures)?, &lost, person)?;
         // All kinds of hand share a threshold, so their searches are pooled.
-        let (mut rankings, mut lost_searches, mut fewest) = (Vec::new(), Vec::new(), usize::MAX);
+        let (mut rankings, mut lost_searches) = (Vec::new(), Vec::new());
+        let mut draws: Vec<Session> = Vec::new();
         for set in &sets {
             let searches = open_set(set, embedded, &request.selection, captures)?;
             rankings.extend(searches.rankings);
             lost_searches.extend(searches.lost);
-            // Of a kind of hand of which these people have next to no pictures nothing was enrolled or searched:
-            // counted, it would have the calibration reach no gallery at all.
-            if searches.enrolled > 0 {
-                fewest = fewest.min(searches.enrolled);
-            }
+            draws.extend(searches.sessions);
         }
         let open = OpenSet::of(&rankings, &lost_searches, person).ok();
-        let open = open.map(|open| (open, fewest));
-        let most = sets.iter().flat_map(|set| &set.sessions).map(most_of_one).max().unwrap_or(0);
-        Ok(Self { scores, open, most })
+        let open = open.map(|open| (open, fewest_subjects(&draws).unwrap_or(0)));
+        let fewest = [&sessions, &draws].into_iter().filter_map(|of| fewest_samples(of));
+        Ok(Self { scores, open, samples: fewest.min().unwrap_or(0) })
     }
 
     fn tried(&self, threshold: &Threshold, level: f64) -> Option<Tried> {
@@ -262,4 +286,106 @@ fn record(
         record.figure(format!("{kind}_{:e}/missed_on_others", tried.target), tried.missed.value);
     }
     record
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::Cancel;
+    use super::*;
+    use crate::evaluation::{MonteCarlo, Vectors};
+
+    const PEOPLE: u64 = 8;
+    const IMAGES: usize = 4;
+
+    /// Eight people on a circle, four images each, two of them enrolled.
+    fn asked(protocol: Protocol) -> (CalibrateRequest, Plan) {
+        let selection = Selection {
+            protocol,
+            runs: 10,
+            seed: 0,
+            enrolled: 2,
+            hold_out: None,
+            accessories: false,
+            other_capture: false,
+        };
+        let options = EvaluateOptions {
+            device: "cpu".to_owned(),
+            cache: None,
+            replicates: 50,
+            allow_leak: false,
+            gate: None,
+            out: None,
+            show_images: false,
+            command: String::new(),
+            cancel: Cancel::default(),
+        };
+        let request = CalibrateRequest {
+            system: SystemChoice::named("nano"),
+            data: PathBuf::new(),
+            selection,
+            share: 1.0,
+            fmr: vec![0.5],
+            fpir: vec![1.0],
+            options,
+        };
+        let labels: Vec<u64> = (0..PEOPLE).flat_map(|label| [label; IMAGES]).collect();
+        let draws = MonteCarlo { runs: 10, samples: 2, seed: 0 };
+        let plan = Plan {
+            protocol,
+            files: Vec::new(),
+            sets: vec![PlannedSet { name: "all".to_owned(), sessions: draws.within(&labels) }],
+            subjects: Vec::new(),
+            people: (0..PEOPLE).collect(),
+            name: String::new(),
+            captures: None,
+            everybody: Vec::new(),
+        };
+        (request, plan)
+    }
+
+    fn embedded(refused: &[usize]) -> Embedded {
+        let files = PEOPLE as usize * IMAGES;
+        let taken: Vec<usize> = (0..files).filter(|file| !refused.contains(file)).collect();
+        let angle = |file: &usize| (file / IMAGES) as f32 * 0.7 + (file % IMAGES) as f32 * 0.02;
+        let values = taken.iter().flat_map(|file| [angle(file).cos(), angle(file).sin()]);
+        Embedded {
+            vectors: Arc::new(Vectors::new(2, values.collect()).unwrap()),
+            row_of: (0..files).map(|file| taken.iter().position(|other| *other == file)).collect(),
+            refusals: Vec::new(),
+            cached: 0,
+            seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_calibration_reaches_as_far_as_the_smallest_gallery_that_was_searched() {
+        let (request, plan) = asked(Protocol::Hands);
+        let reach = |refused: &[usize]| {
+            let fingerprint = "ab".repeat(32).parse().unwrap();
+            let found = measure(&request, &plan, &embedded(refused), fingerprint).unwrap();
+            (found.calibration.gallery_subjects, found.calibration.samples_per_subject)
+        };
+        assert_eq!(reach(&[]), (4, 2), "half of the people, with two images each");
+        // Of person 2 one image is left: where that is enrolled, it is by itself.
+        assert_eq!(reach(&[8, 9, 10]).1, 1);
+        // Person 5 is in no gallery, whoever else is.
+        assert_eq!(reach(&[20, 21, 22, 23]), (3, 2));
+    }
+
+    #[test]
+    fn no_threshold_comes_of_comparisons_between_kinds_of_hand() {
+        for (protocol, instead) in [
+            (Protocol::CrossAspect, "hands"),
+            (Protocol::Tree { all: true }, "tree"),
+            (Protocol::Published { all: true }, "11k"),
+        ] {
+            let (request, plan) = asked(protocol);
+            let fingerprint = "ab".repeat(32).parse().unwrap();
+            let refused = measure(&request, &plan, &embedded(&[]), fingerprint).unwrap_err();
+            assert!(matches!(refused, EvaluateError::OtherKinds(_)), "{refused}");
+            assert!(refused.to_string().contains(&format!("use `--protocol {instead}`")));
+        }
+    }
 }

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use crate::evaluation::{Outcome, Paired, ProbeValue};
 
+use super::criteria::Sides;
 use super::figures::{Measure, Measured, within};
-use super::gate::{GateTable, Sides, calibration, hold};
+use super::gate::{GateTable, calibration, hold};
 use super::output::Output;
 use super::plan::plan;
 use super::published::{PUBLISHED, PublishedFigure};
@@ -36,7 +37,7 @@ pub struct Comparison {
     pub format: u32,
     /// Each system's evaluation, the baseline's first.
     pub systems: Vec<Evaluation>,
-    /// Each other system against the baseline.
+    /// Each other system against the baseline, for every set in which any probe has a mate.
     pub differences: Vec<Difference>,
     /// Published figures, not measured here.
     pub published: Vec<PublishedFigure>,
@@ -104,11 +105,11 @@ pub fn compare(
         let names = (evaluation.system.name.as_str(), systems[0].system.name.as_str());
         let sets = plan.sets.iter().zip(measured[at].iter().zip(&measured[0]));
         for (set, (a, b)) in sets {
-            differences.push(difference(&measure, names, &set.name, &[(a, b)])?);
+            differences.extend(difference(&measure, names, &set.name, &[(a, b)])?);
         }
         if plan.sets.len() > 1 {
             let all: Vec<(&Measured, &Measured)> = measured[at].iter().zip(&measured[0]).collect();
-            differences.push(difference(&measure, names, "overall", &all)?);
+            differences.extend(difference(&measure, names, "overall", &all)?);
         }
     }
     let published = PUBLISHED
@@ -137,12 +138,17 @@ pub fn compare(
     Ok(comparison)
 }
 
+/// `None` where neither side has a probe with a mate, as in a set with one image of everybody.
 fn difference(
     measure: &Measure<'_>,
     (system, baseline): (&str, &str),
     set: &str,
     sides: &[(&Measured, &Measured)],
-) -> Result<Difference, EvaluateError> {
+) -> Result<Option<Difference>, EvaluateError> {
+    let rankings = || sides.iter().flat_map(|(a, b)| a.rankings.iter().chain(&b.rankings));
+    if rankings().all(|ranking| ranking.outcomes.is_empty()) {
+        return Ok(None);
+    }
     let paired = |of: fn(&Outcome) -> f64| -> Result<Paired, EvaluateError> {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for (first, second) in sides {
@@ -154,14 +160,14 @@ fn difference(
         }
         Ok(measure.bootstrap.paired(&a, &b)?)
     };
-    Ok(Difference {
+    Ok(Some(Difference {
         system: system.to_owned(),
         baseline: baseline.to_owned(),
         set: set.to_owned(),
         rank1: paired(|o| within(o, 1))?,
         map: paired(|o| o.average_precision)?,
         map_trapezoid: paired(|o| o.average_precision_trapezoid)?,
-    })
+    }))
 }
 
 /// Values of the probes that either system searched. What the other one lost, because it refused the probe or every

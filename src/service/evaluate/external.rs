@@ -1,7 +1,8 @@
 //! Embeddings that another program made: how a PyTorch run joins a comparison.
 //!
 //! They are matched to images by file name. `.npy` holds `[n, dim]` and has a text file of the same name beside it
-//! (`.txt`: a file name a line; `.csv`: a column `path`); `.csv` has a column `path` and one column a dimension;
+//! (`.txt`: a file name a line; `.csv`: a column `path`); `.csv` has a column `path` and one column a dimension, a nameless
+//! first column aside;
 //! `.parquet` has a column `path` and a list column `embedding`.
 
 use std::collections::{BTreeSet, HashMap};
@@ -160,10 +161,13 @@ fn records(
     let header = reader.headers().map_err(bad)?.clone();
     let column = header.iter().position(|name| matches!(name, "path" | "imageName" | "file"));
     let column = column.ok_or_else(|| fail(path, "has no column `path`"))?;
+    // Row numbers, as pandas writes them before everything else and without a name.
+    let numbers = header.get(0) == Some("");
     for record in reader.records() {
         let record = record.map_err(bad)?;
         let name = record.get(column).unwrap_or_default().to_owned();
-        let others = record.iter().enumerate().filter(|(at, _)| *at != column);
+        let values = |at: usize| at != column && !(numbers && at == 0);
+        let others = record.iter().enumerate().filter(|(at, _)| values(*at));
         each(name, others.map(|(_, field)| field).collect())?;
     }
     Ok(())

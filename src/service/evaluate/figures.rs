@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::evaluation::{
-    Bootstrap, MonteCarlo, OpenSet, Outcome, ProbeValue, Ranking, RunTable, Scores, Session,
-    Spread, Trial, VerificationFigures, candidates, lowest_fpir, rank,
+    Bootstrap, OpenSet, Outcome, ProbeValue, Ranking, RunTable, Scores, Session, Spread, Trial,
+    VerificationFigures, candidates, lowest_fpir, rank,
 };
 
+use super::asked::{Asked, STRANGERS, ask, open_set, trials};
 use super::embed::Embedded;
 use super::plan::{Plan, PlannedSet};
 use super::system::SystemCard;
@@ -19,8 +20,6 @@ use super::{EvaluateError, EvaluateEvent, EvaluateOptions, Protocol, Selection};
 pub(super) const FMR_TARGETS: [f64; 3] = [1e-2, 1e-3, 1e-4];
 /// FPIR that FNIR is reported at.
 pub(super) const FPIR_TARGETS: [f64; 3] = [1e-1, 1e-2, 3e-3];
-/// Share of the subjects that ask without being enrolled.
-pub(super) const STRANGERS: f64 = 0.5;
 /// Points of a DET curve.
 const DET_POINTS: usize = 200;
 /// Bars of a histogram.
@@ -34,13 +33,6 @@ pub(super) struct Measured {
     pub(super) rankings: Vec<Ranking>,
     /// Run by run, each probe's file.
     pub(super) files: Vec<Vec<usize>>,
-}
-
-/// A planned set as one system can be asked about it.
-pub(super) struct Asked {
-    pub(super) sessions: Vec<Session>,
-    /// Labels of searches and comparisons that never took place.
-    pub(super) lost: Vec<u64>,
 }
 
 /// Which figures, and how thoroughly.
@@ -135,7 +127,7 @@ impl Measure<'_> {
     ) -> Result<SetFigures, EvaluateError> {
         let runs = RunTable::of(rankings.iter().map(Ranking::figures).collect());
         let runs = runs.ok_or(EvaluateError::NothingLeft)?;
-        let scores = Scores::gather(trials, &asked.lost, self.person()).ok();
+        let scores = Scores::gather(trials, &asked.uncompared, self.person()).ok();
         let first = planned.sessions.first();
         let labels: BTreeSet<u64> = planned
             .sessions
@@ -216,7 +208,7 @@ impl Measure<'_> {
         captures: Option<&[u64]>,
     ) -> Result<Option<VerificationFigures>, EvaluateError> {
         let all: Vec<Session> = asked.iter().flat_map(|set| set.sessions.clone()).collect();
-        let lost: Vec<u64> = asked.iter().flat_map(|set| set.lost.clone()).collect();
+        let lost: Vec<u64> = asked.iter().flat_map(|set| set.uncompared.clone()).collect();
         let trials = trials(&all, embedded, captures)?;
         let scores = Scores::gather(&trials, &lost, self.person()).ok();
         Ok(scores.map(|scores| scores.figures(&FMR_TARGETS, &self.bootstrap)))
@@ -301,86 +293,6 @@ impl Measure<'_> {
 /// 1 for a first hit at rank `k` or better.
 pub(super) fn within(outcome: &Outcome, k: usize) -> f64 {
     f64::from(u8::from(outcome.rank <= k))
-}
-
-/// What searches for people found, of whom a share is not enrolled.
-pub(super) struct Searches {
-    pub(super) rankings: Vec<Ranking>,
-    /// Mated searches that never took place.
-    pub(super) lost: Vec<u64>,
-    /// Subjects in the gallery of a run.
-    pub(super) enrolled: usize,
-}
-
-/// Draws a share of the subjects that asks without being enrolled, and searches.
-pub(super) fn open_set(
-    planned: &PlannedSet,
-    embedded: &Embedded,
-    selection: &Selection,
-    captures: Option<&[u64]>,
-) -> Result<Searches, EvaluateError> {
-    // Distractors never ask, so they tell nothing here.
-    let asking: BTreeSet<u64> =
-        planned.sessions.iter().flat_map(|s| &s.probes).map(|entry| entry.label).collect();
-    let mut label_of: BTreeMap<usize, u64> = BTreeMap::new();
-    for entry in planned.sessions.iter().flat_map(|s| s.gallery.iter().chain(&s.probes)) {
-        if asking.contains(&entry.label) {
-            label_of.insert(entry.row, entry.label);
-        }
-    }
-    let (files, labels): (Vec<usize>, Vec<u64>) = label_of.into_iter().unzip();
-    let draws =
-        MonteCarlo { runs: selection.runs, samples: selection.enrolled, seed: selection.seed };
-    let mut sessions = draws.open_set(&labels, STRANGERS)?;
-    for entry in sessions.iter_mut().flat_map(|s| s.gallery.iter_mut().chain(&mut s.probes)) {
-        entry.row = files[entry.row];
-    }
-    let enrolled = sessions.first().map_or(0, |session| {
-        session.gallery.iter().map(|entry| entry.label).collect::<BTreeSet<u64>>().len()
-    });
-    let asked = ask(&PlannedSet { name: String::new(), sessions }, embedded);
-    let rankings = trials(&asked.sessions, embedded, captures)?.iter().map(rank).collect();
-    Ok(Searches { rankings, lost: asked.lost, enrolled })
-}
-
-pub(super) fn trials<'a>(
-    sessions: &'a [Session],
-    embedded: &'a Embedded,
-    captures: Option<&'a [u64]>,
-) -> Result<Vec<Trial<'a>>, EvaluateError> {
-    let trial = |session| {
-        let trial = Trial::new(&embedded.vectors, session)?;
-        Ok(match captures {
-            Some(captures) => trial.without_same_capture(captures)?,
-            None => trial,
-        })
-    };
-    sessions.iter().map(trial).collect()
-}
-
-/// Rows of files become rows of embeddings; what was refused is left out and counted.
-pub(super) fn ask(set: &PlannedSet, embedded: &Embedded) -> Asked {
-    let mut lost = Vec::new();
-    let mut sessions = Vec::new();
-    for session in &set.sessions {
-        let planned: BTreeSet<u64> = session.gallery.iter().map(|entry| entry.label).collect();
-        let keep = |entries: &[crate::evaluation::Entry]| -> Vec<crate::evaluation::Entry> {
-            let row = |entry: &crate::evaluation::Entry| embedded.row_of[entry.row];
-            entries
-                .iter()
-                .filter_map(|e| Some(crate::evaluation::Entry { row: row(e)?, ..*e }))
-                .collect()
-        };
-        let gallery = keep(&session.gallery);
-        let enrolled: BTreeSet<u64> = gallery.iter().map(|entry| entry.label).collect();
-        for probe in session.probes.iter().filter(|probe| planned.contains(&probe.label)) {
-            if embedded.row_of[probe.row].is_none() || !enrolled.contains(&probe.label) {
-                lost.push(probe.label);
-            }
-        }
-        sessions.push(Session { gallery, probes: keep(&session.probes) });
-    }
-    Asked { sessions, lost }
 }
 
 fn mean_cmc(rankings: &[Ranking]) -> Vec<f64> {

@@ -4,26 +4,19 @@
 //! resampled by subject and paired by probe, lies within the margin (non-inferiority; what cannot be told fails). Superiority
 //! is not asked for: a model that is as good and twice as fast is welcome.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::{Aspect, Calibration, Fingerprint, HandAttributes, Side};
-use crate::evaluation::{OpenSet, Paired, ProbeValue, Ranking};
-use crate::model::Embedder;
-use crate::service::nano_card::hand_prompt;
+use crate::domain::{Calibration, Fingerprint};
+use crate::evaluation::Paired;
 
 use super::calibrate::{CalibrateRequest, measure};
-use super::compare::{CompareRequest, Comparison};
-use super::embed::{Embedded, pixels};
-use super::figures::{Measure, STRANGERS, Searches, open_set};
-use super::plan::Plan;
-use super::{EvaluateError, EvaluateOptions, SystemChoice};
-
-/// Pictures that are embedded one by one to compare the time that takes.
-const TIMED: usize = 40;
+use super::compare::Comparison;
+use super::criteria::{Measured, Sides, fnir, models_times, text_recall};
+use super::figures::Measure;
+use super::{EvaluateError, EvaluateOptions};
 
 /// How much worse a challenger may be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -147,24 +140,6 @@ impl GateTable {
     }
 }
 
-/// What is known of a criterion before it is judged.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Measured {
-    /// The challenger is `a`, the champion `b`.
-    Paired(Paired),
-    /// It cannot be told, which is no pass.
-    Unknown(String),
-    /// It does not apply to this data.
-    LeftOut(String),
-}
-
-/// The two sides of a contest, the champion first.
-pub(super) struct Sides<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) request: &'a CompareRequest,
-    pub(super) embedded: [&'a Embedded; 2],
-}
-
 /// Judges a higher-is-better criterion, or one of misses.
 pub(super) fn judge(name: &str, measured: Measured, margin: f64, misses: bool) -> GateRow {
     let mut row = GateRow {
@@ -285,175 +260,6 @@ pub(super) fn calibration(sides: &Sides<'_>, challenger: Fingerprint) -> Option<
     };
     let calibrated = measure(&request, sides.plan, sides.embedded[1], challenger).ok()?;
     Some(calibrated.calibration)
-}
-
-/// Misses at each model's own threshold for the same rate of false positives.
-fn fnir(sides: &Sides<'_>, measure: &Measure<'_>, target: f64) -> Result<Measured, EvaluateError> {
-    let person = |label: u64| sides.plan.people.get(label as usize).copied().unwrap_or(label);
-    let mut searched: [Vec<Searches>; 2] = [Vec::new(), Vec::new()];
-    let mut thresholds = Vec::new();
-    for (embedded, searches) in sides.embedded.iter().zip(&mut searched) {
-        let captures = sides.plan.captures.as_ref().map(|captures| embedded.by_row(captures));
-        for set in &sides.plan.sets {
-            searches.push(open_set(set, embedded, &sides.request.selection, captures.as_deref())?);
-        }
-        let rankings: Vec<_> = searches.iter().flat_map(|s| s.rankings.clone()).collect();
-        let lost: Vec<u64> = searches.iter().flat_map(|s| s.lost.clone()).collect();
-        let Ok(open) = OpenSet::of(&rankings, &lost, person) else {
-            let share = (100.0 * STRANGERS).round();
-            return Ok(Measured::Unknown(format!(
-                "too few subjects to leave {share} % of them out of the gallery"
-            )));
-        };
-        let point = open.point(target, 1, &measure.bootstrap);
-        if let Some(reason) = point.refused {
-            return Ok(Measured::Unknown(reason));
-        }
-        thresholds.push(point.threshold);
-    }
-    let misses = |side: usize, ranking: &Ranking| -> BTreeMap<usize, (u64, f64)> {
-        let files = sides.embedded[side].files();
-        let threshold = thresholds[side];
-        ranking
-            .outcomes
-            .iter()
-            .map(|o| {
-                let missed = o.rank > 1 || o.similarity < threshold;
-                let file = files.get(o.row).copied().unwrap_or(o.row);
-                (file, (o.label, f64::from(u8::from(missed))))
-            })
-            .collect()
-    };
-    let (mut challenger, mut champion) = (Vec::new(), Vec::new());
-    let [of_champion, of_challenger] = &searched;
-    for (ours, theirs) in of_champion.iter().zip(of_challenger) {
-        for (ours, theirs) in ours.rankings.iter().zip(&theirs.rankings) {
-            let (a, b) = pair(&misses(1, theirs), &misses(0, ours), 1.0);
-            challenger.push(a);
-            champion.push(b);
-        }
-    }
-    Ok(Measured::Paired(measure.bootstrap.paired(&challenger, &champion)?))
-}
-
-/// Values of the probes that either side has; one that a side lacks is `lacking` there.
-fn pair(
-    a: &BTreeMap<usize, (u64, f64)>,
-    b: &BTreeMap<usize, (u64, f64)>,
-    lacking: f64,
-) -> (Vec<ProbeValue>, Vec<ProbeValue>) {
-    let either: BTreeMap<usize, u64> =
-        a.iter().chain(b).map(|(file, (label, _))| (*file, *label)).collect();
-    let values = |of: &BTreeMap<usize, (u64, f64)>| -> Vec<ProbeValue> {
-        let value = |file: &usize| of.get(file).map_or(lacking, |(_, value)| *value);
-        let all = either.iter();
-        all.map(|(probe, subject)| ProbeValue {
-            probe: *probe,
-            subject: *subject,
-            value: value(probe),
-        })
-        .collect()
-    };
-    (values(a), values(b))
-}
-
-const KINDS: [(Aspect, Side); 4] = [
-    (Aspect::Dorsal, Side::Right),
-    (Aspect::Dorsal, Side::Left),
-    (Aspect::Palmar, Side::Right),
-    (Aspect::Palmar, Side::Left),
-];
-
-fn kind(attributes: &HandAttributes) -> Option<usize> {
-    let own = (attributes.aspect?, attributes.side?);
-    KINDS.iter().position(|kind| *kind == own)
-}
-
-/// Whether each hand is among the first hits of the words for its kind, of which there are as many as such hands.
-fn text_recall(
-    sides: &Sides<'_>,
-    measure: &Measure<'_>,
-    models: &[Embedder],
-) -> Result<Measured, EvaluateError> {
-    let kinds: Vec<Option<usize>> =
-        sides.plan.files.iter().map(|file| kind(&file.attributes)).collect();
-    let present: BTreeSet<usize> = kinds.iter().flatten().copied().collect();
-    if present.len() < 2 {
-        let reason = "the images are not labelled with two kinds of hand";
-        return Ok(Measured::LeftOut(reason.to_owned()));
-    }
-    let people: BTreeMap<&str, u64> = {
-        let mut numbers = BTreeMap::new();
-        for file in &sides.plan.files {
-            let next = numbers.len() as u64;
-            numbers.entry(file.subject.as_str()).or_insert(next);
-        }
-        numbers
-    };
-    let mut found = Vec::new();
-    for (embedded, model) in sides.embedded.iter().zip(models) {
-        let prompts: Vec<String> =
-            KINDS.iter().map(|(aspect, side)| hand_prompt(*aspect, *side)).collect();
-        let mut words = Vec::new();
-        for embedding in model.embed_texts(&prompts)? {
-            words.push(embedding?);
-        }
-        let mut hits: BTreeMap<usize, (u64, f64)> = BTreeMap::new();
-        for wanted in &present {
-            let mut ranked: Vec<(f32, usize)> = embedded
-                .row_of
-                .iter()
-                .enumerate()
-                .filter_map(|(file, row)| {
-                    kinds[file]?;
-                    let vector = embedded.vectors.row((*row)?);
-                    let words = words[*wanted].as_slice();
-                    Some((words.iter().zip(vector).map(|(a, b)| a * b).sum(), file))
-                })
-                .collect();
-            ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            let such = kinds.iter().filter(|kind| **kind == Some(*wanted)).count();
-            let first: BTreeSet<usize> = ranked.iter().take(such).map(|(_, file)| *file).collect();
-            for (file, _) in kinds.iter().enumerate().filter(|(_, kind)| **kind == Some(*wanted)) {
-                let subject = sides.plan.files[file].subject.as_str();
-                let person = people.get(subject).copied().unwrap_or(0);
-                hits.insert(file, (person, f64::from(u8::from(first.contains(&file)))));
-            }
-        }
-        found.push(hits);
-    }
-    let (challenger, champion) = pair(&found[1], &found[0], 0.0);
-    Ok(Measured::Paired(measure.bootstrap.paired(&[challenger], &[champion])?))
-}
-
-/// Median seconds for one picture, the champion's first; taken in turns, so that both meet the same noise.
-fn models_times(models: &[Embedder], plan: &Plan) -> Option<[f64; 2]> {
-    let [champion, challenger] = models else { return None };
-    let mut times: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
-    let files: Vec<_> = plan.files.iter().take(TIMED).collect();
-    for round in 0..TIMED {
-        let file = files.get(round % files.len().max(1))?;
-        for (model, times) in [champion, challenger].into_iter().zip(&mut times) {
-            let Ok(pixels) = pixels(model, &file.path) else { continue };
-            let begun = Instant::now();
-            model.embed_pixels(&[pixels]).ok()?;
-            times.push(begun.elapsed().as_secs_f64());
-        }
-    }
-    let median = |times: &mut Vec<f64>| {
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied()
-    };
-    let [a, b] = &mut times;
-    Some([median(a)?, median(b)?])
-}
-
-impl SystemChoice {
-    /// The model again, to ask it other things.
-    pub(super) fn open(&self, options: &EvaluateOptions) -> Result<Embedder, EvaluateError> {
-        let choice = self.model().ok_or(EvaluateError::NoModel)?;
-        Ok(crate::service::open_model(choice, &options.device, &mut Vec::new())?)
-    }
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ pub(super) fn ranks(evaluation: &Evaluation) -> Table {
             "gallery",
             "probes",
             "no mate",
-            "lost",
+            "lost, all runs",
             "Rank-1",
             "95 % by subject",
             "Rank-5",
@@ -144,10 +144,11 @@ pub(super) fn verification(evaluation: &Evaluation) -> Table {
             row.push(match &point.refused {
                 Some(_) => "not supported".to_owned(),
                 None => format!(
-                    "{} ({}; exact {}) at {:.4}",
+                    "{} ({}; exact {}), FRR {} at {:.4}",
                     rate(point.fnmr.value),
                     interval(point.fnmr.by_subject),
                     interval(Some(point.fnmr.exact)),
+                    rate(point.frr.value),
                     point.threshold
                 ),
             });
@@ -291,8 +292,8 @@ pub(super) fn system(evaluation: &Evaluation) -> Vec<(String, String)> {
 /// How the figures are to be read.
 pub(super) const READING: &str = "Rank figures are in %, mean ± standard deviation of the runs (ddof = 1); intervals resample subjects. \
 Search is exact; equal similarities keep gallery order. mAP is the mean of the precision at every hit; mAP trapezoid is that of Market-1501's and \
-MBA-Net's script. A probe without a mate is left out of the ranks and counted. Lost are searches whose probe or every mate gave no embedding: misses in the error rates, \
-left out of the ranks. \
+MBA-Net's script. A probe without a mate is left out of the ranks and counted. Lost are searches whose probe or every mate gave no embedding, and comparisons of \
+which either picture gave none: misses in FRR, FNIR and TPIR, left out of the ranks, FNMR, EER and DET. \
 FMR, FNMR, FPIR and FNIR as in ISO/IEC 19795-1: accepted at the threshold or above, every tie against the system, all runs pooled. A rate below what the \
 subjects can support (rule of three over independent pairs) is not given.";
 

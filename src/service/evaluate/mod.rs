@@ -1,8 +1,10 @@
 //! Evaluating models on labelled images, comparing them, and calibrating thresholds.
 
+mod asked;
 mod cache;
 mod calibrate;
 mod compare;
+mod criteria;
 mod embed;
 mod external;
 mod figures;
@@ -63,6 +65,21 @@ pub enum Protocol {
         /// With the other three hands as distractors.
         all: bool,
     },
+}
+
+impl Protocol {
+    /// The same images, each kind of hand compared with itself only.
+    fn of_one_kind(self) -> Self {
+        match self {
+            Self::CrossAspect => Self::Hands,
+            Self::Tree { all: true } => Self::Tree { all: false },
+            Self::Published { all: true } => Self::Published { all: false },
+            Self::Auto
+            | Self::Hands
+            | Self::Tree { all: false }
+            | Self::Published { all: false } => self,
+        }
+    }
 }
 
 impl std::fmt::Display for Protocol {
@@ -246,6 +263,13 @@ pub enum EvaluateError {
     /// Thresholds of no model.
     #[error("thresholds belong to a model: embeddings from a file have none")]
     NoModel,
+    /// Thresholds of hands that are easier to tell apart than those that a gallery holds.
+    #[error(
+        "thresholds must hold among hands of one kind, and `--protocol {0}` compares different kinds, which are easier to \
+         tell apart: use `--protocol {instead}`",
+        instead = .0.of_one_kind()
+    )]
+    OtherKinds(Protocol),
     /// So few subjects support no threshold.
     #[error("no threshold can be made: {0}")]
     NoThreshold(String),

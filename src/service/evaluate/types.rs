@@ -42,7 +42,7 @@ pub struct DataCard {
     pub images: usize,
     /// Their subjects; distractors count under the ids they are given.
     pub subjects: usize,
-    /// Files that gave no embedding: failures to acquire, misses in the error rates.
+    /// Files that gave no embedding: failures to acquire, misses in FRR and FNIR.
     pub refused: Vec<Refusal>,
     /// SHA-256 over the files' hashes, sorted: two reports on the same images have the same.
     pub sha256: String,
@@ -85,8 +85,8 @@ pub struct SetFigures {
     pub gallery: usize,
     /// Probes of the first run.
     pub probes: usize,
-    /// Probes of all runs that could not be searched: their file was refused, or every mate's. Misses in the error
-    /// rates, left out of the ranks.
+    /// Probes of all runs that could not be searched: their file was refused, or every mate's. Misses in FRR and FNIR,
+    /// left out of the ranks, of FNMR, EER and DET.
     pub lost: usize,
     /// Share of probes whose first hit is at rank 1.
     pub rank1: Figure,

@@ -69,7 +69,8 @@ fn opening(report: &RobustnessReport) -> String {
     let mut text = format!(
         "{} images of {} subjects without accessories; within each aspect and side one image of each subject is enrolled and the others, \
          {} in a run, are asked about; means of {} runs, seed {}. {on} Intervals are 95 % over subjects. The threshold {:.4} is fixed on clean \
-         images for FMR {:.2} %; images that the quality gate refuses count as misses. Model {}.",
+         images for FMR {:.2} %. Images that the quality gate refuses count as misses, but not by group: there they are counted \
+         apart. Model {}.",
         report.images,
         report.subjects,
         report.probes,
@@ -193,7 +194,7 @@ fn group_table(table: &GroupTable) -> Table {
         };
         std::iter::once(row.group.clone()).chain(counts).chain(figures).collect()
     };
-    let mut note = "Clean pictures, in %, at the one threshold of everybody. FMR is of pairs within the group, with exact (Clopper-Pearson) \
+    let mut note = "Clean pictures, in %, at the one threshold of everybody; refused ones are left out of Rank-1 and FNMR. FMR is of pairs within the group, with exact (Clopper-Pearson) \
          intervals for FMR and FNMR, which take comparisons for independent; those of Rank-1 are over subjects."
         .to_owned();
     if let Some(gap) = table.rank1_gap {

@@ -235,14 +235,16 @@ fn the_shadow_counts_the_decisions_that_differ() {
     const ENROLLED: usize = 16;
     let app = ready();
     create(&app, "g", true);
-    for hand in &hands()[..ENROLLED] {
+    // The last one is of somebody who has no other.
+    for hand in &hands()[..=ENROLLED] {
         app.enrol("g", hand);
     }
+    assert_ne!(hands()[ENROLLED].subject, hands()[ENROLLED - 1].subject);
     let dir = app.options.data_dir.join("models/b/files");
     let (old, new) = (Oracle::of(None, "x"), Oracle::of(Some(&dir), "x"));
     // What each finds closest, asked about without itself.
     let best = |oracle: &Oracle| -> Vec<f64> {
-        let others = |i| (0..ENROLLED).filter(move |j| *j != i);
+        let others = |i| (0..=ENROLLED).filter(move |j| *j != i);
         let closest = |i| others(i).map(|j| oracle.similarity(i, j)).fold(-1.0, f64::max);
         (0..ENROLLED).map(closest).collect()
     };

@@ -69,6 +69,66 @@ fn what_one_system_refused_and_the_other_found_is_a_miss_in_a_comparison() {
 }
 
 #[test]
+fn a_set_in_which_nobody_has_a_mate_is_left_out_of_a_comparison() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = dir.path().join("manifest.csv");
+    let images = read_dataset(&drawn().canonicalize().unwrap()).unwrap();
+    // Of left hands, or of all, the first image of each.
+    let write = |all: bool| {
+        let mut text = "path,subject,aspect,side\n".to_owned();
+        let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
+        for image in &images {
+            let (aspect, side) = (image.attributes.aspect.unwrap(), image.attributes.side.unwrap());
+            let left = side.to_string() == "left";
+            let again = !seen.insert((image.key(), format!("{aspect} {side}")));
+            if !(again && (all || left)) {
+                text.push_str(&format!("{},{},{aspect},{side}\n", path(&image.path), image.key()));
+            }
+        }
+        std::fs::write(&manifest, text).unwrap();
+    };
+    let data = path(&manifest);
+    let compare = || {
+        let command = ["compare", "one=nano", "two=nano", "--data", &data, "--runs", "2"];
+        let command = [&command[..], &["--replicates", "100", "--gate", "--json"]].concat();
+        parse(&done(&handclip(&command)))
+    };
+    write(false);
+    let found = compare();
+    let sets: Vec<&str> = found["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|difference| difference["set"].as_str().unwrap())
+        .collect();
+    assert_eq!(sets, ["dorsal right", "palmar right", "overall"]);
+    assert_eq!(found["systems"][0]["sets"].as_array().unwrap().len(), 4);
+    write(true);
+    let found = compare();
+    assert_eq!(found["differences"], Value::Array(Vec::new()));
+    let rows = found["gate"]["rows"].as_array().unwrap();
+    assert_eq!((&rows[0]["passed"], &rows[1]["passed"]), (&false.into(), &false.into()));
+    assert_eq!(rows[0]["reason"], "nothing was compared");
+}
+
+#[test]
+fn across_aspects_there_are_neither_thresholds_nor_misses_at_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (path(drawn()), path(&dir.path().join("out")));
+    let how = ["--data", &data, "--protocol", "cross-aspect", "--runs", "2"];
+    let message = failed(&handclip(&[&["calibrate"], &how[..]].concat()), 1);
+    assert!(message.contains("use `--protocol hands`"), "{message}");
+    let rest = ["--replicates", "100", "--gate", "--json", "--out", &out];
+    let command = [&["compare", "one=nano", "two=nano"], &how[..], &rest[..]].concat();
+    let found = parse(&done(&handclip(&command)));
+    let fnir = &found["gate"]["rows"][2];
+    assert_eq!((&fnir["criterion"], &fnir["passed"]), (&"fnir".into(), &false.into()));
+    assert!(fnir["reason"].as_str().unwrap().contains("across aspects"), "{fnir}");
+    assert!(dir.path().join("out/gate.json").exists());
+    assert!(!dir.path().join("out/calibration.json").exists());
+}
+
+#[test]
 fn the_test_half_of_11k_hands_is_drawn_by_number_with_and_without_distractors() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -259,6 +259,16 @@ fn embeddings_of_another_program_join_the_table_in_every_format() {
     }
     let csv = dir.path().join("ours_csv.csv");
     let text = std::fs::read_to_string(&csv).unwrap();
+    // As pandas writes it: row numbers first, without a name.
+    let mut numbered = String::new();
+    for (row, line) in text.lines().enumerate() {
+        let number = row.checked_sub(1).map_or_else(String::new, |row| row.to_string());
+        numbered.push_str(&format!("{number},{line}\n"));
+    }
+    std::fs::write(&csv, numbered).unwrap();
+    let theirs = evaluate(&["--runs", "2", "--model", &path(&csv)]);
+    assert_eq!(theirs["system"]["dim"], embeddings()[0].1.len());
+    assert_eq!(theirs["sets"][0]["runs"], ours["sets"][0]["runs"]);
     let bad = |content: &str, expected: &str| {
         std::fs::write(&csv, content).unwrap();
         let data = path(drawn());
@@ -599,6 +609,21 @@ fn calibrated_thresholds_decide_and_do_not_reach_beyond_what_was_measured() {
     app.delete(at).ok();
     app.get(at).refused(404, "not_calibrated");
     assert_eq!(verify(&app, &first, others[0])["decision"], Value::Null);
+}
+
+#[test]
+fn thresholds_go_into_a_store_that_keeps_weights_in_the_bits_they_were_measured_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = path(&dir.path().join("store"));
+    let data = path(drawn());
+    let on = ["--data-dir", &store, "--gallery", "g", "--device", "cpu:bf16"];
+    let first = path(&embeddings()[0].0.path);
+    done(&handclip(&[&["enrol", "--create", "--subject", "ann", &first], &on[..]].concat()));
+    let command = ["calibrate", "--data", &data, "--replicates", "100", "--fmr", "0.5"];
+    done(&handclip(&[&command[..], &["--fpir", "1.0"], &on[..]].concat()));
+    let verify = ["verify", "--subject", "ann", "--json", &first];
+    let answer = parse(&done(&handclip(&[&verify[..], &on[..]].concat())));
+    assert_eq!(answer["threshold"]["source"], "calibration", "{answer}");
 }
 
 fn encoded(image: &LabelledImage) -> String {

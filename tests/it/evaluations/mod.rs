@@ -175,6 +175,9 @@ fn the_gate_lets_an_equal_through_and_stops_one_that_was_never_trained() {
     for criterion in ["rank1", "map", "fnir", "text_recall"] {
         assert!(failed(table).iter().any(|f| f == criterion), "{criterion}: {table}");
     }
+    let id = found["job"]["job"].as_str().unwrap();
+    let page = app.get(&format!("/v1/evaluations/{id}/report.html")).text;
+    assert!(page.contains("), FRR "), "beside FNMR, which leaves out what was refused");
     let deploy = |name: &str, evaluation: &Value| {
         let body = json!({"evaluation": evaluation["job"]["job"], "soak_s": 3600});
         app.post(&format!("/v1/models/{name}:deploy"), &body)

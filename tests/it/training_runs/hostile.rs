@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{app, draw, of, trained};
+use super::{app, draw, of};
 use crate::deployment::ended;
 use crate::support::app::hands;
 
@@ -81,12 +81,12 @@ fn a_data_root_from_which_a_link_leads_out_is_not_read() {
     std::os::unix::fs::symlink(outside.path().join("Hands"), &link).unwrap();
     let app = app(data.path());
     let evaluation = json!({"models": ["nano"], "data": {"directory": "lab"}, "replicates": 100});
-    let run = trained(&app, &of("x", json!({"directory": "lab"})))["job"].clone();
-    for job in [run, ended(&app, &app.post("/v1/evaluations", &evaluation).json())] {
-        assert_eq!(job["error"]["code"], "dataset", "{job}");
-        let message = job["error"]["message"].as_str().unwrap();
-        assert!(message.contains("Hands"), "{message}");
-        assert!(!message.contains(&*outside.path().to_string_lossy()), "{message}");
+    let run = of("x", json!({"directory": "lab"}));
+    for (path, body) in [("/v1/training-runs", &run), ("/v1/evaluations", &evaluation)] {
+        let answer = app.post(path, body);
+        answer.refused(400, "invalid_request");
+        assert!(answer.text.contains("Hands"), "{}", answer.text);
+        assert!(!answer.text.contains(&*outside.path().to_string_lossy()), "{}", answer.text);
     }
     // A link to what lies in the root too is one more name of it.
     std::fs::remove_file(&link).unwrap();
