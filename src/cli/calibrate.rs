@@ -60,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         show(&found)?;
     }
     if let Some(out) = args.how.out() {
-        eprintln!("the thresholds are in {}", out.join("calibration.json").display());
+        note!("the thresholds are in {}", out.join("calibration.json").display());
     }
     if let Some(gallery) = &args.gallery {
         let path = request.system.path().to_string_lossy().into_owned();
@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         with_service(Absent::Refuse, &args.store, &model, |service| async move {
             Ok(service.set_calibration(gallery, Some(calibration)).await?)
         })?;
-        eprintln!("gallery `{gallery}` decides with these thresholds now");
+        note!("gallery `{gallery}` decides with these thresholds now");
     }
     Ok(())
 }

@@ -127,7 +127,7 @@ fn open(store: &StoreArgs) -> Result<OfflineStore, Failure> {
         return Err(format!("there is no store in {dir}: name another with --data-dir").into());
     }
     let (opened, notices) = OfflineStore::open(&store.data_dir, &offline::master_key(store))?;
-    notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+    notices.iter().for_each(|notice| note!("note: {notice}"));
     Ok(opened)
 }
 
@@ -151,7 +151,7 @@ fn audit(store: &StoreArgs, as_json: bool, action: &AuditAction) -> Result<(), F
                 say!("{}:{}", check.head.number, check.head.hash)?;
             }
             if check.sound {
-                eprintln!("{} lines, every one in its place", check.head.number);
+                note!("{} lines, every one in its place", check.head.number);
                 return Ok(());
             }
             Err(format!("{} lines are not as they were written", check.problems.len()).into())
@@ -248,7 +248,7 @@ fn backup(store: &StoreArgs, as_json: bool, to: &Path, server: &ServerArgs) -> R
     if as_json {
         return output::json(&json!({ "file": to, "bytes": bytes }));
     }
-    eprintln!("check it with `handclip gallery verify {}`", to.display());
+    note!("check it with `handclip gallery verify {}`", to.display());
     say!("{} bytes in {}", bytes, to.display())
 }
 
@@ -292,16 +292,14 @@ fn restore(
     bar.finish_and_clear();
     let restored = restored?;
     if new && lists.is_empty() {
-        eprintln!(
+        note!(
             "note: nothing here said who was erased since the backup was made; if a list of erasures was kept, put the backup back with --erasures"
         );
     }
     if !restored.keys_kept {
-        eprintln!("note: API keys are those of the backup: revoke what was revoked since");
+        note!("note: API keys are those of the backup: revoke what was revoked since");
     }
-    eprintln!(
-        "note: files of registered models and uploads are not in a backup: put back DIR/models"
-    );
+    note!("note: files of registered models and uploads are not in a backup: put back DIR/models");
     if as_json {
         return output::json(&restored);
     }

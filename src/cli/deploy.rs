@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let id = job["job"].as_str().unwrap_or_default().to_owned();
         let found = remote.get(&format!("/v1/evaluations/{id}"))?;
         if let Some(table) = gate(&found["gate"]) {
-            eprint!("{table}");
+            note!("{}", table.trim_end());
         }
         evaluation = Some(id);
     }

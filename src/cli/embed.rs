@@ -24,7 +24,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let model = OfflineModel::open(&ModelChoice::named(&args.model.model), &args.model.device)?;
     for notice in &model.notices {
-        eprintln!("note: {notice}");
+        note!("note: {notice}");
     }
     let print = |line: &EmbeddingLine| {
         if args.json {
@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             Ok(line) => print(&line)?,
             Err(error) => {
                 failed += 1;
-                eprintln!("error: {}: {error}", path.display());
+                note!("error: {}: {error}", path.display());
             }
         }
     }

@@ -124,7 +124,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         )
     };
     for FileError { path, error } in &summary.failed {
-        eprintln!("error: {}: {error}", path.display());
+        note!("error: {}: {error}", path.display());
     }
     let failed = match summary.failed.len() {
         0 => return shown,

@@ -176,7 +176,7 @@ pub(super) fn with_progress<T, E>(
 ) -> Result<T, E> {
     let bar = output::bar(0, "reading the data set");
     let progress = |event: EvaluateEvent| match event {
-        EvaluateEvent::Notice(text) => bar.suspend(|| eprintln!("note: {text}")),
+        EvaluateEvent::Notice(text) => bar.suspend(|| note!("note: {text}")),
         EvaluateEvent::System(name) => bar.set_message(format!("embedding with {name}")),
         EvaluateEvent::Embedded { done, total } => {
             bar.set_length(total as u64);

@@ -89,7 +89,7 @@ impl At {
     fn offline(&self) -> Result<OfflineKeys, Failure> {
         let source = offline::master_key(&self.store);
         let (keys, notices) = OfflineKeys::open(&self.store.data_dir, &source)?;
-        notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+        notices.iter().for_each(|notice| note!("note: {notice}"));
         Ok(keys)
     }
 
@@ -102,7 +102,7 @@ impl At {
         if self.json {
             return output::json(made);
         }
-        eprintln!("key {}, shown this once:", made.key.key);
+        note!("key {}, shown this once:", made.key.key);
         say!("{}", made.token)
     }
 }
@@ -172,8 +172,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 return Err("the new master key must lie elsewhere than the one before".into());
             }
             let notices = change_master_key(&store.data_dir, &old, &new)?;
-            notices.iter().for_each(|notice| eprintln!("note: {notice}"));
-            eprintln!(
+            notices.iter().for_each(|notice| note!("note: {notice}"));
+            note!(
                 "from now on start with the new key, and keep the one before for backups that were made under it"
             );
             say!("the master key of {} was changed", store.data_dir.display())

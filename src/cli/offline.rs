@@ -64,7 +64,7 @@ where
     // What a server left to be done is the server's: a command is not to stay for it.
     let service = Service::open(&ServiceOptions { job_threads: 0, ..options(store, model)? })?;
     for notice in service.notices() {
-        eprintln!("note: {notice}");
+        note!("note: {notice}");
     }
     runtime.block_on(async {
         let result = work(service.clone()).await;

@@ -100,7 +100,7 @@ impl Remote {
                     match event["event"].as_str() {
                         Some("log") => {
                             let line = event["line"].as_str().unwrap_or_default().to_owned();
-                            bar.suspend(|| eprintln!("{line}"));
+                            bar.suspend(|| note!("{line}"));
                         }
                         Some("progress") => {
                             bar.set_length(event["total"].as_u64().unwrap_or(0));
@@ -133,10 +133,10 @@ impl Remote {
             if runtime.block_on(tokio::signal::ctrl_c()).is_err() || over.load(Ordering::Relaxed) {
                 return;
             }
-            eprintln!("asking the server to end the job; once more to leave it to itself");
+            note!("asking the server to end the job; once more to leave it to itself");
             let path = format!("/v1/jobs/{id}:cancel");
             if let Err(error) = remote.post(&path, &Value::Object(serde_json::Map::new())) {
-                eprintln!("{error}");
+                note!("{error}");
             }
             if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
                 // As a shell reports a program that SIGINT ended.

@@ -50,10 +50,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let service = Service::open(&options(&args.serve)?)?;
     for notice in service.notices() {
-        eprintln!("note: {notice}");
+        note!("note: {notice}");
     }
     if !args.serve.http.server.listen.ip().is_loopback() && args.serve.http.tls.tls_cert.is_none() {
-        eprintln!(
+        note!(
             "note: keys and images reach this server unencrypted: give it a certificate with --tls-cert and --tls-key, or put a proxy before it that ends TLS"
         );
     }
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         // A server whose starter does not listen serves all the same.
         let scheme = if server.is_encrypted() { "https" } else { "http" };
         server.run(|address| drop(say!("listening on {scheme}://{address}"))).await?;
-        eprintln!("stopped; writing snapshots");
+        note!("stopped; writing snapshots");
         service.close().await?;
         Ok(())
     })
