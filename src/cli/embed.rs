@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::config::ModelArgs;
+use crate::config::{DataDirArgs, ModelArgs};
 use crate::service::ModelChoice;
 use crate::service::tools::{EmbeddingLine, OfflineModel};
 
@@ -10,6 +10,8 @@ use super::{Failure, output};
 pub(super) struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    registry: DataDirArgs,
     /// Images to embed
     #[arg(required_unless_present = "text", conflicts_with = "text")]
     images: Vec<PathBuf>,
@@ -22,7 +24,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let model = OfflineModel::open(&ModelChoice::named(&args.model.model), &args.model.device)?;
+    let choice = ModelChoice::found_in(&args.model.model, &args.registry.data_dir)?;
+    let model = OfflineModel::open(&choice, &args.model.device)?;
     for notice in &model.notices {
         note!("note: {notice}");
     }
