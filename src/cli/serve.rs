@@ -44,7 +44,7 @@ pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, Failure> {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     return_freed_memory();
-    if !has_store(&args.serve.store.data_dir) {
+    if !has_store(&args.serve.store.data_dir)? {
         // A store that is not there has no keys: before anything is made.
         args.serve.http.check(true)?;
     }
