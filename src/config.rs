@@ -116,7 +116,7 @@ pub fn allocator_is_told() -> bool {
 /// Which model, and where it runs.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// `nano`, a Hugging Face style directory, a run's folder, or a name of the data directory's registry
+    /// `nano`, a Hugging Face style directory, the folder of a run or an export, or a name of the data directory's registry
     #[arg(long, env = "HANDCLIP_MODEL", default_value = "nano", value_name = "M")]
     pub model: String,
     /// `auto`, `cpu`, `cpu:bf16` (weights in bfloat16: half the memory), `cpu:int8` (in eight bits: a quarter) or `cuda:N`

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if cli::reader_left(&*error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", cli::chain(&*error));
+            cli::complain(&*error);
             ExitCode::FAILURE
         }
     }

@@ -39,9 +39,6 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    if args.how.server.is_some() || args.how.shows_images() {
-        return Err("--server and --show-images are for evaluate and compare".into());
-    }
     keep_freed_memory();
     let request = CalibrateRequest {
         system: SystemChoice::found_in(&args.model, &args.store.data_dir)?,
@@ -52,25 +49,32 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         fpir: args.fpir.clone(),
         options: args.how.options(),
     };
+    // The precision of the device is part of what thresholds belong to.
+    let path = request.system.path().to_string_lossy().into_owned();
+    let model = ModelArgs { model: path, device: request.options.device.clone() };
+    if let Some(gallery) = &args.gallery {
+        // Thresholds take long to measure: a store that is in use, or not there, shows before.
+        with_service(Absent::Refuse, &args.store, &model, |service| async move {
+            service.gallery(gallery)?;
+            Ok(())
+        })?;
+    }
     let found = with_progress(|progress| calibrate(&request, progress))?;
-    // Before the gallery: thresholds took long to measure and are not lost where it cannot be opened.
+    // Before the gallery: they took long to measure and are not lost where it cannot be opened.
     if args.how.json {
         output::json(&found)?;
     } else {
         show(&found)?;
     }
     if let Some(out) = args.how.out() {
-        eprintln!("the thresholds are in {}", out.join("calibration.json").display());
+        note!("the thresholds are in {}", out.join("calibration.json").display());
     }
     if let Some(gallery) = &args.gallery {
-        // The precision of the device is part of what thresholds belong to.
-        let path = request.system.path().to_string_lossy().into_owned();
-        let model = ModelArgs { model: path, device: request.options.device.clone() };
         let calibration = found.calibration.clone();
         with_service(Absent::Refuse, &args.store, &model, |service| async move {
             Ok(service.set_calibration(gallery, Some(calibration)).await?)
         })?;
-        eprintln!("gallery `{gallery}` decides with these thresholds now");
+        note!("gallery `{gallery}` decides with these thresholds now");
     }
     Ok(())
 }

@@ -15,8 +15,9 @@ use crate::service::{
     write_new,
 };
 
+use super::offline::{self, Absent};
 use super::remote::Remote;
-use super::{Failure, offline, output};
+use super::{Failure, evaluate, output};
 
 /// Lines that are asked for at a time.
 const PAGE: usize = 1_000;
@@ -122,12 +123,9 @@ fn remote(args: &ServerArgs) -> Result<Option<Remote>, Failure> {
 }
 
 fn open(store: &StoreArgs) -> Result<OfflineStore, Failure> {
-    if !has_store(&store.data_dir) {
-        let dir = store.data_dir.display();
-        return Err(format!("there is no store in {dir}: name another with --data-dir").into());
-    }
+    Absent::Refuse.check(store)?;
     let (opened, notices) = OfflineStore::open(&store.data_dir, &offline::master_key(store))?;
-    notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+    notices.iter().for_each(|notice| note!("note: {notice}"));
     Ok(opened)
 }
 
@@ -151,7 +149,7 @@ fn audit(store: &StoreArgs, as_json: bool, action: &AuditAction) -> Result<(), F
                 say!("{}:{}", check.head.number, check.head.hash)?;
             }
             if check.sound {
-                eprintln!("{} lines, every one in its place", check.head.number);
+                note!("{} lines, every one in its place", check.head.number);
                 return Ok(());
             }
             Err(format!("{} lines are not as they were written", check.problems.len()).into())
@@ -248,8 +246,27 @@ fn backup(store: &StoreArgs, as_json: bool, to: &Path, server: &ServerArgs) -> R
     if as_json {
         return output::json(&json!({ "file": to, "bytes": bytes }));
     }
-    eprintln!("check it with `handclip gallery verify {}`", to.display());
+    note!("{}", how_to_check(store, to, server));
     say!("{} bytes in {}", bytes, to.display())
+}
+
+/// What to type to have a backup read again: its master key is that of the store it is of.
+fn how_to_check(store: &StoreArgs, backup: &Path, server: &ServerArgs) -> String {
+    let quoted = |path: &Path| evaluate::quoted(&path.to_string_lossy());
+    let backup = quoted(backup);
+    if server.server.is_some() {
+        return format!(
+            "check it with `handclip gallery verify --master-key-file FILE {backup}`, where FILE has the server's master key"
+        );
+    }
+    let mut options = format!("--data-dir {}", quoted(&store.data_dir));
+    if let Some(file) = &store.master_key_file {
+        options.push_str(&format!(" --master-key-file {}", quoted(file)));
+    }
+    if let Some(command) = &store.master_key_command {
+        options.push_str(&format!(" --master-key-command {}", evaluate::quoted(command)));
+    }
+    format!("check it with `handclip gallery {options} verify {backup}`")
 }
 
 fn verify(store: &StoreArgs, as_json: bool, file: &Path) -> Result<(), Failure> {
@@ -278,7 +295,7 @@ fn restore(
     lists: &[PathBuf],
 ) -> Result<(), Failure> {
     let erasures = lists.iter().map(|path| list(path)).collect::<Result<_, Failure>>()?;
-    let new = !has_store(&store.data_dir) || replace == Replace::Damaged;
+    let new = !has_store(&store.data_dir)? || replace == Replace::Damaged;
     let restore = Restore {
         file: file.to_owned(),
         data_dir: store.data_dir.clone(),
@@ -292,16 +309,14 @@ fn restore(
     bar.finish_and_clear();
     let restored = restored?;
     if new && lists.is_empty() {
-        eprintln!(
+        note!(
             "note: nothing here said who was erased since the backup was made; if a list of erasures was kept, put the backup back with --erasures"
         );
     }
     if !restored.keys_kept {
-        eprintln!("note: API keys are those of the backup: revoke what was revoked since");
+        note!("note: API keys are those of the backup: revoke what was revoked since");
     }
-    eprintln!(
-        "note: files of registered models and uploads are not in a backup: put back DIR/models"
-    );
+    note!("note: files of registered models and uploads are not in a backup: put back DIR/models");
     if as_json {
         return output::json(&restored);
     }

@@ -126,7 +126,7 @@ fn split(args: &SplitArgs) -> Result<(), Failure> {
     }
     table(&summary.splits)?;
     if summary.leaked_subjects > 0 {
-        eprintln!(
+        note!(
             "warning: {} subjects are trained on in one split and tested on in another; train a model on one split only{}",
             summary.leaked_subjects,
             if args.allow_leaks { "" } else { " (to write such splits takes --allow-leaks)" }

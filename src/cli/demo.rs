@@ -1,15 +1,17 @@
 //! The tour: generated hands, a real server, everything through HTTP.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{HttpArgs, ListenArgs, TlsArgs};
-use crate::http::Server;
+use crate::http::{Server, ServerHandle};
 use crate::service::tools::{Drawing, draw_hands};
 use crate::service::{LabelledImage, Service, ServiceOptions, read_dataset};
 
@@ -47,17 +49,92 @@ impl Drop for Scratch {
     }
 }
 
+/// Whether somebody wants the demo to end, by Ctrl-C, SIGTERM or a terminal that was closed.
+#[derive(Default)]
+struct Stop {
+    asked: AtomicBool,
+    server: OnceLock<ServerHandle>,
+}
+
+impl Stop {
+    /// Heeds signals from now on: the folder is to go whenever they come. Where they cannot be heeded they end the process.
+    fn heed() -> Arc<Self> {
+        let stop = Arc::new(Self::default());
+        let heeding = Arc::clone(&stop);
+        let (ready, heeded) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let Ok(runtime) = runtime else { return };
+            runtime.block_on(async {
+                let Ok(mut signals) = Signals::heed() else { return };
+                let _ = ready.send(());
+                for graceful in [true, false] {
+                    signals.next().await;
+                    heeding.asked.store(true, Ordering::Release);
+                    if let Some(server) = heeding.server.get() {
+                        drop(server.stop(graceful));
+                    }
+                }
+            });
+        });
+        // The thread says so, or ends and lets go of the channel.
+        let _ = heeded.recv();
+        stop
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if self.asked.load(Ordering::Acquire) {
+            return Err("interrupted; nothing of the demo is left".into());
+        }
+        Ok(())
+    }
+
+    /// Has the server hear of signals from now on, and of one that came before.
+    fn reaches(&self, server: ServerHandle) {
+        let handle = self.server.get_or_init(|| server);
+        if self.asked.load(Ordering::Acquire) {
+            drop(handle.stop(true));
+        }
+    }
+}
+
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn heed() -> std::io::Result<Self> {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [interrupt, terminate, hangup] = kinds.map(signal);
+        Ok(Self([interrupt?, terminate?, hangup?]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let stop = Stop::heed();
     let scratch = Scratch::new()?;
     say!("Drawing the hands of {} people who do not exist …", args.subjects)?;
     let hands = scratch.0.join("hands");
     let bar = output::bar(0, "drawing");
     let drawing = Drawing { subjects: args.subjects, images: 3, seed: args.seed, size: 224 };
-    draw_hands(drawing, &hands, &|done, total| {
+    let drawn = draw_hands(drawing, &hands, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
-    })?;
+        if stop.check().is_err() {
+            // Ends the drawing: the next picture has no folder.
+            let _ = std::fs::rename(&hands, scratch.0.join("half-drawn"));
+        }
+    });
     bar.finish_and_clear();
+    stop.check()?;
+    drawn?;
     let images = read_dataset(&hands)?;
 
     let service = Service::open(&ServiceOptions::new(scratch.0.join("data")))?;
@@ -72,8 +149,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         shutdown_s: 5,
     };
     actix_web::rt::System::new().block_on(async {
-        let server = Server::bind(service.clone(), &http, !args.once)?;
+        let server = Server::bind(service.clone(), &http, false)?;
         let (address, handle) = (server.address(), server.handle());
+        let to_stop = server.handle();
         let url = format!("http://{address}");
         let (report, tour) = mpsc::channel();
         let once = args.once;
@@ -88,9 +166,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 drop(handle.stop(true));
             }
         });
-        server.run(|_| {}).await?;
+        server.run(|_| stop.reaches(to_stop)).await?;
         service.close().await?;
-        tour.recv_timeout(Duration::from_secs(1)).unwrap_or(Ok(()))
+        // A tour that the signal cut short did not fail by itself.
+        let toured = tour.recv_timeout(Duration::from_secs(1)).unwrap_or(Ok(()));
+        toured.map_err(|error| stop.check().err().unwrap_or(error))
     })
 }
 

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use crate::config::RemoteArgs;
 use crate::service::evaluate::GateTable;
 
-use super::remote::{Refused, Remote};
+use super::remote::{Refused, Remote, options};
 use super::{Failure, output};
 
 #[derive(Debug, clap::Args)]
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let id = job["job"].as_str().unwrap_or_default().to_owned();
         let found = remote.get(&format!("/v1/evaluations/{id}"))?;
         if let Some(table) = gate(&found["gate"]) {
-            eprint!("{table}");
+            note!("{}", table.trim_end());
         }
         evaluation = Some(id);
     }
@@ -96,9 +96,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         return output::json(&job["output"]);
     }
     say!(
-        "{} serves as generation {}; `handclip rollback` undoes it within {} s",
+        "{} serves as generation {}; `handclip rollback {}` undoes it within {} s",
         job["output"]["model"].as_str().unwrap_or(&args.model),
         job["output"]["generation"],
+        options(&args.server),
         args.soak_s
     )
 }

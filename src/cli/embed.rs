@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::config::ModelArgs;
+use crate::config::{DataDirArgs, ModelArgs};
 use crate::service::ModelChoice;
 use crate::service::tools::{EmbeddingLine, OfflineModel};
 
@@ -10,6 +10,8 @@ use super::{Failure, output};
 pub(super) struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    registry: DataDirArgs,
     /// Images to embed
     #[arg(required_unless_present = "text", conflicts_with = "text")]
     images: Vec<PathBuf>,
@@ -22,9 +24,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let model = OfflineModel::open(&ModelChoice::named(&args.model.model), &args.model.device)?;
+    let choice = ModelChoice::found_in(&args.model.model, &args.registry.data_dir)?;
+    let model = OfflineModel::open(&choice, &args.model.device)?;
     for notice in &model.notices {
-        eprintln!("note: {notice}");
+        note!("note: {notice}");
     }
     let print = |line: &EmbeddingLine| {
         if args.json {
@@ -40,7 +43,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             Ok(line) => print(&line)?,
             Err(error) => {
                 failed += 1;
-                eprintln!("error: {}: {error}", path.display());
+                note!("error: {}: {error}", path.display());
             }
         }
     }

@@ -1,13 +1,16 @@
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::config::{ModelArgs, StoreArgs};
 use crate::domain::{
-    Aspect, Consent, GalleryId, GalleryPolicy, HandAttributes, SampleId, Side, SubjectId, now_ms,
+    Aspect, Consent, GalleryId, GalleryPolicy, HandAttributes, SampleFlag, SampleId, Side,
+    SubjectId, now_ms,
 };
-use crate::service::{Enrolment, LabelledImage, NewGallery, Service, ServiceError, read_dataset};
+use crate::service::{
+    EnrolledView, Enrolment, LabelledImage, NewGallery, Service, ServiceError, read_dataset,
+};
 
 use super::offline::{self, Absent};
 use super::{Failure, output};
@@ -81,7 +84,27 @@ impl Args {
 struct Summary {
     enrolled: usize,
     already_enrolled: usize,
+    /// Enrolled, and somebody has to look at them.
+    flagged: Vec<Flagged>,
     failed: Vec<FileError>,
+}
+
+#[derive(Debug, Serialize)]
+struct Flagged {
+    path: PathBuf,
+    flags: Vec<SampleFlag>,
+}
+
+impl Flagged {
+    fn why(&self) -> String {
+        let words = self.flags.iter().map(|flag| match flag {
+            SampleFlag::MatchesAnother => "it matches another subject",
+            SampleFlag::FarFromSubject => {
+                "it looks like none of its subject's other images of the same hand and aspect"
+            }
+        });
+        words.collect::<Vec<_>>().join(", and ")
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -123,8 +146,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             summary.failed.len()
         )
     };
+    for flagged in &summary.flagged {
+        note!("warning: {}: enrolled, but {}", flagged.path.display(), flagged.why());
+    }
     for FileError { path, error } in &summary.failed {
-        eprintln!("error: {}: {error}", path.display());
+        note!("error: {}: {error}", path.display());
     }
     let failed = match summary.failed.len() {
         0 => return shown,
@@ -185,8 +211,7 @@ async fn enrol_all(
             let answers = service.enrol_batch(gallery, batch).await?;
             for (path, answer) in paths.into_iter().zip(answers) {
                 match answer {
-                    Ok(enrolled) if enrolled.created => summary.enrolled += 1,
-                    Ok(_) => summary.already_enrolled += 1,
+                    Ok(enrolled) => summary.count(path, enrolled),
                     Err(error) => summary.fail(path, &error),
                 }
             }
@@ -198,7 +223,18 @@ async fn enrol_all(
 }
 
 impl Summary {
-    fn fail(&mut self, path: &std::path::Path, error: &(dyn std::error::Error + 'static)) {
+    fn count(&mut self, path: &Path, enrolled: EnrolledView) {
+        if enrolled.created {
+            self.enrolled += 1;
+        } else {
+            self.already_enrolled += 1;
+        }
+        if !enrolled.flags.is_empty() {
+            self.flagged.push(Flagged { path: path.to_path_buf(), flags: enrolled.flags });
+        }
+    }
+
+    fn fail(&mut self, path: &Path, error: &(dyn std::error::Error + 'static)) {
         self.failed.push(FileError { path: path.to_path_buf(), error: super::chain(error) });
     }
 }

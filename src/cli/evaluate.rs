@@ -19,6 +19,21 @@ pub(super) struct Args {
     model: String,
     #[command(flatten)]
     how: HowArgs,
+    #[command(flatten)]
+    asked: AskedArgs,
+}
+
+/// What `evaluate` and `compare` have beside that: a report of pictures, and a server that does the work.
+#[derive(Debug, clap::Args)]
+pub(super) struct AskedArgs {
+    /// Show images of the worst probes in the report: pictures of people
+    #[arg(long, requires = "out")]
+    pub(super) show_images: bool,
+    /// Ask this running server; models are names there, and --data is a folder of one of its data roots, ROOT/FOLDER
+    #[arg(long, value_name = "URL", conflicts_with_all = ["out", "cache", "other_capture"])]
+    pub(super) server: Option<String>,
+    #[command(flatten)]
+    pub(super) key: ApiKeyArgs,
 }
 
 /// What `evaluate`, `compare` and `calibrate` have in common.
@@ -66,14 +81,6 @@ pub(super) struct HowArgs {
     /// A new folder for the report: JSON, Markdown, HTML and charts
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Show images of the worst probes in the report: pictures of people
-    #[arg(long, requires = "out")]
-    show_images: bool,
-    /// Ask this running server; models are names there, and --data is a folder of one of its data roots, ROOT/FOLDER
-    #[arg(long, value_name = "URL", conflicts_with_all = ["out", "cache", "other_capture"])]
-    pub(super) server: Option<String>,
-    #[command(flatten)]
-    pub(super) key: ApiKeyArgs,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -127,7 +134,7 @@ impl HowArgs {
             replicates: self.replicates as usize,
             allow_leak: self.allow_leak,
             out: self.out.clone(),
-            show_images: self.show_images,
+            show_images: false,
             gate: None,
             command: command(),
             cancel: Cancel::default(),
@@ -136,10 +143,6 @@ impl HowArgs {
 
     pub(super) fn data(&self) -> PathBuf {
         self.data.clone()
-    }
-
-    pub(super) fn shows_images(&self) -> bool {
-        self.show_images
     }
 
     pub(super) fn out(&self) -> Option<&PathBuf> {
@@ -161,7 +164,7 @@ pub(super) fn command() -> String {
 }
 
 /// As a shell takes it back.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_=./,:+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -176,7 +179,7 @@ pub(super) fn with_progress<T, E>(
 ) -> Result<T, E> {
     let bar = output::bar(0, "reading the data set");
     let progress = |event: EvaluateEvent| match event {
-        EvaluateEvent::Notice(text) => bar.suspend(|| eprintln!("note: {text}")),
+        EvaluateEvent::Notice(text) => bar.suspend(|| note!("note: {text}")),
         EvaluateEvent::System(name) => bar.set_message(format!("embedding with {name}")),
         EvaluateEvent::Embedded { done, total } => {
             bar.set_length(total as u64);
@@ -190,15 +193,16 @@ pub(super) fn with_progress<T, E>(
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    if let Some(server) = &args.how.server {
-        return ask(server, std::slice::from_ref(&args.model), &args.how);
+    if let Some(server) = &args.asked.server {
+        let models = std::slice::from_ref(&args.model);
+        return ask(server, &args.asked.key, models, &args.how);
     }
     keep_freed_memory();
     let request = EvaluateRequest {
         system: SystemChoice::named(&args.model),
         data: args.how.data(),
         selection: args.how.selection(),
-        options: args.how.options(),
+        options: EvaluateOptions { show_images: args.asked.show_images, ..args.how.options() },
     };
     let found = with_progress(|progress| evaluate(&request, progress))?;
     if args.how.json {
@@ -212,8 +216,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Has a server evaluate, and shows what it found.
-pub(super) fn ask(server: &str, models: &[String], how: &HowArgs) -> Result<(), Failure> {
-    let remote = Remote::new(server, &how.key)?;
+pub(super) fn ask(
+    server: &str,
+    key: &ApiKeyArgs,
+    models: &[String],
+    how: &HowArgs,
+) -> Result<(), Failure> {
+    let remote = Remote::new(server, key)?;
     let mut body = json!({
         "models": models,
         "data": {"directory": how.data},

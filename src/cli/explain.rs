@@ -87,7 +87,7 @@ fn explain(args: &Args, extras: ExplainExtras) -> Result<Explanation, Failure> {
         let choice = ModelChoice::found_in(&args.model.model, &args.store.data_dir)?;
         let model = OfflineModel::open(&choice, &args.model.device)?;
         for notice in &model.notices {
-            eprintln!("note: {notice}");
+            note!("note: {notice}");
         }
         return Ok(model.explain(&args.image, &target, (args.method, extras))?);
     }

@@ -10,14 +10,16 @@ use super::custody;
 use super::offline::{self, Absent};
 use super::{Failure, output};
 
+// Taken before the action and after it.
 #[derive(Debug, clap::Args)]
+#[command(mut_args(|arg| arg.global(true)))]
 pub(super) struct Args {
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     model: ModelArgs,
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long)]
     json: bool,
     #[command(subcommand)]
     action: Action,

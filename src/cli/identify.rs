@@ -77,7 +77,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match answer.decision {
         Some(decision) => say!("decision: {decision}"),
         None => {
-            eprintln!("no decision: the gallery is not calibrated and no --threshold was given");
+            note!("no decision: the gallery is not calibrated and no --threshold was given");
             Ok(())
         }
     }

@@ -10,8 +10,9 @@ use crate::service::{
     KeyId, KeySource, KeyView, NewKey, NewKeyView, OfflineKeys, change_master_key,
 };
 
+use super::offline::{self, Absent};
 use super::remote::Remote;
-use super::{Failure, offline, output};
+use super::{Failure, output};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -86,10 +87,12 @@ struct At {
 }
 
 impl At {
-    fn offline(&self) -> Result<OfflineKeys, Failure> {
+    /// Only the first key may make a store: see [`OfflineKeys::open`].
+    fn offline(&self, absent: Absent) -> Result<OfflineKeys, Failure> {
+        absent.check(&self.store)?;
         let source = offline::master_key(&self.store);
         let (keys, notices) = OfflineKeys::open(&self.store.data_dir, &source)?;
-        notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+        notices.iter().for_each(|notice| note!("note: {notice}"));
         Ok(keys)
     }
 
@@ -102,7 +105,7 @@ impl At {
         if self.json {
             return output::json(made);
         }
-        eprintln!("key {}, shown this once:", made.key.key);
+        note!("key {}, shown this once:", made.key.key);
         say!("{}", made.token)
     }
 }
@@ -127,7 +130,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                         "expires_at_ms": expires_at_ms,
                     }),
                 )?)?,
-                None => at.offline()?.create(NewKey {
+                None => at.offline(Absent::Make)?.create(NewKey {
                     name: name.clone(),
                     scopes: scopes.iter().copied().collect(),
                     galleries,
@@ -138,7 +141,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Action::List { at } => {
             let keys: Vec<KeyView> = match at.remote()? {
                 Some(remote) => read(remote.get("/v1/keys")?["keys"].take())?,
-                None => at.offline()?.list(),
+                None => at.offline(Absent::Refuse)?.list(),
             };
             if at.json {
                 return output::json(&keys);
@@ -157,11 +160,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Action::Revoke { key, at } => {
             let revoked: KeyView = match at.remote()? {
                 Some(remote) => read(remote.delete(&format!("/v1/keys/{key}"))?)?,
-                None => at.offline()?.revoke(*key)?,
+                None => at.offline(Absent::Refuse)?.revoke(*key)?,
             };
             if at.json { output::json(&revoked) } else { say!("{key} is {}", revoked.state) }
         }
         Action::RotateMaster { new_master_key_file, new_master_key_command, store } => {
+            Absent::Refuse.check(store)?;
             let new = match (new_master_key_file, new_master_key_command) {
                 (Some(file), _) => KeySource::File(file.clone()),
                 (None, Some(command)) => KeySource::Command(command.clone()),
@@ -172,8 +176,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 return Err("the new master key must lie elsewhere than the one before".into());
             }
             let notices = change_master_key(&store.data_dir, &old, &new)?;
-            notices.iter().for_each(|notice| eprintln!("note: {notice}"));
-            eprintln!(
+            notices.iter().for_each(|notice| note!("note: {notice}"));
+            note!(
                 "from now on start with the new key, and keep the one before for backups that were made under it"
             );
             say!("the master key of {} was changed", store.data_dir.display())
@@ -183,7 +187,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 let body = json!({ "overlap_s": overlap_s });
                 read(remote.post(&format!("/v1/keys/{key}:rotate"), &body)?)?
             }
-            None => at.offline()?.rotate(*key, *overlap_s)?,
+            None => at.offline(Absent::Refuse)?.rotate(*key, *overlap_s)?,
         }),
     }
 }

@@ -6,6 +6,11 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::cli::output::line(format_args!($($text)*)) };
 }
 
+/// A line on standard error, for whoever reads it. Not `eprintln!`: that panics where nobody does, or the disk is full.
+macro_rules! note {
+    ($($text:tt)*) => { $crate::cli::output::note(format_args!($($text)*)) };
+}
+
 mod calibrate;
 mod compare;
 mod custody;
@@ -142,6 +147,11 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Openapi => openapi::run(),
         Command::Health(args) => health::run(&args),
     }
+}
+
+/// Says what a command failed with.
+pub fn complain(error: &(dyn std::error::Error + 'static)) {
+    note!("error: {}", chain(error));
 }
 
 /// Whether it failed only because whoever reads the output has seen enough, as `head` has.

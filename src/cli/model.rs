@@ -17,7 +17,7 @@ pub(super) struct Args {
 enum Action {
     /// Check a model and show what it is
     Inspect {
-        /// `nano`, or a Hugging Face style directory
+        /// `nano`, a Hugging Face style directory, a run's folder, or one that `export` wrote
         model: String,
         /// Print JSON
         #[arg(long)]
@@ -90,7 +90,7 @@ struct At {
 
 impl At {
     fn registry(&self) -> Result<OfflineRegistry, Failure> {
-        Ok(OfflineRegistry::open(&self.store.data_dir)?)
+        Ok(OfflineRegistry::existing(&self.store.data_dir)?)
     }
 
     fn print(&self, model: &RegisteredModel) -> Result<(), Failure> {
@@ -105,10 +105,10 @@ impl At {
             say!("trained on {train} subjects, validated on {validation}, {held_out} held out")?;
             if let (Some(before), Some(after)) = (training.before, training.after) {
                 let change = |name: &str, from: f64, to: f64| {
-                    format!("{name} {:.1} to {:.1} %", 100.0 * from, 100.0 * to)
+                    format!("{name} {:.1} % before, {:.1} % after", 100.0 * from, 100.0 * to)
                 };
                 let rank1 = change("Rank-1", before.rank1, after.rank1);
-                say!("{rank1}, {}", change("mAP", before.map, after.map))?;
+                say!("{rank1}; {}", change("mAP", before.map, after.map))?;
             }
         }
         for file in &model.files {
@@ -133,9 +133,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             Ok(())
         }
         Action::Show { name, at } => at.print(&at.registry()?.read(name)?),
-        Action::Import { name, from, at } => at.print(&at.registry()?.import(name, from)?),
+        Action::Import { name, from, at } => {
+            at.print(&OfflineRegistry::open(&at.store.data_dir)?.import(name, from)?)
+        }
         Action::Export { name, out, at } => Ok(at.registry()?.export(name, out)?),
         Action::Verify { name, at } => at.print(&at.registry()?.verify(name)?),
+        Action::Delete { name, .. } if name == "nano" => {
+            Err("`nano` is inside the program and cannot be deleted".into())
+        }
         Action::Delete { name, at } => Ok(at.registry()?.delete(name)?),
         Action::Pull { reference, out } => {
             let bar = output::bar(0, "fetching");

@@ -16,7 +16,7 @@ pub(super) fn options(
     let mut options = ServiceOptions::new(&store.data_dir);
     options.master_key = master_key(store);
     // A store may have another model than is asked for here; a new one is not made for a model that is not there.
-    options.model = if has_store(&store.data_dir) {
+    options.model = if has_store(&store.data_dir)? {
         ModelChoice::named_in(&model.model, &store.data_dir)
     } else {
         ModelChoice::found_in(&model.model, &store.data_dir)?
@@ -45,6 +45,18 @@ pub(super) enum Absent {
     Refuse,
 }
 
+impl Absent {
+    /// Refuses a folder without a store, if that is asked for.
+    pub(super) fn check(self, store: &StoreArgs) -> Result<(), Failure> {
+        if self == Self::Make || has_store(&store.data_dir)? {
+            return Ok(());
+        }
+        let dir = store.data_dir.display();
+        let advice = "name another with --data-dir, or make one with `handclip enrol --create`";
+        Err(format!("there is no store in {dir}: {advice}").into())
+    }
+}
+
 /// Opens the store, does the work, closes the store.
 pub(super) fn with_service<T, F>(
     absent: Absent,
@@ -55,16 +67,12 @@ pub(super) fn with_service<T, F>(
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    if absent == Absent::Refuse && !has_store(&store.data_dir) {
-        let dir = store.data_dir.display();
-        let advice = "name another with --data-dir, or make one with `handclip enrol --create`";
-        return Err(format!("there is no store in {dir}: {advice}").into());
-    }
+    absent.check(store)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // What a server left to be done is the server's: a command is not to stay for it.
     let service = Service::open(&ServiceOptions { job_threads: 0, ..options(store, model)? })?;
     for notice in service.notices() {
-        eprintln!("note: {notice}");
+        note!("note: {notice}");
     }
     runtime.block_on(async {
         let result = work(service.clone()).await;

@@ -49,6 +49,12 @@ pub(super) fn line(text: fmt::Arguments<'_>) -> Result<(), Failure> {
     }
 }
 
+/// Writes a line to standard error. What a command does never depends on whether somebody reads its notes.
+pub(super) fn note(text: fmt::Arguments<'_>) {
+    // In one piece: standard error is not buffered, and lines of others may come between.
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+}
+
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     say!("{}", serde_json::to_string_pretty(value)?)
 }

@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 fn evaluate(model: &str, args: &Args) -> Result<(), Failure> {
     let model = OfflineModel::open(&ModelChoice::named(model), "cpu")?;
-    eprintln!("drawing and scoring {} people who were never trained on …", args.people);
+    note!("drawing and scoring {} people who were never trained on …", args.people);
     let generated = model.score_generated(args.people)?;
     let photographs =
         args.photographs.as_deref().map(|dir| model.score_photographs(dir)).transpose()?;
@@ -63,7 +63,7 @@ fn train(out: &Path, args: &Args) -> Result<(), Failure> {
     options.images = args.images.unwrap_or(options.images);
     let bar = output::bar(options.config.steps as u64, "training");
     // The bar's own lines are hidden with it where there is no terminal; these belong into a log too.
-    let say = |line: String| bar.suspend(|| eprintln!("{line}"));
+    let say = |line: String| bar.suspend(|| note!("{line}"));
     let progress = |event: PretrainProgress| match event {
         PretrainProgress::Drawing { total } => say(format!("drawing {total} pictures")),
         PretrainProgress::Training(step) => {

@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-use crate::config::ApiKeyArgs;
+use crate::config::{ApiKeyArgs, RemoteArgs};
 
+use super::evaluate::quoted;
 use super::{Failure, output};
 
 /// How often in a row a stream of events is opened and says nothing before the server counts as gone.
@@ -47,7 +48,7 @@ impl Remote {
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
-        answer(self.signed(self.agent.get(self.url(path))).call())
+        self.answer(self.signed(self.agent.get(self.url(path))).call())
     }
 
     /// A body of any length, if the server gives it.
@@ -55,12 +56,14 @@ impl Remote {
         let sent = self.signed(self.agent.get(self.url(path))).call();
         match sent {
             Ok(response) if response.status().is_success() => Ok(response.into_body()),
-            other => Err(answer(other).err().unwrap_or_else(|| "the server gave nothing".into())),
+            other => {
+                Err(self.answer(other).err().unwrap_or_else(|| "the server gave nothing".into()))
+            }
         }
     }
 
     pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
-        answer(self.signed(self.agent.delete(self.url(path))).call())
+        self.answer(self.signed(self.agent.delete(self.url(path))).call())
     }
 
     fn signed<T>(&self, request: ureq::RequestBuilder<T>) -> ureq::RequestBuilder<T> {
@@ -73,7 +76,14 @@ impl Remote {
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let request =
             self.signed(self.agent.post(self.url(path))).header("content-type", "application/json");
-        answer(request.send(body.to_string()))
+        self.answer(request.send(body.to_string()))
+    }
+
+    fn answer(
+        &self,
+        sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Value, Failure> {
+        answer(sent.map_err(|error| format!("cannot reach the server {}: {error}", self.base))?)
     }
 
     /// Shows what a job does until it has ended, and gives it. Ctrl-C asks it to end.
@@ -100,7 +110,7 @@ impl Remote {
                     match event["event"].as_str() {
                         Some("log") => {
                             let line = event["line"].as_str().unwrap_or_default().to_owned();
-                            bar.suspend(|| eprintln!("{line}"));
+                            bar.suspend(|| note!("{line}"));
                         }
                         Some("progress") => {
                             bar.set_length(event["total"].as_u64().unwrap_or(0));
@@ -133,10 +143,10 @@ impl Remote {
             if runtime.block_on(tokio::signal::ctrl_c()).is_err() || over.load(Ordering::Relaxed) {
                 return;
             }
-            eprintln!("asking the server to end the job; once more to leave it to itself");
+            note!("asking the server to end the job; once more to leave it to itself");
             let path = format!("/v1/jobs/{id}:cancel");
             if let Err(error) = remote.post(&path, &Value::Object(serde_json::Map::new())) {
-                eprintln!("{error}");
+                note!("{error}");
             }
             if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
                 // As a shell reports a program that SIGINT ended.
@@ -144,6 +154,24 @@ impl Remote {
             }
         });
     }
+}
+
+/// What has another command ask the same server with the same key.
+pub(super) fn options(args: &RemoteArgs) -> String {
+    let ApiKeyArgs { ca, client_cert, client_key, api_key_file } = &args.key;
+    let files = [
+        ("--ca", ca),
+        ("--client-cert", client_cert),
+        ("--client-key", client_key),
+        ("--api-key-file", api_key_file),
+    ];
+    let mut text = format!("--server {}", quoted(&args.server));
+    for (name, file) in files {
+        if let Some(file) = file {
+            text.push_str(&format!(" {name} {}", quoted(&file.to_string_lossy())));
+        }
+    }
+    text
 }
 
 fn tls(args: &ApiKeyArgs) -> Result<TlsConfig, Failure> {
@@ -195,8 +223,7 @@ pub(super) struct Refused {
     pub(super) problem: Value,
 }
 
-fn answer(sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
-    let mut response = sent.map_err(|error| format!("cannot reach the server: {error}"))?;
+fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Value, Failure> {
     let text = response.body_mut().with_config().limit(64 << 20).read_to_string()?;
     let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
     if response.status().is_success() {

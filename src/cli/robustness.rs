@@ -101,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     say!("{}", report.markdown().trim_end())?;
     if let Some(out) = &args.out {
-        eprintln!("the report is in {}", out.display());
+        note!("the report is in {}", out.display());
     }
     Ok(())
 }

@@ -44,16 +44,16 @@ pub(super) fn options(args: &ServeArgs) -> Result<ServiceOptions, Failure> {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     return_freed_memory();
-    if !has_store(&args.serve.store.data_dir) {
+    if !has_store(&args.serve.store.data_dir)? {
         // A store that is not there has no keys: before anything is made.
         args.serve.http.check(true)?;
     }
     let service = Service::open(&options(&args.serve)?)?;
     for notice in service.notices() {
-        eprintln!("note: {notice}");
+        note!("note: {notice}");
     }
     if !args.serve.http.server.listen.ip().is_loopback() && args.serve.http.tls.tls_cert.is_none() {
-        eprintln!(
+        note!(
             "note: keys and images reach this server unencrypted: give it a certificate with --tls-cert and --tls-key, or put a proxy before it that ends TLS"
         );
     }
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         // A server whose starter does not listen serves all the same.
         let scheme = if server.is_encrypted() { "https" } else { "http" };
         server.run(|address| drop(say!("listening on {scheme}://{address}"))).await?;
-        eprintln!("stopped; writing snapshots");
+        note!("stopped; writing snapshots");
         service.close().await?;
         Ok(())
     })

@@ -156,7 +156,7 @@ fn train(args: &Args, data: TrainingData) -> Result<(), Failure> {
         resume: args.resume,
     };
     let bar = output::bar(0, "training");
-    let say = |line: String| bar.suspend(|| eprintln!("{line}"));
+    let say = |line: String| bar.suspend(|| note!("{line}"));
     let progress = |event: FineTuneEvent| match event {
         FineTuneEvent::Notice(text) => say(format!("note: {text}")),
         FineTuneEvent::Step(step) => {
@@ -226,7 +226,7 @@ fn heed_interrupts(cancel: &Arc<AtomicBool>) {
                 return;
             }
             cancel.store(true, Ordering::Relaxed);
-            eprintln!("stopping after this step; once more to stop at once");
+            note!("stopping after this step; once more to stop at once");
             if interrupted().await.is_ok() {
                 // As a shell reports a program that SIGINT ended.
                 std::process::exit(130);

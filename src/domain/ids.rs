@@ -58,7 +58,8 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                // Padded: lists stand in columns.
+                f.pad(&self.0)
             }
         }
 

@@ -248,11 +248,12 @@ impl Restore {
         }
         let mut present = None;
         let dir = self.data_dir.display();
-        if Store::exists(&self.data_dir) && self.replace == Replace::Never {
+        let there = Store::exists(&self.data_dir)?;
+        if there && self.replace == Replace::Never {
             let text = format!("there is a store in {dir}: say --replace, or name another folder");
             return Err(ServiceError::Backup(text));
         }
-        if Store::exists(&self.data_dir) && self.replace == Replace::Sound {
+        if there && self.replace == Replace::Sound {
             let opened = Store::open(StoreOptions::new(&self.data_dir, master_key.clone()));
             let store = opened.map_err(|error| {
                 let damaged = matches!(

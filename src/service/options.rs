@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::domain::ModelName;
 
 use super::error::ServiceError;
-use super::registry::Registry;
+use super::registry::{FILES, Registry};
 
 /// Which model serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,16 +53,18 @@ impl ModelChoice {
         }
     }
 
-    /// `nano`, the path of a model's directory, or that of a run, whose best weights are meant.
+    /// `nano`, the path of a model's directory, that of a run, whose best weights are meant, or that of a model that the
+    /// registry wrote.
     #[must_use]
     pub fn named(name: &str) -> Self {
         if name == "nano" {
             return Self::Nano;
         }
         let path = PathBuf::from(name);
-        let best = path.join("best");
-        let is_run = best.join("config.json").is_file() && !path.join("config.json").exists();
-        Self::Directory(if is_run { best } else { path })
+        let is_model = |dir: &Path| dir.join("config.json").is_file();
+        let within = ["best", FILES].map(|name| path.join(name));
+        let inner = within.into_iter().find(|dir| !is_model(&path) && is_model(dir));
+        Self::Directory(inner.unwrap_or(path))
     }
 }
 

@@ -87,9 +87,11 @@ impl OfflineModel {
 }
 
 /// Whether there is a store in a folder, sound or not.
-#[must_use]
-pub fn has_store(dir: &Path) -> bool {
-    Store::exists(dir)
+///
+/// # Errors
+/// [`ServiceError::Internal`] where that cannot be told.
+pub fn has_store(dir: &Path) -> Result<bool, ServiceError> {
+    Ok(Store::exists(dir)?)
 }
 
 /// Reads a file of at most `max` bytes.

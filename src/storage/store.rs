@@ -148,9 +148,15 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     /// Whether there is a store in a directory, sound or not.
-    #[must_use]
-    pub fn exists(dir: &Path) -> bool {
-        dir.join("store.json").exists() || dir.join("sled").exists()
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] where that cannot be told: what may not be looked at is not absent.
+    pub fn exists(dir: &Path) -> Result<bool, StorageError> {
+        let there = |name: &str| {
+            let path = dir.join(name);
+            path.try_exists().map_err(StorageError::io("look for", &path))
+        };
+        Ok(there("store.json")? || there("sled")?)
     }
 
     /// The data directory.

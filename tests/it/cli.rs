@@ -41,17 +41,22 @@ pub(crate) fn parse(text: &str) -> Value {
 }
 
 /// A running server, killed at the end.
-struct Serving {
-    child: Child,
-    url: String,
+pub(crate) struct Serving {
+    pub(crate) child: Child,
+    pub(crate) url: String,
 }
 
 impl Serving {
-    fn start(data: &str) -> Self {
+    pub(crate) fn start(data: &str) -> Self {
+        Self::start_with(data, Stdio::null())
+    }
+
+    /// One whose notes go somewhere else than nowhere.
+    pub(crate) fn start_with(data: &str, notes: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_handclip"))
             .args(["serve", "--data-dir", data, "--listen", "127.0.0.1:0"])
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(notes)
             .spawn()
             .unwrap();
         let mut line = String::new();

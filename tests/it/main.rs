@@ -11,6 +11,7 @@ mod access;
 mod api;
 mod checkpoint;
 mod cli;
+mod commands;
 mod crash;
 mod cuda;
 mod datasets;

@@ -228,7 +228,10 @@ async fn a_decision_needs_a_threshold() {
 #[test]
 fn a_store_is_seen_where_there_is_one() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(!tools::has_store(dir.path()));
+    assert!(!tools::has_store(dir.path()).unwrap());
     drop(Service::open(&ServiceOptions::new(dir.path())).unwrap());
-    assert!(tools::has_store(dir.path()));
+    assert!(tools::has_store(dir.path()).unwrap());
+    // What cannot be looked into is not empty.
+    let file = dir.path().join("store.json");
+    assert!(tools::has_store(&file).unwrap_err().to_string().contains("store.json"));
 }

@@ -32,7 +32,8 @@ pub use record::{Merit, ModelFile, Origin, Parent, RegisteredModel, Training};
 /// Names that mean something else.
 pub(in crate::service) const RESERVED: [&str; 4] = ["nano", "champion", "challenger", "previous"];
 const RECORD: &str = "model.json";
-const FILES: &str = "files";
+/// Where a model of the registry has its files, and a folder that the registry wrote.
+pub(in crate::service) const FILES: &str = "files";
 /// Folders that are being made or removed begin so; no name does.
 const UNFINISHED: &str = ".unfinished-";
 

@@ -1,4 +1,5 @@
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::domain::ModelName;
@@ -11,12 +12,30 @@ use super::{Origin, RegisteredModel, Registry, RegistryError};
 pub struct OfflineRegistry(Registry);
 
 impl OfflineRegistry {
-    /// Opens it; the first import makes it.
+    /// Opens it to take models; the first import makes it.
     ///
     /// # Errors
     /// [`ServiceError`] when the folder cannot be made.
     pub fn open(data_dir: &Path) -> Result<Self, ServiceError> {
         Ok(Self(Registry::open(data_dir)?))
+    }
+
+    /// Opens that of a data directory that must be there, with models or without.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] for a folder that is not there or cannot be read: it does not pass for an empty one.
+    pub fn existing(data_dir: &Path) -> Result<Self, ServiceError> {
+        let models = data_dir.join("models");
+        let read = |dir: &Path, may_lack: bool| match std::fs::read_dir(dir) {
+            Err(error) if !(may_lack && error.kind() == ErrorKind::NotFound) => {
+                let problem = format!("{} cannot be read: {error}", dir.display());
+                Err(ServiceError::Invalid { field: "data_dir", problem })
+            }
+            Ok(_) | Err(_) => Ok(()),
+        };
+        read(data_dir, false)?;
+        read(&models, true)?;
+        Self::open(data_dir)
     }
 
     /// Every model, by name.
@@ -30,6 +49,7 @@ impl OfflineRegistry {
     /// # Errors
     /// [`ServiceError::ModelNotFound`].
     pub fn read(&self, name: &str) -> Result<RegisteredModel, ServiceError> {
+        not_inside(name)?;
         Ok(self.0.read(name)?)
     }
 
@@ -51,6 +71,7 @@ impl OfflineRegistry {
     /// # Errors
     /// [`ServiceError::ModelNotFound`], [`ServiceError::ModelDamaged`], or what the system says.
     pub fn export(&self, name: &str, to: &Path) -> Result<(), ServiceError> {
+        not_inside(name)?;
         let what = RegistryError::io("write the model");
         let export = self.0.export(name)?;
         if to.extension().is_none_or(|extension| extension != "tar") {
@@ -70,14 +91,21 @@ impl OfflineRegistry {
     /// # Errors
     /// [`ServiceError::ModelDamaged`].
     pub fn verify(&self, name: &str) -> Result<RegisteredModel, ServiceError> {
+        not_inside(name)?;
         Ok(self.0.verify(name)?)
     }
 
     /// Removes a model that nobody serves.
     ///
     /// # Errors
-    /// [`ServiceError::ModelDeployed`].
+    /// [`ServiceError::ModelDeployed`], [`ServiceError::ModelNotRegistered`].
     pub fn delete(&self, name: &str) -> Result<(), ServiceError> {
+        not_inside(name)?;
         Ok(self.0.delete(name)?)
     }
+}
+
+/// The model inside the program is there, and no registry has it.
+fn not_inside(name: &str) -> Result<(), ServiceError> {
+    if name == "nano" { Err(ServiceError::ModelNotRegistered(name.to_owned())) } else { Ok(()) }
 }
