@@ -238,7 +238,11 @@ fn key_of(
     source: &KeySource,
     notices: &mut Vec<String>,
 ) -> Result<MasterKey, ServiceError> {
-    if Store::exists(data_dir)? { backup::existing_key(source) } else { master_key(source, notices) }
+    if Store::exists(data_dir)? {
+        backup::existing_key(source)
+    } else {
+        master_key(source, notices)
+    }
 }
 
 /// A master key; one of a file that is not there is made.
