@@ -12,7 +12,7 @@ use crate::jobs::{JobContext, JobFailure};
 use super::backfill::{Backfill, Tally, failed, gallery_failure};
 use super::preflight::preflight;
 use super::shadow;
-use super::steps::{DeployInput, WithoutImages};
+use super::steps::{DeployInput, WithoutImages, moves};
 use super::table::Deployments;
 use super::thresholds::worse_off;
 use crate::service::ServiceError;
@@ -68,13 +68,6 @@ fn service_failure(error: ServiceError) -> JobFailure {
         .or(is("no_deployment", matches!(&error, ServiceError::NoDeployment)))
         .unwrap_or("deployment");
     failed(code, error)
-}
-
-/// Whether a gallery moves to the new model. One that kept no images can when it is empty, or when that is to count for
-/// nothing.
-pub(super) fn moves(gallery: &Gallery, without_images: WithoutImages) -> bool {
-    let info = gallery.info();
-    info.retain_images || info.samples == 0 || without_images == WithoutImages::Drop
 }
 
 fn bring(

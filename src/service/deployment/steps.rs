@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use crate::access::Caller;
 use crate::domain::{Calibration, Fingerprint, Scope};
+use crate::gallery::Gallery;
 use crate::jobs::JobId;
 
-use super::job::moves;
 use super::preflight::preflight;
 use super::record::{Asked, ModelRef};
 use super::thresholds::worse_off;
@@ -36,6 +36,13 @@ pub enum WithoutImages {
     Drop,
     /// Their galleries are answered by the model that they have.
     KeepOldGeneration,
+}
+
+/// Whether a gallery moves to the new model. One that kept no images can when it is empty, or when that is to count for
+/// nothing.
+pub(super) fn moves(gallery: &Gallery, without_images: WithoutImages) -> bool {
+    let info = gallery.info();
+    info.retain_images || info.samples == 0 || without_images == WithoutImages::Drop
 }
 
 /// How a model is to be brought.
