@@ -34,7 +34,8 @@ pub(super) struct SubjectEntry {
 }
 
 impl SubjectEntry {
-    pub(super) fn new(number: u64, data_key: DataKey) -> Self {
+    /// Of who has no sample left nothing but `created_at_ms` may say when they were seen.
+    pub(super) fn new(number: u64, data_key: DataKey, created_at_ms: u64) -> Self {
         Self {
             number,
             data_key,
@@ -42,8 +43,8 @@ impl SubjectEntry {
             by_content: HashMap::new(),
             erasing: false,
             consent: None,
-            last_ms: 0,
-            saved_ms: 0,
+            last_ms: created_at_ms,
+            saved_ms: created_at_ms,
         }
     }
 }

@@ -348,8 +348,8 @@ impl Gallery {
         self.forget_samples(&mut state, &dropped);
         for plan in part {
             if plan.first {
-                let mut entry = SubjectEntry::new(plan.subject_number, plan.data_key);
-                entry.saved_ms = plan.created_at_ms;
+                let created_at_ms = plan.created_at_ms;
+                let entry = SubjectEntry::new(plan.subject_number, plan.data_key, created_at_ms);
                 state.subjects.insert(plan.sample.subject.clone(), entry);
             }
             let NewSample { subject, content_hash, .. } = &plan.sample;

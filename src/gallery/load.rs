@@ -62,10 +62,7 @@ impl Gallery {
         for (number, doc) in subjects {
             names.insert(number, Arc::new(doc.id.clone()));
             state.next_subject = state.next_subject.max(number + 1);
-            let mut entry = SubjectEntry::new(number, doc.data_key);
-            // Of who has no sample left nothing else may say when they were seen.
-            entry.last_ms = doc.created_at_ms;
-            entry.saved_ms = doc.created_at_ms;
+            let entry = SubjectEntry::new(number, doc.data_key, doc.created_at_ms);
             if state.subjects.insert(doc.id, entry).is_some() {
                 let at = Key::Subject { gallery: self.number, subject: number }.encode();
                 return Err(GalleryError::inconsistent(&at, "a second record of one subject"));

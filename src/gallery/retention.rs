@@ -81,6 +81,14 @@ impl Gallery {
         Ok(())
     }
 
+    /// What a subject agreed to, by what is in memory.
+    ///
+    /// # Errors
+    /// [`GalleryError::SubjectNotFound`], [`GalleryError::Erasing`].
+    pub fn consent(&self, subject: &SubjectId) -> Result<Option<Consent>, GalleryError> {
+        Ok(self.state().present(subject)?.consent.clone())
+    }
+
     /// Notes that somebody was recognised. Kept in memory until [`Gallery::save_interactions`].
     pub fn interacted(&self, subject: &SubjectId, at_ms: u64) {
         self.state().interacted(subject, at_ms);

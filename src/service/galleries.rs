@@ -271,8 +271,8 @@ pub(super) fn check_consent(
     subject: &SubjectId,
     consent: &Consent,
 ) -> Result<(), ServiceError> {
-    let Ok(known) = gallery.subject(subject) else { return Ok(()) };
-    let ends = known.consent.map_or(now_ms().saturating_add(DAY_MS), |known| known.expires_at_ms);
+    let Ok(known) = gallery.consent(subject) else { return Ok(()) };
+    let ends = known.map_or(now_ms().saturating_add(DAY_MS), |known| known.expires_at_ms);
     if consent.expires_at_ms < ends {
         require(&Caller::current(), &[Scope::Erase])?;
     }

@@ -304,9 +304,9 @@ impl Index {
 
     /// Whether a sample has a row.
     pub(super) fn holds(&self, subject_number: u64, number: u64) -> bool {
-        self.current.load().rows.any(|block, at| {
-            block.subjects[at] == subject_number && block.infos[at].number == number
-        })
+        let snapshot = self.current.load();
+        let own = snapshot.rows.of_subject(subject_number);
+        own.into_iter().any(|row| snapshot.rows.info(row).number == number)
     }
 
     /// Rows that are not removed.

@@ -269,14 +269,6 @@ impl Rows {
         }
     }
 
-    /// Whether a row that is not removed is such a one.
-    pub(super) fn any(&self, wanted: impl Fn(&Block, usize) -> bool) -> bool {
-        (0..self.blocks.len()).any(|number| {
-            let block = self.blocks.get(number);
-            (0..block.len()).any(|at| block.is_live(at) && wanted(block, at))
-        })
-    }
-
     /// Removes rows by their numbers, given in order.
     pub(super) fn remove_rows(&mut self, gone: &[u32]) {
         for row in gone {
