@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::evaluation::{Outcome, Paired, ProbeValue};
 
-use super::criteria::Sides;
+use super::criteria::{Sides, pair};
 use super::figures::{Measure, Measured, within};
 use super::gate::{GateTable, calibration, hold};
 use super::output::Output;
@@ -183,20 +183,7 @@ fn common(
         let file = |outcome: &Outcome| measured.files[run][outcome.probe];
         outcomes.map(|outcome| (file(outcome), (outcome.label, of(outcome)))).collect()
     };
-    let (a, b) = (by_file(a), by_file(b));
-    let either: BTreeMap<usize, u64> =
-        a.iter().chain(&b).map(|(file, (label, _))| (*file, *label)).collect();
-    let values = |found: &BTreeMap<usize, (u64, f64)>| -> Vec<ProbeValue> {
-        let value = |file: &usize| found.get(file).map_or(0.0, |(_, value)| *value);
-        let all = either.iter();
-        all.map(|(probe, subject)| ProbeValue {
-            probe: *probe,
-            subject: *subject,
-            value: value(probe),
-        })
-        .collect()
-    };
-    (values(&a), values(&b))
+    pair(&by_file(a), &by_file(b))
 }
 
 fn record(comparison: &Comparison) -> RunRecord {

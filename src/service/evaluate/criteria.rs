@@ -85,7 +85,7 @@ pub(super) fn fnir(
 }
 
 /// Values of the probes that either side has; what a side lacks is its miss.
-fn pair(
+pub(super) fn pair(
     a: &BTreeMap<usize, (u64, f64)>,
     b: &BTreeMap<usize, (u64, f64)>,
 ) -> (Vec<ProbeValue>, Vec<ProbeValue>) {
