@@ -3,16 +3,15 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
-use crate::storage::file::write_atomic;
+use crate::storage::file::{self, write_atomic};
 
 use crate::domain::hex;
 
@@ -276,37 +275,24 @@ fn files_of(
         .collect()
 }
 
-/// Bytes of a file that are in memory while it is hashed.
-const PIECE: usize = 64 * 1024;
-
 /// SHA-256 of a plain file, hexadecimal, a part of it in memory at a time. A device or a pipe, which may never end, is refused.
 ///
 /// # Errors
 /// [`DatasetError::Read`].
 pub fn sha256(path: &Path) -> Result<String, DatasetError> {
-    hashed(path).map_err(|source| DatasetError::Read { path: path.to_path_buf(), source })
-}
-
-fn hashed(path: &Path) -> std::io::Result<String> {
-    // Before it is opened: to open a pipe is to wait for whoever writes to it.
-    if !fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("it is no plain file"));
-    }
-    let mut file = fs::File::open(path)?;
-    let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(hex(&hash.finalize())),
-            read => hash.update(&piece[..read]),
-        }
-    }
+    let hashed = file::open_plain(path).and_then(file::sha256);
+    let hashed = hashed.map(|(_, hash)| hex(&hash));
+    hashed.map_err(|source| DatasetError::Read { path: path.to_path_buf(), source })
 }
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "files of a test need not survive a crash")]
 mod tests {
+    use sha2::{Digest as _, Sha256};
+
     use super::*;
     use crate::dataset::{read, split};
+    use crate::storage::file::PIECE;
 
     /// Six subjects in folders with four files each.
     fn folder() -> tempfile::TempDir {

@@ -8,12 +8,11 @@ use hf_hub::api::Progress;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::files::{CONFIG, INDEX, OPENCLIP_WEIGHTS, PREPROCESSOR, TOKENIZER, WEIGHTS, shards};
 use super::{CheckpointError, ClipConfig, ModelError};
 use crate::domain::Fingerprint;
-use crate::storage::file::write_atomic;
+use crate::storage::file::{self, write_atomic};
 
 /// Name of the record of what was fetched.
 const MANIFEST: &str = "handclip-model.json";
@@ -291,15 +290,8 @@ fn verify(out: &Path, manifest: ModelManifest) -> Result<ModelManifest, ModelErr
 }
 
 fn sum(path: &Path) -> Result<String, ModelError> {
-    let mut file = std::fs::File::open(path).map_err(file_error(path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match std::io::Read::read(&mut file, &mut buffer).map_err(file_error(path))? {
-            0 => return Ok(Fingerprint(hash.finalize().into()).to_string()),
-            n => hash.update(&buffer[..n]),
-        }
-    }
+    let hashed = std::fs::File::open(path).and_then(file::sha256).map_err(file_error(path))?;
+    Ok(Fingerprint(hashed.1).to_string())
 }
 
 fn read_text(path: &Path) -> Result<String, ModelError> {

@@ -1,9 +1,11 @@
 //! Files that are either the old or the new ones, whatever happens in between.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
 
 use super::StorageError;
 
@@ -89,6 +91,32 @@ fn create_new(path: &Path, mode: u32) -> Result<File, StorageError> {
     #[cfg(not(unix))]
     let _ = mode;
     options.open(path).map_err(StorageError::io("create", path))
+}
+
+/// Bytes of a file that are in memory while it is hashed.
+pub(crate) const PIECE: usize = 64 * 1024;
+
+/// Opens a plain file. A device or a pipe, which may never end, is refused.
+pub(crate) fn open_plain(path: &Path) -> std::io::Result<File> {
+    // Before it is opened: to open a pipe is to wait for whoever writes to it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("no plain file"));
+    }
+    File::open(path)
+}
+
+/// Size and SHA-256 of what is read, a part of it in memory at a time.
+pub(crate) fn sha256(mut from: impl Read) -> std::io::Result<(u64, [u8; 32])> {
+    let (mut hash, mut piece, mut bytes) = (Sha256::new(), vec![0; PIECE], 0);
+    loop {
+        match from.read(&mut piece)? {
+            0 => return Ok((bytes, hash.finalize().into())),
+            read => {
+                hash.update(&piece[..read]);
+                bytes += read as u64;
+            }
+        }
+    }
 }
 
 /// Makes the names in a directory durable.

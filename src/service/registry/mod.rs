@@ -16,10 +16,8 @@ mod source;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
 use crate::domain::{ModelName, hex};
-use crate::storage::file::{create_private_dir, lock_soon};
+use crate::storage::file::{create_private_dir, lock_soon, sha256};
 
 use super::archive::{ArchiveError, pack};
 use super::fine_tune::{People, TRAINED_ON, TrainedOn, strike};
@@ -380,21 +378,6 @@ fn say_what_list(dir: &Path) -> std::io::Result<()> {
 
 /// Size and SHA-256 of a file, a part of it in memory at a time.
 fn digest(path: &Path) -> std::io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let bytes = std::io::copy(&mut file, &mut HashWriter(&mut hash))?;
-    Ok((bytes, hex(&hash.finalize())))
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    let (bytes, hash) = sha256(File::open(path)?)?;
+    Ok((bytes, hex(&hash)))
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use crate::image::{DecodeLimits, Preprocessing, decode};
+use crate::storage::file::open_plain;
 use crate::training::augment::{Augment, Flip};
 use crate::training::error::TrainingError;
 
@@ -133,13 +134,9 @@ impl<'a> PictureFiles<'a> {
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let said = |error: std::io::Error| error.to_string();
-    // Before it is opened: to open a pipe is to wait for whoever writes to it.
-    if !std::fs::metadata(path).map_err(said)?.is_file() {
-        return Err("no plain file".to_owned());
-    }
     let most = DecodeLimits::default().max_file_bytes;
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(said)?;
+    let file = open_plain(path).map_err(said)?;
     // Whatever size it says it has, and whatever becomes of it meanwhile.
     file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(said)?;
     if bytes.len() > most { Err(format!("larger than {most} bytes")) } else { Ok(bytes) }
