@@ -8,6 +8,7 @@ mod graph;
 mod kernel;
 mod layout;
 mod lists;
+mod merge;
 mod outside;
 mod persist;
 mod planes;
@@ -27,22 +28,20 @@ mod template;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::types::{GalleryOptions, IndexInfo, SearchParams, SelfRetrieval};
-use crate::urgency::{BEHIND, give_way};
-use arrange::{Arranged, arrange};
+use arrange::Arranged;
 use encoder::Encoder;
 use kernel::Kernel;
 use lists::Lists;
-use outside::outside;
+use merge::COPIED_AT_ONCE;
+pub(super) use merge::Merge;
 pub(super) use persist::{SavedLists, from_bytes as lists_from_bytes};
 pub(super) use rows::{RowInfo, Rows};
 pub(super) use search::{Hit, SubjectHit};
-use template::Packed;
 pub(super) use template::PackedTemplate;
 
 /// What a search sees, from its beginning to its end.
@@ -109,20 +108,6 @@ pub(super) struct Index {
     /// Held by a merge from its first look to its swap: only merges renumber rows.
     merging: Mutex<()>,
 }
-
-/// What a merge is to achieve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Merge {
-    /// Bits about the mean of what there is now, lists where there is so much that they pay, removed rows dropped.
-    Whole,
-    /// Removed rows dropped from memory.
-    DropRemoved,
-}
-
-/// Rows copied between two looks at whether to stop.
-const COPIED_AT_ONCE: usize = 8_192;
-/// Rows up to which removed ones are dropped at once; of more, when a sixteenth is removed, since dropping copies all.
-const DROPPED_AT_ONCE: usize = 65_536;
 
 impl Index {
     pub(super) fn new(dim: usize, options: &GalleryOptions) -> Self {
@@ -196,61 +181,6 @@ impl Index {
         let mut next = Snapshot::clone(&self.current.load());
         change(&mut next.rows);
         self.current.store(Arc::new(next));
-    }
-
-    /// Whether a merge is worth its while, and which.
-    pub(super) fn wants(&self) -> Option<Merge> {
-        let snapshot = self.current.load();
-        let rows = &snapshot.rows;
-        let (live, removed) = (rows.live(), rows.len() - rows.live());
-        // A mean of half of them is near enough.
-        let unfitted = live > snapshot.exact_up_to && live > 2 * rows.encoder.fitted_on;
-        let covered = snapshot.lists.as_ref().map_or(0, |lists| lists.covered());
-        // A quarter of what lies in lists, so that arranging stays a constant share of all work.
-        let unlisted = live > snapshot.scan_up_to && rows.len() - covered > covered / 4;
-        if unfitted || unlisted {
-            return Some(Merge::Whole);
-        }
-        let bearable = if live > DROPPED_AT_ONCE { live / 16 } else { 0 };
-        (removed > bearable).then_some(Merge::DropRemoved)
-    }
-
-    /// Drops removed rows and, for [`Merge::Whole`], makes bits and lists anew. Searches and changes go on meanwhile.
-    ///
-    /// # Errors
-    /// That it was told to stop, or why there are no lists; the index is as it was then.
-    pub(super) fn merge(&self, merge: Merge, stop: &AtomicBool) -> Result<(), String> {
-        let _merging = self.merging.lock();
-        let before = self.current.load_full();
-        // A pool of its own: on the shared one, a scan would wait behind what is built.
-        let pool = rayon::ThreadPoolBuilder::new()
-            .thread_name(|at| format!("index-build-{at}"))
-            .start_handler(|_| give_way(BEHIND))
-            .build()
-            .map_err(|error| error.to_string())?;
-        let merged = pool.install(|| match merge {
-            Merge::Whole => whole(&before, stop),
-            Merge::DropRemoved => drop_removed(&before, stop),
-        })?;
-        let Merged { keep, mut rows, lists, outside } = merged;
-        let _writer = self.writer.lock();
-        let now = self.current.load();
-        if now.era != before.era {
-            return Ok(());
-        }
-        // What changed since: rows removed, and rows added behind.
-        let gone: Vec<u32> = (0_u32..)
-            .zip(&keep)
-            .filter(|(_, row)| !now.rows.is_live(**row))
-            .map(|(new, _)| new)
-            .collect();
-        rows.remove_rows(&gone);
-        let added = before.rows.len() as u32..now.rows.len() as u32;
-        for row in added.filter(|row| now.rows.is_live(*row)) {
-            rows.push_packed(Arc::clone(now.rows.info(row)), now.rows.template(row));
-        }
-        self.current.store(Arc::new(Snapshot { rows, lists, outside, ..Snapshot::clone(&now) }));
-        Ok(())
     }
 
     /// The lists to be kept on disk; `None` when there are none.
@@ -340,73 +270,4 @@ impl Index {
             bytes: snapshot.rows.bytes() + snapshot.lists.as_ref().map_or(0, |lists| lists.bytes()),
         }
     }
-}
-
-/// What a merge makes.
-struct Merged {
-    /// Rows of an index that were kept, by their old numbers in the new order.
-    keep: Vec<u32>,
-    rows: Rows,
-    lists: Option<Arc<Lists>>,
-    /// [`Snapshot::outside`].
-    outside: f32,
-}
-
-fn whole(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> {
-    let old = &before.rows;
-    let mut keep: Vec<u32> = (0..old.len() as u32).filter(|row| old.is_live(*row)).collect();
-    // In order of enrolment, whatever the order was before.
-    keep.sort_unstable_by_key(|row| old.info(*row).number);
-    let row = |at: usize| old.template(keep[at]).values(before.kernel);
-    let encoder = Arc::new(Encoder::fitted(old.dim, keep.len(), row));
-    let mut lists = None;
-    if keep.len() > before.scan_up_to {
-        let templates: Vec<Packed<'_>> = keep.iter().map(|row| old.template(*row)).collect();
-        let Arranged { order, sizes } =
-            arrange(before.kernel, &encoder, &templates, stop).ok_or_else(stopped)?;
-        keep = order.into_iter().map(|at| keep[at as usize]).collect();
-        let row = |row: u32| old.template(keep[row as usize]);
-        let made = Lists::build(before.kernel, &encoder, &sizes, row, (before.graph_from, stop))?;
-        lists = Some(Arc::new(made));
-    }
-    let rows = copied(old, &keep, encoder, before.kernel, stop)?;
-    let merged = Snapshot { rows, lists, ..before.clone() };
-    let outside = outside(&merged, stop).ok_or_else(stopped)?;
-    let Snapshot { rows, lists, .. } = merged;
-    Ok(Merged { keep, rows, lists, outside })
-}
-
-fn drop_removed(before: &Snapshot, stop: &AtomicBool) -> Result<Merged, String> {
-    let old = &before.rows;
-    let keep: Vec<u32> = (0..old.len() as u32).filter(|row| old.is_live(*row)).collect();
-    let encoder = Arc::clone(&old.encoder);
-    let lists = before.lists.as_ref().map(|lists| {
-        let sizes = lists.sizes_of(|row| old.is_live(row));
-        let row = |row: u32| old.template(keep[row as usize]);
-        let links = lists.links().cloned();
-        Arc::new(Lists::with_links(before.kernel, &encoder, &sizes, row, links))
-    });
-    let rows = copied(old, &keep, encoder, before.kernel, stop)?;
-    Ok(Merged { keep, rows, lists, outside: before.outside })
-}
-
-fn copied(
-    old: &Rows,
-    keep: &[u32],
-    encoder: Arc<Encoder>,
-    kernel: Kernel,
-    stop: &AtomicBool,
-) -> Result<Rows, String> {
-    let mut rows = Rows::new(kernel, encoder);
-    for part in keep.chunks(COPIED_AT_ONCE) {
-        if stop.load(Ordering::Relaxed) {
-            return Err(stopped());
-        }
-        rows.extend(part, |row| (old.info(row), old.template(row)));
-    }
-    Ok(rows)
-}
-
-fn stopped() -> String {
-    "it was told to stop".to_owned()
 }

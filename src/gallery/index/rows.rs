@@ -269,7 +269,20 @@ impl Rows {
         }
     }
 
-    /// Removes rows by their numbers, given in order.
+    /// Rows of an earlier look at the same that were live then and are not now. Blocks that are shared still are passed over.
+    pub(super) fn removed_since(&self, earlier: &Self) -> Vec<u32> {
+        let mut removed = Vec::new();
+        let both = earlier.blocks.iter().zip(self.blocks.iter());
+        for (first, (then, now)) in (0..).step_by(BLOCK).zip(both) {
+            if !std::ptr::eq(then, now) {
+                let gone = (0..then.len()).filter(|at| then.is_live(*at) && !now.is_live(*at));
+                removed.extend(gone.map(|at| first + at as u32));
+            }
+        }
+        removed
+    }
+
+    /// Removes rows by their numbers.
     pub(super) fn remove_rows(&mut self, gone: &[u32]) {
         for row in gone {
             if self.is_live(*row) {

@@ -12,7 +12,7 @@ use hnsw_rs::prelude::{Distance, Hnsw};
 use rayon::prelude::*;
 
 use super::super::kernel::Kernel;
-use super::super::stopped;
+use super::super::merge::stopped;
 use super::walk::{Graph, Layer, Links, Near};
 
 /// Links of a node; twice as many on the lowest layer.
