@@ -84,6 +84,14 @@ impl Gallery {
             .collect())
     }
 
+    /// How many samples a subject has. From memory, whatever the store has to say.
+    ///
+    /// # Errors
+    /// [`GalleryError::SubjectNotFound`].
+    pub fn samples_of(&self, subject: &SubjectId) -> Result<usize, GalleryError> {
+        Ok(self.state().present(subject)?.samples.len())
+    }
+
     /// A subject with its samples, in order of their enrolment.
     ///
     /// # Errors

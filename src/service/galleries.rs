@@ -226,7 +226,7 @@ impl Service {
     /// [`ServiceError::GalleryNotFound`].
     pub fn verify_erasure(&self, receipt: ErasureView) -> Result<ErasureCheckView, ServiceError> {
         let gallery = self.0.galleries.get(&receipt.gallery)?;
-        let enrolled = gallery.subject(&receipt.subject).is_ok();
+        let enrolled = gallery.samples_of(&receipt.subject).is_ok();
         Ok(ErasureCheckView { genuine: gallery.is_genuine(&receipt.into()), enrolled })
     }
 

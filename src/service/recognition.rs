@@ -96,7 +96,7 @@ impl Service {
         let given = check_threshold(ask.threshold)?;
         let Seat { serving: live, view: gallery, .. } = self.seat(id)?;
         // Before the image is decoded: an unknown subject costs nothing.
-        let samples = gallery.gallery().subject(&ask.subject)?.samples.len();
+        let samples = gallery.gallery().samples_of(&ask.subject)?;
         let threshold = given.or_else(|| thresholds::verification(&gallery, samples));
         let enrolled = Arc::clone(gallery.gallery());
         let mut timings = Timings::default();

@@ -62,7 +62,7 @@ impl Service {
         let (live, gallery) = match &ask.target {
             ExplainTarget::Subject { gallery, subject } => {
                 let Seat { serving, view, .. } = self.seat(gallery)?;
-                view.gallery().subject(subject)?;
+                view.gallery().samples_of(subject)?;
                 (serving, Some(view))
             }
             ExplainTarget::Image(_) | ExplainTarget::Prompt(_) => {
