@@ -124,8 +124,7 @@ pub(super) fn shards(index: &str) -> Result<Vec<String>, ModelError> {
     let mut names = Vec::new();
     for value in map.values() {
         let name = value.as_str().ok_or_else(|| malformed("a file name that is not a text"))?;
-        // Never a path out of the directory.
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', ':']) {
+        if !is_plain(name) {
             return Err(malformed(&format!("`{name}` is not a plain file name")));
         }
         names.push(name.to_owned());
@@ -133,6 +132,11 @@ pub(super) fn shards(index: &str) -> Result<Vec<String>, ModelError> {
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// Whether a name is a file's in the very directory, and never a path out of it.
+pub(super) fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':'])
 }
 
 /// Whether a name is one that PyTorch gives to pickles.

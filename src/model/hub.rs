@@ -9,7 +9,9 @@ use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::{Deserialize, Serialize};
 
-use super::files::{CONFIG, INDEX, OPENCLIP_WEIGHTS, PREPROCESSOR, TOKENIZER, WEIGHTS, shards};
+use super::files::{
+    CONFIG, INDEX, OPENCLIP_WEIGHTS, PREPROCESSOR, TOKENIZER, WEIGHTS, is_plain, shards,
+};
 use super::{CheckpointError, ClipConfig, ModelError};
 use crate::domain::Fingerprint;
 use crate::storage::file::{self, write_atomic};
@@ -234,8 +236,17 @@ fn recorded(out: &Path) -> Result<Option<ModelManifest>, ModelError> {
     if !path.is_file() {
         return Ok(None);
     }
-    let failed = |error: serde_json::Error| file_error(&path)(error.into());
-    serde_json::from_str(&read_text(&path)?).map(Some).map_err(failed)
+    let failed = |error: std::io::Error| file_error(&path)(error);
+    let manifest: ModelManifest =
+        serde_json::from_str(&read_text(&path)?).map_err(|error| failed(error.into()))?;
+    // What it names is hashed, and removed by the next fetch.
+    match manifest.files.keys().find(|name| !is_plain(name)) {
+        Some(name) => {
+            let about = format!("`{name}` is not a plain file name: remove this record");
+            Err(failed(std::io::Error::new(ErrorKind::InvalidData, about)))
+        }
+        None => Ok(Some(manifest)),
+    }
 }
 
 /// The sum of what was fetched. The hub names large files by theirs; what lies under another name was damaged on its way, and is
@@ -337,6 +348,23 @@ mod tests {
         make_room(dir.path(), &fetched).unwrap();
         assert_eq!([WEIGHTS, MANIFEST, CONFIG].map(there), [false, false, true]);
         make_room(dir.path(), &fetched).unwrap();
+    }
+
+    #[test]
+    fn a_record_removes_nothing_outside_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, outside) = (dir.path().join("model"), dir.path().join("other"));
+        std::fs::create_dir(&out).unwrap();
+        for name in ["../other".to_owned(), outside.display().to_string(), ".hidden".to_owned()] {
+            write_atomic(&outside, b"somebody's").unwrap();
+            let (repository, commit) = ("a/b".to_owned(), "c".to_owned());
+            let files = BTreeMap::from([(name.clone(), "a sum".to_owned())]);
+            let record = serde_json::to_vec(&ModelManifest { repository, commit, files }).unwrap();
+            write_atomic(&out.join(MANIFEST), &record).unwrap();
+            let refused = make_room::<()>(&out, &BTreeMap::new()).unwrap_err().to_string();
+            assert!(refused.contains(&name) && refused.contains("plain"), "{refused}");
+            assert!(outside.exists() && out.join(MANIFEST).exists());
+        }
     }
 
     #[test]
