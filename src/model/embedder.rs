@@ -112,7 +112,7 @@ impl Embedder {
     /// # Errors
     /// [`ModelError`] where its configuration cannot be read.
     pub fn bytes(dir: &Path) -> Result<u64, ModelError> {
-        Ok(ModelFiles::read_small(dir)?.1.engine_bytes())
+        Ok(ClipConfig::from_json(&read_json(dir, CONFIG)?)?.engine_bytes())
     }
 
     /// The model in a directory laid out as Hugging Face does.
