@@ -84,20 +84,22 @@ pub struct GateTable {
     pub rows: Vec<GateRow>,
 }
 
+const LATENCY: &str = "latency";
+
 /// One criterion.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GateRow {
     /// `rank1`, `map`, `fnir`, `text_recall` or `latency`.
     pub criterion: String,
-    /// The champion's figure; `null` where it could not be measured.
+    /// The champion's figure: a share, of latency the seconds that a picture takes; `null` where it could not be measured.
     pub champion: Option<f64>,
-    /// The challenger's figure.
+    /// The challenger's figure, likewise.
     pub challenger: Option<f64>,
     /// The challenger's less the champion's; of latency the ratio.
     pub difference: Option<f64>,
     /// 95 % interval of the difference.
     pub interval: Option<[f64; 2]>,
-    /// How much worse it may be.
+    /// How much worse it may be; of latency how many times as long a picture may take.
     pub margin: f64,
     /// Whether it is not worse than that.
     pub passed: bool,
@@ -109,8 +111,6 @@ impl GateTable {
     /// For a terminal.
     #[must_use]
     pub fn table(&self) -> String {
-        let number =
-            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
         let verdict = |passed: bool| if passed { "passed" } else { "failed" };
         let mut text = format!(
             "gate: {} for {} in the place of {}, on {} subjects of {}\n",
@@ -121,12 +121,20 @@ impl GateTable {
             self.data
         );
         for row in &self.rows {
-            let interval = row
-                .interval
-                .map_or("-".to_owned(), |[low, high]| format!("{low:+.4} to {high:+.4}"));
+            let timed = row.criterion == LATENCY;
+            let number = |value: Option<f64>| match value {
+                None => "-".to_owned(),
+                Some(seconds) if timed => format!("{:.1} ms", seconds * 1e3),
+                Some(share) => format!("{share:.4}"),
+            };
+            let interval = match (row.interval, row.difference) {
+                (Some([low, high]), _) => format!("{low:+.4} to {high:+.4}"),
+                (None, Some(ratio)) if timed => format!("{ratio:.2} times"),
+                (None, _) => "-".to_owned(),
+            };
             let reason = row.reason.as_deref().unwrap_or("");
             let line = format!(
-                "{:<12} {:>8} {:>8}  {interval:<20} margin {:<6} {}  {reason}",
+                "{:<12} {:>9} {:>9}  {interval:<20} margin {:<6} {}  {reason}",
                 row.criterion,
                 number(row.champion),
                 number(row.challenger),
@@ -185,7 +193,7 @@ pub(super) fn judge(name: &str, measured: Measured, margin: f64, misses: bool) -
 
 /// The time criterion.
 fn judge_latency(times: Option<[f64; 2]>, margin: f64) -> GateRow {
-    let mut row = judge("latency", Measured::Unknown("no picture was timed".into()), margin, true);
+    let mut row = judge(LATENCY, Measured::Unknown("no picture was timed".into()), margin, true);
     if let Some([champion, challenger]) = times.filter(|times| times[0] > 0.0) {
         let ratio = challenger / champion;
         row.champion = Some(champion);
@@ -300,5 +308,27 @@ mod tests {
         assert!(!judge_latency(Some([0.010, 0.0151]), 1.5).passed);
         assert!(!judge_latency(None, 1.5).passed);
         assert!(!judge_latency(Some([0.0, 0.1]), 1.5).passed);
+    }
+    #[test]
+    fn a_table_says_times_as_times() {
+        let contender =
+            |name: &str| Contender { name: name.into(), fingerprint: Fingerprint([0; 32]) };
+        let table = GateTable {
+            passed: true,
+            champion: contender("old"),
+            challenger: contender("new"),
+            data: "hands".to_owned(),
+            protocol: "hands".to_owned(),
+            runs: 1,
+            seed: 0,
+            subjects: 2,
+            rows: vec![
+                judge_latency(Some([0.0123, 0.0246]), 3.0),
+                judge("x", paired(0.0, 0.1), 0.02, false),
+            ],
+        };
+        let table = table.table();
+        assert!(table.contains("12.3 ms   24.6 ms  2.00 times"), "{table}");
+        assert!(table.contains("+0.0000 to +0.1000"), "{table}");
     }
 }

@@ -35,6 +35,13 @@ pub(super) fn rate(value: f64) -> String {
     }
 }
 
+/// An equal error rate in percent, as its interval is; of a small one two digits that say something.
+fn equal_error(value: f64) -> String {
+    let digits =
+        if value > 0.0 { (-(100.0 * value).log10().floor()).clamp(1.0, 6.0) + 1.0 } else { 2.0 };
+    format!("{:.*} %", digits as usize, 100.0 * value)
+}
+
 /// Header and rows of a table.
 pub(super) struct Table {
     pub(super) header: Vec<&'static str>,
@@ -138,7 +145,7 @@ pub(super) fn verification(evaluation: &Evaluation) -> Table {
             figures.genuine.to_string(),
             figures.impostor.to_string(),
             figures.lost.to_string(),
-            format!("{} ({})", rate(figures.eer.rate), interval(figures.eer.by_subject)),
+            format!("{} ({})", equal_error(figures.eer.rate), interval(figures.eer.by_subject)),
         ];
         for point in &figures.points {
             row.push(match &point.refused {
@@ -334,7 +341,9 @@ pub(super) fn side_by_side(comparison: &Comparison) -> Table {
                 percent(&set.rank1),
                 percent(&set.map),
                 percent(&set.map_trapezoid),
-                set.verification.as_ref().map_or_else(|| "-".to_owned(), |v| rate(v.eer.rate)),
+                set.verification
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |v| equal_error(v.eer.rate)),
             ]);
         }
     }
@@ -434,5 +443,16 @@ impl Comparison {
     pub fn table(&self) -> String {
         let text = format!("{}\n{}", side_by_side(self).plain(), differences(self).plain());
         text.trim_end().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_error_rates_are_percents_whatever_their_size() {
+        let written = [0.0, 0.25, 0.0123, 0.0005, 0.000_001_2].map(equal_error);
+        assert_eq!(written, ["0.00 %", "25.00 %", "1.23 %", "0.050 %", "0.00012 %"]);
     }
 }
