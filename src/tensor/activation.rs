@@ -1,10 +1,11 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use pulp::Simd;
 use rayon::prelude::*;
 
 use super::buffer::{PER_TASK, f32s, fusible};
 use super::card;
 use super::room::zeros;
-use super::simd::{erf, exp, sigmoid, vectorised};
+use super::simd::{erf, erfs, exp, exps, sigmoid, vectorised};
 use super::update::update;
 
 /// Slope of the sigmoid in OpenAI's approximation of GELU.
@@ -106,6 +107,21 @@ pub(super) fn quick_gelu_at(x: f32) -> f32 {
 #[inline(always)]
 pub(super) fn gelu_at(x: f32) -> f32 {
     x * normal_cdf(x)
+}
+
+/// [`quick_gelu_at`] of each.
+#[inline(always)]
+pub(super) fn quick_gelus<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let power = exps(simd, simd.mul_f32s(x, simd.splat_f32s(-QUICK)));
+    simd.div_f32s(x, simd.add_f32s(power, simd.splat_f32s(1.0)))
+}
+
+/// [`gelu_at`] of each.
+#[inline(always)]
+pub(super) fn gelus<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let erf = erfs(simd, simd.mul_f32s(x, simd.splat_f32s(std::f32::consts::FRAC_1_SQRT_2)));
+    let half = simd.mul_f32s(x, simd.splat_f32s(0.5));
+    simd.mul_add_e_f32s(half, erf, half)
 }
 
 #[inline(always)]

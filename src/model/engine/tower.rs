@@ -2,23 +2,47 @@ use super::source::Source;
 use crate::model::config::Activation;
 use crate::model::{ModelError, Precision};
 use crate::tensor;
-use crate::tensor::lean::{After, Heads, Lean, LeanNorm, Rounded, Row, Span, attention, panels};
+use crate::tensor::lean::{
+    After, HalfRow, Heads, Held, Lean, LeanNorm, Left, Rounded, Row, Span, WIDTH, attention,
+    panels, rounded_attention,
+};
 
 /// What a pass needs besides the weights; kept from one to the next.
 #[derive(Default)]
 pub(super) struct Workspace {
     /// `[rows, width]`: what goes from block to block.
     pub(super) xs: Vec<Row>,
-    /// What goes into a tower, before its first product.
+    /// What goes into a tower before its first product, and what goes out before the last.
     pub(super) input: Vec<Row>,
-    normed: Vec<Row>,
-    qkv: Vec<Row>,
-    mixed: Vec<Row>,
-    inner: Vec<Row>,
+    as_is: Between<Row, Row>,
+    halves: Between<HalfRow, HalfRow>,
+    octets: Between<Row, HalfRow>,
     /// `[pooled, width]`
     pub(super) pooled: Vec<Row>,
     /// `[pooled, projection]`
     pub(super) projected: Vec<Row>,
+}
+
+/// What stands between a block's products: `Q` goes into the attention, and `T` into all others.
+struct Between<T, Q> {
+    normed: Vec<T>,
+    qkv: Vec<Q>,
+    mixed: Vec<T>,
+    inner: Vec<T>,
+    /// Rows of `mixed` that are finished in the last block.
+    chosen: Vec<T>,
+}
+
+impl<T, Q> Default for Between<T, Q> {
+    fn default() -> Self {
+        let [normed, mixed, inner, chosen] = [const { Vec::new() }; 4];
+        Self { normed, qkv: Vec::new(), mixed, inner, chosen }
+    }
+}
+
+/// Room for the left side of a product.
+fn left_room<T: Held>(buffer: &mut Vec<T>, rows: usize) -> &mut [T] {
+    tensor::room(buffer, rows + T::BEHIND, T::ZERO)
 }
 
 /// So many rows of a buffer, with whatever is in them.
@@ -44,8 +68,36 @@ pub(super) struct Blocks {
     width: usize,
     heads: Heads,
     activation: After,
-    /// Whether the attention's products are rounded, as all others are.
-    rounded: Option<Rounded>,
+    kept: Kept,
+}
+
+/// How values are kept between products.
+#[derive(Clone, Copy)]
+enum Kept {
+    AsIs,
+    /// Rounded, and the attention's products too.
+    Halves(Rounded),
+    /// Those of the attention alone are rounded; others put them in eight bits.
+    Octets(Rounded),
+}
+
+impl Kept {
+    fn new(precision: Precision, heads: Heads) -> Self {
+        // Heads that share a panel have no attention of rounded values.
+        match Rounded::detect().filter(|_| heads.size.is_multiple_of(WIDTH)) {
+            Some(rounded) if precision == Precision::Bf16 => Self::Halves(rounded),
+            Some(rounded) if precision == Precision::Int8 => Self::Octets(rounded),
+            Some(_) | None => Self::AsIs,
+        }
+    }
+}
+
+/// Rows, and which of them leave the tower.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    rows: usize,
+    pooled: &'a [usize],
+    threads: usize,
 }
 
 /// What the blocks of a tower share.
@@ -102,8 +154,8 @@ impl Blocks {
             Activation::Gelu => After::Gelu,
         };
         let heads = Heads { heads, size: width / heads, causal };
-        let rounded = if precision == Precision::F32 { None } else { Rounded::detect() };
-        Ok(Self { blocks, prefix, width, heads, activation, rounded })
+        let kept = Kept::new(precision, heads);
+        Ok(Self { blocks, prefix, width, heads, activation, kept })
     }
 
     /// Gives every parameter by its name.
@@ -141,47 +193,70 @@ impl Blocks {
         pooled: &[usize],
         threads: usize,
     ) {
+        let Workspace { xs, as_is, halves, octets, pooled: kept, .. } = workspace;
         let wide = panels(self.width);
-        let Workspace { xs, normed, qkv, mixed, inner, pooled: kept, .. } = workspace;
-        let xs = room(xs, wide * rows);
+        let (xs, kept) = (room(xs, wide * rows), room(kept, wide * pooled.len()));
+        let (pass, heads) = (Pass { rows, pooled, threads }, self.heads);
+        match self.kept {
+            Kept::AsIs => self.pass(xs, kept, as_is, pass, |qkv, mixed| {
+                attention(qkv, rows, spans, heads, mixed, threads);
+            }),
+            Kept::Halves(rounded) => self.pass(xs, kept, halves, pass, |qkv, mixed| {
+                rounded_attention(qkv, rows, spans, heads, mixed, rounded, threads);
+            }),
+            Kept::Octets(rounded) => self.pass(xs, kept, octets, pass, |qkv, mixed| {
+                rounded_attention(qkv, rows, spans, heads, mixed, rounded, threads);
+            }),
+        }
+    }
+
+    fn pass<T: Held, Q: Held>(
+        &self,
+        xs: &mut [Row],
+        kept: &mut [Row],
+        between: &mut Between<T, Q>,
+        pass: Pass<'_>,
+        attend: impl Fn(&[Q], &mut [T]),
+    ) {
+        let Pass { rows, pooled, threads } = pass;
+        let size = panels(self.width) * rows;
+        let Between { normed, qkv, mixed, inner, chosen } = between;
+        let normed = left_room(normed, size);
+        let mixed = left_room(mixed, size);
         for (at, block) in self.blocks.iter().enumerate() {
-            let normed = room(normed, wide * rows);
-            let qkv = room(qkv, panels(block.qkv.outputs()) * rows);
-            let mixed = room(mixed, wide * rows);
-            block.norm1.forward(xs, rows, normed);
-            block.qkv.forward(normed, rows, qkv, After::Nothing, threads);
-            attention(qkv, rows, spans, self.heads, mixed, self.rounded, threads);
+            let qkv = tensor::room(qkv, panels(block.qkv.outputs()) * rows, Q::ZERO);
+            block.norm1.forward(xs, rows, &mut normed[..size], threads);
+            block.qkv.forward(T::left(normed), rows, qkv, After::Nothing, threads);
+            attend(qkv, &mut mixed[..size]);
             if at + 1 < self.blocks.len() {
-                self.finish(block, xs, mixed, rows, normed, inner, threads);
+                self.finish(block, xs, T::left(mixed), (rows, threads), normed, inner);
                 continue;
             }
-            let kept = room(kept, wide * pooled.len());
             select(xs, rows, pooled, kept);
-            // The place of the queries is free again.
-            let mixed_kept = &mut qkv[..wide * pooled.len()];
-            select(mixed, rows, pooled, mixed_kept);
-            self.finish(block, kept, mixed_kept, pooled.len(), normed, inner, threads);
+            let chosen = left_room(chosen, kept.len());
+            select(&mixed[..size], rows, pooled, &mut chosen[..kept.len()]);
+            let of = (pooled.len(), threads);
+            self.finish(block, kept, T::left(chosen), of, normed, inner);
         }
     }
 
     /// What follows the attention.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a workspace")]
-    fn finish(
+    fn finish<T: Held>(
         &self,
         block: &Block,
         xs: &mut [Row],
-        mixed: &[Row],
-        rows: usize,
-        normed: &mut [Row],
-        inner: &mut Vec<Row>,
-        threads: usize,
+        mixed: Left<'_>,
+        (rows, threads): (usize, usize),
+        normed: &mut [T],
+        inner: &mut Vec<T>,
     ) {
         block.out.forward(mixed, rows, xs, After::Add, threads);
-        let normed = &mut normed[..xs.len()];
-        block.norm2.forward(xs, rows, normed);
-        let inner = room(inner, panels(block.fc1.outputs()) * rows);
-        block.fc1.forward(normed, rows, inner, self.activation, threads);
-        block.fc2.forward(inner, rows, xs, After::Add, threads);
+        let normed = &mut normed[..xs.len() + T::BEHIND];
+        block.norm2.forward(xs, rows, &mut normed[..xs.len()], threads);
+        let size = panels(block.fc1.outputs()) * rows;
+        let inner = left_room(inner, size);
+        block.fc1.forward(T::left(normed), rows, &mut inner[..size], self.activation, threads);
+        block.fc2.forward(T::left(inner), rows, xs, After::Add, threads);
     }
 }
 
@@ -192,7 +267,7 @@ pub(super) fn unload_norm(norm: &LeanNorm, at: &str, keep: &mut impl FnMut(Strin
 }
 
 /// The rows `at` of a matrix with `rows` rows.
-fn select(matrix: &[Row], rows: usize, at: &[usize], out: &mut [Row]) {
+fn select<T: Copy>(matrix: &[T], rows: usize, at: &[usize], out: &mut [T]) {
     for (panel, out) in matrix.chunks_exact(rows).zip(out.chunks_exact_mut(at.len())) {
         for (out, row) in out.iter_mut().zip(at) {
             *out = panel[*row];
@@ -207,12 +282,13 @@ pub(super) fn project(
     projection: &Lean,
     rows: usize,
 ) -> Vec<Vec<f32>> {
-    let Workspace { pooled, normed, projected, .. } = workspace;
+    let Workspace { pooled, input, projected, .. } = workspace;
     let size = panels(projection.inputs()) * rows;
-    let normed = room(normed, size);
-    norm.forward(&pooled[..size], rows, normed);
+    // The place of what went into the tower is free.
+    let normed = room(input, size);
+    norm.forward(&pooled[..size], rows, normed, 1);
     let projected = room(projected, panels(projection.outputs()) * rows);
-    projection.forward(normed, rows, projected, After::Nothing, 1);
+    projection.forward(Left::Rows(normed), rows, projected, After::Nothing, 1);
     let row = |at| crate::tensor::lean::row_of(projected, rows, at, projection.outputs());
     (0..rows).map(row).collect()
 }

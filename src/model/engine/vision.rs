@@ -1,7 +1,7 @@
 use super::source::Source;
 use super::tower::{Blocks, BlocksConfig, Workspace, norm, project, room, unload_norm};
 use crate::model::{ClipConfig, ModelError, Precision, VisionConfig};
-use crate::tensor::lean::{After, Lean, LeanNorm, Row, Span, WIDTH, lay_out, panels};
+use crate::tensor::lean::{After, Lean, LeanNorm, Left, Row, Span, WIDTH, lay_out, panels};
 
 const CLASS: &str = "vision_model.embeddings.class_embedding";
 const PATCH: &str = "vision_model.embeddings.patch_embedding.weight";
@@ -93,7 +93,7 @@ impl LeanVision {
         }
         // The patches pass through the place that the pooled rows take later.
         let embedded = room(&mut workspace.pooled, wide * cut);
-        self.patch.forward(input, cut, embedded, After::Nothing, threads);
+        self.patch.forward(Left::Rows(input), cut, embedded, After::Nothing, threads);
         let class = lay_out(&self.class);
         let placed = room(&mut workspace.input, wide * rows);
         for panel in 0..wide {
@@ -108,7 +108,7 @@ impl LeanVision {
                 }
             }
         }
-        self.pre_norm.forward(placed, rows, room(&mut workspace.xs, wide * rows));
+        self.pre_norm.forward(placed, rows, room(&mut workspace.xs, wide * rows), threads);
         let spans: Vec<Span> =
             (0..batch).map(|image| Span { start: image * tokens, tokens }).collect();
         let pooled: Vec<usize> = spans.iter().map(|span| span.start).collect();

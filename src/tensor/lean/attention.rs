@@ -5,11 +5,13 @@ use std::cell::Cell;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::held::Held;
+use super::pairs::HalfRow;
 use super::rounded::Rounded;
 use super::tile::{high, multiply, tiles};
 use super::{Row, WIDTH, panels};
 use crate::tensor::room;
-use crate::tensor::simd::{dispatch, exp};
+use crate::tensor::simd::{dispatch, exps};
 
 /// A sequence among the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,47 +36,68 @@ pub struct Heads {
 /// Self-attention within each sequence.
 ///
 /// qkv: `[rows, 3 * heads * size]`, queries, keys and values side by side, heads within each; out: `[rows, heads * size]`, both
-/// in panels. With `rounded`, both sides of its products are rounded to bfloat16 where heads fill whole panels; sums and weights stay in f32.
-/// Panics where sizes do not fit.
+/// in panels. Panics where sizes do not fit.
 pub fn attention(
     qkv: &[Row],
     rows: usize,
     spans: &[Span],
     heads: Heads,
     out: &mut [Row],
-    rounded: Option<Rounded>,
     threads: usize,
 ) {
+    share_out(Task { qkv, rows, spans, heads, these: 0..heads.heads, out }, threads, |task| {
+        dispatch(task)
+    });
+}
+
+/// The same of values that are rounded to bfloat16, as is how much one token takes from another; sums stay in f32. Heads fill whole panels. Panics
+/// where they do not, and where sizes do not fit.
+pub fn rounded_attention<T: Held>(
+    qkv: &[HalfRow],
+    rows: usize,
+    spans: &[Span],
+    heads: Heads,
+    out: &mut [T],
+    rounded: Rounded,
+    threads: usize,
+) {
+    assert!(heads.size.is_multiple_of(WIDTH), "heads that share a panel");
+    let task = Task { qkv, rows, spans, heads, these: 0..heads.heads, out };
+    share_out(task, threads, |task| halved::attention(task, rounded));
+}
+
+/// Some heads of all sequences.
+struct Task<'a, Q, T> {
+    qkv: &'a [Q],
+    rows: usize,
+    spans: &'a [Span],
+    heads: Heads,
+    these: std::ops::Range<usize>,
+    /// The panels of these heads.
+    out: &'a mut [T],
+}
+
+/// Each thread its share of the heads.
+fn share_out<Q: Sync, T: Send>(
+    all: Task<'_, Q, T>,
+    threads: usize,
+    run: impl Fn(Task<'_, Q, T>) + Sync,
+) {
+    let Task { qkv, rows, spans, heads, out, .. } = all;
     let Heads { heads: count, size, .. } = heads;
     assert_eq!(qkv.len(), panels(3 * count * size) * rows, "attention over other columns");
     assert_eq!(out.len(), panels(count * size) * rows, "attention gives other columns");
     // Heads that fill whole panels can be shared out; others write into each other's.
     let whole = size.is_multiple_of(WIDTH);
     let each = if whole { count.div_ceil(threads.max(1)) } else { count };
-    let task = |first: usize, out: &mut [Row]| {
-        let these = first..(first + each).min(count);
-        let task = Task { qkv, rows, spans, heads, these, out };
-        match rounded.filter(|_| whole) {
-            Some(rounded) => halved::attention(task, rounded),
-            None => dispatch(task),
-        }
-    };
-    if each == count {
-        return task(0, out);
+    if each == count || rows == 0 {
+        return run(Task { qkv, rows, spans, heads, these: 0..count, out });
     }
     let parts = out.par_chunks_mut(each * size / WIDTH * rows).enumerate();
-    parts.for_each(|(at, out)| task(at * each, out));
-}
-
-/// Some heads of all sequences.
-struct Task<'a> {
-    qkv: &'a [Row],
-    rows: usize,
-    spans: &'a [Span],
-    heads: Heads,
-    these: std::ops::Range<usize>,
-    /// The panels of these heads.
-    out: &'a mut [Row],
+    parts.for_each(|(at, out)| {
+        let these = at * each..((at + 1) * each).min(count);
+        run(Task { qkv, rows, spans, heads, these, out });
+    });
 }
 
 thread_local! {
@@ -99,7 +122,7 @@ struct Scratch {
     mixed: Vec<Row>,
 }
 
-impl WithSimd for Task<'_> {
+impl WithSimd for Task<'_, Row, Row> {
     type Output = ();
 
     #[inline(always)]
@@ -176,10 +199,8 @@ impl Scratch {
             }
         }
         let factors = room(&mut self.factors, tokens, 0.0);
-        for (token, factor) in factors.iter_mut().enumerate() {
-            let seen = if causal { token + 1 } else { tokens };
-            *factor = numerators(simd, weights, (tokens, token), seen, scale);
-        }
+        let seen = |token| if causal { token + 1 } else { tokens };
+        numerators(simd, weights, factors, seen, scale);
         let mixed = &mut self.mixed[..deep * tokens];
         mixed.fill(Row::ZERO);
         for (panel, out) in mixed.chunks_exact_mut(tokens).enumerate() {
@@ -244,34 +265,70 @@ fn put(from: &[Row], out: &mut [Row], rows: usize, span: Span, column: usize, si
     }
 }
 
-/// The numerators of a softmax of row `token` times `scale` over its first `seen` columns, nothing for the others; gives one over their sum.
-/// scores: `[panel][tokens]`.
+/// The numerators of a softmax of each row times `scale` over the columns that it sees, nothing for the others; and one over each one's sum.
+/// scores: `[panel][row]`; seen: of the row at.
 #[inline(always)]
 fn numerators<S: Simd>(
     simd: S,
     scores: &mut [Row],
-    (tokens, token): (usize, usize),
-    seen: usize,
+    factors: &mut [f32],
+    seen: impl Fn(usize) -> usize,
     scale: f32,
-) -> f32 {
-    let mut most = simd.splat_f32s(f32::NEG_INFINITY);
-    for (panel, row) in scores[token..].iter_mut().step_by(tokens).enumerate() {
-        if let Some(others) = row.0.get_mut(seen.saturating_sub(panel * WIDTH)..) {
-            others.fill(f32::NEG_INFINITY);
-        }
-        for value in S::as_simd_f32s(&row.0).0 {
-            most = simd.max_f32s(most, *value);
+) {
+    /// Rows at a time: alone, one waits for its largest and for its sum.
+    const ROWS: usize = 4;
+    let rows = factors.len();
+    let mut first = 0;
+    while first + ROWS <= rows {
+        numerators_of::<S, ROWS>(simd, scores, factors, first, &seen, scale);
+        first += ROWS;
+    }
+    for row in first..rows {
+        numerators_of::<S, 1>(simd, scores, factors, row, &seen, scale);
+    }
+}
+
+#[inline(always)]
+fn numerators_of<S: Simd, const ROWS: usize>(
+    simd: S,
+    scores: &mut [Row],
+    factors: &mut [f32],
+    first: usize,
+    seen: &impl Fn(usize) -> usize,
+    scale: f32,
+) {
+    let rows = factors.len();
+    let mut most = [simd.splat_f32s(f32::NEG_INFINITY); ROWS];
+    for (panel, scores) in scores.chunks_exact_mut(rows).enumerate() {
+        let Some(scores) = scores[first..].first_chunk_mut::<ROWS>() else { return };
+        for row in 0..ROWS {
+            let values = &mut scores[row].0;
+            if let Some(others) = values.get_mut(seen(first + row).saturating_sub(panel * WIDTH)..)
+            {
+                others.fill(f32::NEG_INFINITY);
+            }
+            for value in S::as_simd_f32s(values).0 {
+                most[row] = simd.max_f32s(most[row], *value);
+            }
         }
     }
-    let most = simd.reduce_max_f32s(most) * scale;
-    let mut sum = simd.splat_f32s(0.0);
-    for row in scores[token..].iter_mut().step_by(tokens) {
-        row.0.iter_mut().for_each(|value| *value = exp(*value * scale - most));
-        for value in S::as_simd_f32s(&row.0).0 {
-            sum = simd.add_f32s(sum, *value);
+    let (mut less, mut sums) = (most, [simd.splat_f32s(0.0); ROWS]);
+    for row in 0..ROWS {
+        less[row] = simd.splat_f32s(-simd.reduce_max_f32s(most[row]) * scale);
+    }
+    let scales = simd.splat_f32s(scale);
+    for scores in scores.chunks_exact_mut(rows) {
+        let Some(scores) = scores[first..].first_chunk_mut::<ROWS>() else { return };
+        for row in 0..ROWS {
+            for value in S::as_mut_simd_f32s(&mut scores[row].0).0 {
+                *value = exps(simd, simd.mul_add_e_f32s(*value, scales, less[row]));
+                sums[row] = simd.add_f32s(sums[row], *value);
+            }
         }
     }
-    1.0 / simd.reduce_sum_f32s(sum)
+    for row in 0..ROWS {
+        factors[first + row] = 1.0 / simd.reduce_sum_f32s(sums[row]);
+    }
 }
 
 /// Multiplies each row by its factor.
@@ -287,7 +344,30 @@ fn multiply_rows<S: Simd>(simd: S, rows: &mut [Row], factors: &[f32]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pairs::halve;
     use super::*;
+
+    /// Rounded where heads fill whole panels.
+    fn attend(
+        qkv: &[Row],
+        rows: usize,
+        spans: &[Span],
+        heads: Heads,
+        out: &mut [Row],
+        rounded: Option<Rounded>,
+        threads: usize,
+    ) {
+        let Some(rounded) = rounded.filter(|_| heads.size.is_multiple_of(WIDTH)) else {
+            return attention(qkv, rows, spans, heads, out, threads);
+        };
+        let mut halves = vec![HalfRow::ZERO; qkv.len()];
+        halve(qkv, &mut halves);
+        rounded_attention(&halves, rows, spans, heads, out, rounded, threads);
+        let mut rounded_out = vec![HalfRow::ZERO; out.len()];
+        rounded_attention(&halves, rows, spans, heads, &mut rounded_out, rounded, threads);
+        halve(out, &mut halves[..out.len()]);
+        assert_eq!(rounded_out, halves[..out.len()], "rounded in another way");
+    }
 
     /// As it is defined, in f64.
     fn defined(qkv: &[Vec<f32>], spans: &[Span], heads: Heads) -> Vec<Vec<f64>> {
@@ -327,7 +407,7 @@ mod tests {
             }
             let mut out = vec![Row([f32::NAN; WIDTH]); tokens];
             let spans = [Span { start: 0, tokens }];
-            attention(&qkv, tokens, &spans, heads, &mut out, rounded, 1);
+            attend(&qkv, tokens, &spans, heads, &mut out, rounded, 1);
             out
         };
         for rounded in [None, Rounded::detect()] {
@@ -363,7 +443,7 @@ mod tests {
                     ways.into_iter().flat_map(|(way, most)| [(way, 1, most), (way, 2, most)])
                 {
                     let mut out = vec![Row([f32::NAN; WIDTH]); panels(count * size) * rows];
-                    attention(&qkv, rows, &spans, heads, &mut out, rounded, threads);
+                    attend(&qkv, rows, &spans, heads, &mut out, rounded, threads);
                     for (row, want) in want.iter().enumerate() {
                         let all = panels(count * size) * WIDTH;
                         let got = super::super::row_of(&out, rows, row, all);

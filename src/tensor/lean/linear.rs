@@ -4,15 +4,16 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::amx::{self, Amx};
+use super::amx::Amx;
 use super::dot::{Dot, DotOctets};
+use super::held::{Held, Left};
 use super::octets::{GROUP, OctetRow, OctetRows, Scale, encode, pack, widen as widen_octets};
 use super::pairs::{HalfRow, HalfRows, halve, high, low, pair, round_swapped};
 use super::product::{
     DEPTH, Exact, Octets, Pairs, Part, Product, Quads, Tiles, Widened, WidenedOctets,
 };
 use super::{Row, WIDTH, panels};
-use crate::tensor::activation::{gelu_at, quick_gelu_at};
+use crate::tensor::activation::{gelus, quick_gelus};
 use crate::tensor::room;
 use crate::tensor::simd::{dispatch, vectorised};
 
@@ -112,6 +113,8 @@ struct KeptOctets {
 thread_local! {
     /// A left side that was rounded; kept for the next product of the thread.
     static HALVED: Cell<Vec<HalfRow>> = const { Cell::new(Vec::new()) };
+    /// Sums that are rounded afterwards.
+    static SUMS: Cell<Vec<Row>> = const { Cell::new(Vec::new()) };
     static WIDENED: Cell<Vec<Row>> = const { Cell::new(Vec::new()) };
     static ENCODED: Cell<(Vec<OctetRow>, Vec<Scale>)> = const { Cell::new((Vec::new(), Vec::new())) };
 }
@@ -218,23 +221,38 @@ impl Lean {
         self.bias.iter().flat_map(|row| row.0).take(self.outputs).collect()
     }
 
+    /// Whether its left side may be rounded already.
+    #[must_use]
+    pub fn takes_halves(&self) -> bool {
+        let any = |halves: Halves| !matches!(halves.for_rows(usize::MAX), Halves::Widened);
+        matches!(&self.weights, Kept::Bf16(_, halves) if any(*halves))
+    }
+
     /// left: `[rows, inputs]` and out: `[rows, outputs]`, both in panels, on at most `threads` threads of the pool that it is
-    /// called in. Panics where sizes do not fit.
-    pub fn forward(
+    /// called in. Panics where sizes do not fit, where the left side is rounded and [`Self::takes_halves`] says no, and where a result that is
+    /// rounded is to be added to what was there.
+    pub fn forward<T: Held>(
         &self,
-        left: &[Row],
+        left: Left<'_>,
         rows: usize,
-        out: &mut [Row],
+        out: &mut [T],
         after: After,
         threads: usize,
     ) {
-        assert_eq!(left.len(), panels(self.inputs) * rows, "the left side has other columns");
+        let size = panels(self.inputs) * rows;
+        let (got, expected) = match left {
+            Left::Rows(left) => (left.len(), size),
+            Left::Halves(left) => (left.len(), size + HalfRow::BEHIND),
+        };
+        assert_eq!(got, expected, "the left side has other columns");
         assert_eq!(out.len(), panels(self.outputs) * rows, "the result has other columns");
+        assert!(after != After::Add || in_place::<T>(), "what was rounded is not added to");
         if rows == 0 {
             return;
         }
         match &self.weights {
             Kept::F32(weights) => {
+                let left = as_they_are(left);
                 self.share_out(Exact { left, weights }, rows, out, after, threads)
             }
             Kept::Bf16(weights, halves) => match halves.for_rows(rows) {
@@ -245,17 +263,18 @@ impl Lean {
                     self.share_out(Pairs { left, weights, dot }, rows, out, after, threads);
                 }),
                 Halves::Widened => widened(
-                    left.len(),
-                    |to| round_swapped(left, to),
+                    size,
+                    |to| round_swapped(as_they_are(left), to),
                     |left| self.share_out(Widened { left, weights }, rows, out, after, threads),
                 ),
             },
             Kept::Int8(KeptOctets { rows: weights, steps, dot }) => {
+                let left = as_they_are(left);
                 let (mut codes, mut scales) = ENCODED.take();
-                let left_codes = room(&mut codes, left.len(), OctetRow::ZERO);
+                let left_codes = room(&mut codes, size, OctetRow::ZERO);
                 let groups = panels(self.inputs).div_ceil(DEPTH);
                 let left_scales = room(&mut scales, groups * rows, Scale::ZERO);
-                encode(left, rows, left_codes, left_scales);
+                encode(left, rows, left_codes, left_scales, threads);
                 let octets = Octets { left: left_codes, scales: left_scales, weights, by: steps };
                 match dot {
                     Some(dot) => {
@@ -280,11 +299,11 @@ impl Lean {
         }
     }
 
-    fn share_out<P: Product>(
+    fn share_out<P: Product, T: Held>(
         &self,
         product: P,
         rows: usize,
-        out: &mut [Row],
+        out: &mut [T],
         after: After,
         threads: usize,
     ) {
@@ -298,10 +317,21 @@ impl Lean {
     }
 }
 
+fn as_they_are(left: Left<'_>) -> &[Row] {
+    match left {
+        Left::Rows(left) => left,
+        Left::Halves(_) => panic!("a product of other weights takes no rounded side"),
+    }
+}
+
 /// Gives `multiply` a left side rounded, and as much behind it as fills up the last tiles.
-fn halved(left: &[Row], multiply: impl FnOnce(&[HalfRow])) {
+fn halved(left: Left<'_>, multiply: impl FnOnce(&[HalfRow])) {
+    let left = match left {
+        Left::Rows(left) => left,
+        Left::Halves(left) => return multiply(left),
+    };
     let mut halved = HALVED.take();
-    let place = room(&mut halved, left.len() + amx::BLOCK - 1, HalfRow::ZERO);
+    let place = room(&mut halved, left.len() + HalfRow::BEHIND, HalfRow::ZERO);
     halve(left, place);
     multiply(place);
     HALVED.set(halved);
@@ -317,7 +347,7 @@ fn widened(len: usize, widen: impl FnOnce(&mut [Row]), multiply: impl FnOnce(&[R
 }
 
 /// Some panels of a product.
-struct Task<'a, P> {
+struct Task<'a, P, T> {
     product: P,
     /// Panels of the inputs.
     deep: usize,
@@ -326,11 +356,11 @@ struct Task<'a, P> {
     first: usize,
     rows: usize,
     /// `[panel][row][WIDTH]`
-    out: &'a mut [Row],
+    out: &'a mut [T],
     after: After,
 }
 
-impl<P: Product> WithSimd for Task<'_, P> {
+impl<P: Product, T: Held> WithSimd for Task<'_, P, T> {
     type Output = ();
 
     #[inline(always)]
@@ -340,12 +370,18 @@ impl<P: Product> WithSimd for Task<'_, P> {
         let block = block / P::HEIGHT * P::HEIGHT;
         let groups = deep.div_ceil(P::DEPTH);
         let mut ready = product.ready();
+        let mut kept = SUMS.take();
+        let apart = room(&mut kept, if in_place::<T>() { 0 } else { block.min(rows) }, Row::ZERO);
         for start in (0..rows).step_by(block) {
             let here = block.min(rows - start);
             for (panel, out) in out.chunks_exact_mut(rows).enumerate() {
                 let panel = first + panel;
                 let out = &mut out[start..start + here];
-                begin(simd, out, &bias[panel], after);
+                let sums = match T::rows(out) {
+                    Some(sums) => sums,
+                    None => &mut apart[..here],
+                };
+                begin(simd, sums, &bias[panel], after);
                 for deepest in (0..deep).step_by(P::DEPTH) {
                     let inputs = P::DEPTH.min(deep - deepest) * WIDTH;
                     let first = (panel * deep + deepest) * WIDTH;
@@ -358,12 +394,22 @@ impl<P: Product> WithSimd for Task<'_, P> {
                         group: panel * groups + group,
                         left_group: group * rows + start,
                     };
-                    product.add(simd, &mut ready, part, out);
+                    product.add(simd, &mut ready, part, sums);
                 }
-                finish(out, after);
+                finish(simd, sums, after);
+                if !in_place::<T>() {
+                    T::put(&apart[..here], out);
+                }
             }
         }
+        SUMS.set(kept);
     }
+}
+
+/// Whether sums are made where they are kept.
+#[inline(always)]
+fn in_place<T: Held>() -> bool {
+    T::rows(&mut []).is_some()
 }
 
 /// Written by instruction: the compiler made it for sixteen rows at a time, value by value.
@@ -378,20 +424,20 @@ fn begin<S: Simd>(simd: S, out: &mut [Row], bias: &Row, after: After) {
 }
 
 #[inline(always)]
-fn finish(out: &mut [Row], after: After) {
+fn finish<S: Simd>(simd: S, out: &mut [Row], after: After) {
     match after {
         After::Nothing | After::Add => {}
         After::QuickGelu => {
             for row in out {
-                for value in &mut row.0 {
-                    *value = quick_gelu_at(*value);
+                for value in S::as_mut_simd_f32s(&mut row.0).0 {
+                    *value = quick_gelus(simd, *value);
                 }
             }
         }
         After::Gelu => {
             for row in out {
-                for value in &mut row.0 {
-                    *value = gelu_at(*value);
+                for value in S::as_mut_simd_f32s(&mut row.0).0 {
+                    *value = gelus(simd, *value);
                 }
             }
         }

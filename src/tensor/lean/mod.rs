@@ -18,6 +18,7 @@ mod dot;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "no_dot.rs"]
 mod dot;
+mod held;
 mod linear;
 mod norm;
 mod octets;
@@ -32,9 +33,11 @@ mod rounding;
 mod rounding;
 mod tile;
 
-pub use attention::{Heads, Span, attention};
+pub use attention::{Heads, Span, attention, rounded_attention};
+pub use held::{Held, Left};
 pub use linear::{After, Lean, Precision};
 pub use norm::LeanNorm;
+pub use pairs::HalfRow;
 pub use rounded::{Matrix, Rounded};
 
 /// Columns of a panel: two registers of AVX-512, four of AVX2.

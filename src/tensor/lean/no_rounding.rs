@@ -18,10 +18,6 @@ impl Rounds {
         match self.0 {}
     }
 
-    pub(super) fn pair_up(self, _: &[Row], _: &mut [HalfRows]) {
-        match self.0 {}
-    }
-
     pub(super) fn pair_up_apart(self, _: &[f32], _: usize, _: &mut [HalfRows; WIDTH / 2]) {
         match self.0 {}
     }

@@ -1,5 +1,7 @@
 use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
 
+use super::held::Held;
 use super::{Row, WIDTH, lay_out, panels};
 use crate::tensor::simd::dispatch;
 
@@ -31,52 +33,74 @@ impl LeanNorm {
             .map(|rows| rows.iter().flat_map(|row| row.0).take(self.columns).collect())
     }
 
-    /// From `xs` to `out`, both `[rows, columns]` in panels. Panics where sizes do not fit.
-    pub fn forward(&self, xs: &[Row], rows: usize, out: &mut [Row]) {
+    /// From `xs` to `out`, both `[rows, columns]` in panels, on at most `threads` threads of the pool that it is called in. Panics where sizes
+    /// do not fit.
+    pub fn forward<T: Held>(&self, xs: &[Row], rows: usize, out: &mut [T], threads: usize) {
         assert_eq!(xs.len(), panels(self.columns) * rows, "a norm of other columns");
         assert_eq!(out.len(), xs.len(), "a norm gives as much as it takes");
-        dispatch(Forward { norm: self, xs, rows, out });
+        if rows == 0 {
+            return;
+        }
+        let each = rows.div_ceil(threads.max(1)).next_multiple_of(BLOCK).max(FEWEST);
+        let mut parts: Vec<Forward<'_, T>> = (0..rows)
+            .step_by(each)
+            .map(|first| Forward { norm: self, xs, rows, first, out: Vec::new() })
+            .collect();
+        for panel in out.chunks_exact_mut(rows) {
+            parts.iter_mut().zip(panel.chunks_mut(each)).for_each(|(part, out)| part.out.push(out));
+        }
+        match parts.len() {
+            1 => parts.into_iter().for_each(dispatch),
+            _ => parts.into_par_iter().for_each(dispatch),
+        }
     }
 }
 
 /// Rows that are normalised at a time: of a row alone, lines of the cache lie far from each other.
 const BLOCK: usize = 8;
+/// Rows that a thread is given at least: fewer take no longer than waking it up.
+const FEWEST: usize = 64;
 
-/// What [`LeanNorm::forward`] does. Left to the compiler, adding up lanes took as long as all else.
-struct Forward<'a> {
+/// Some rows of what [`LeanNorm::forward`] does. Left to the compiler, adding up lanes took as long as all else.
+struct Forward<'a, T> {
     norm: &'a LeanNorm,
     xs: &'a [Row],
     rows: usize,
-    out: &'a mut [Row],
+    /// The first of them.
+    first: usize,
+    /// Their place in each panel.
+    out: Vec<&'a mut [T]>,
 }
 
-impl WithSimd for Forward<'_> {
+impl<T: Held> WithSimd for Forward<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { norm, xs, rows, out } = self;
-        let mut first = 0;
-        while first + BLOCK <= rows {
-            norm.block::<S, BLOCK>(simd, xs, rows, first, out);
-            first += BLOCK;
+        let Self { norm, xs, rows, first, mut out } = self;
+        let here = out.first().map_or(0, |panel| panel.len());
+        let mut row = 0;
+        while row + BLOCK <= here {
+            norm.block::<S, T, BLOCK>(simd, xs, rows, first + row, &mut out, row);
+            row += BLOCK;
         }
-        for row in first..rows {
-            norm.block::<S, 1>(simd, xs, rows, row, out);
+        for row in row..here {
+            norm.block::<S, T, 1>(simd, xs, rows, first + row, &mut out, row);
         }
     }
 }
 
 impl LeanNorm {
-    /// So many rows from `first` on.
+    /// So many rows from `first` on, to place `to` of each panel.
     #[inline(always)]
-    fn block<S: Simd, const ROWS: usize>(
+    fn block<S: Simd, T: Held, const ROWS: usize>(
         &self,
         simd: S,
         xs: &[Row],
         rows: usize,
         first: usize,
-        out: &mut [Row],
+        out: &mut [&mut [T]],
+        to: usize,
     ) {
         let n = self.columns as f32;
         let panels_of =
@@ -113,21 +137,20 @@ impl LeanNorm {
             scales[row] = simd.splat_f32s(1.0 / (variance + self.eps).sqrt());
         }
         let affine = self.weight.iter().zip(&self.bias);
-        for ((panel, out), (weight, bias)) in
-            panels_of().zip(out.chunks_exact_mut(rows)).zip(affine)
-        {
-            let Some(out) = out[first..].first_chunk_mut::<ROWS>() else { return };
+        let mut normed = [Row::ZERO; ROWS];
+        for ((panel, out), (weight, bias)) in panels_of().zip(out).zip(affine) {
             for row in 0..ROWS {
                 let affine = S::as_simd_f32s(&weight.0).0.iter().zip(S::as_simd_f32s(&bias.0).0);
                 let places = S::as_simd_f32s(&panel[row].0)
                     .0
                     .iter()
-                    .zip(S::as_mut_simd_f32s(&mut out[row].0).0);
-                for ((x, out), (weight, bias)) in places.zip(affine) {
+                    .zip(S::as_mut_simd_f32s(&mut normed[row].0).0);
+                for ((x, normed), (weight, bias)) in places.zip(affine) {
                     let normal = simd.mul_f32s(simd.sub_f32s(*x, means[row]), scales[row]);
-                    *out = simd.mul_add_e_f32s(normal, *weight, *bias);
+                    *normed = simd.mul_add_e_f32s(normal, *weight, *bias);
                 }
             }
+            T::put(&normed, &mut out[to..to + ROWS]);
         }
     }
 }
@@ -135,6 +158,7 @@ impl LeanNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::lean::pairs::{HalfRow, halve};
     use crate::tensor::lean::row_of;
 
     #[test]
@@ -145,8 +169,8 @@ mod tests {
             let bias: Vec<f32> = (0..columns).map(|c| value(c + 2)).collect();
             let norm = LeanNorm::new(&weight, &bias, 1e-5);
             assert_eq!(norm.values(), [weight.clone(), bias.clone()]);
-            // Some together, and some alone.
-            let rows = BLOCK + 3;
+            // Some together, and some alone; some of each thread's.
+            let rows = FEWEST + BLOCK + 3;
             let mut xs = vec![Row::ZERO; panels(columns) * rows];
             for row in 0..rows {
                 for c in 0..columns {
@@ -154,7 +178,16 @@ mod tests {
                 }
             }
             let mut out = vec![Row([f32::NAN; WIDTH]); xs.len()];
-            norm.forward(&xs, rows, &mut out);
+            norm.forward(&xs, rows, &mut out, 1);
+            for threads in [2, 7] {
+                let mut shared = vec![Row([f32::NAN; WIDTH]); xs.len()];
+                norm.forward(&xs, rows, &mut shared, threads);
+                assert_eq!(shared, out);
+                let [mut rounded, mut halves] = [(); 2].map(|()| vec![HalfRow::ZERO; xs.len()]);
+                norm.forward(&xs, rows, &mut rounded, threads);
+                halve(&out, &mut halves);
+                assert_eq!(rounded, halves);
+            }
             for row in 0..rows {
                 let x: Vec<f64> =
                     (0..columns).map(|c| f64::from(value(row * columns + c))).collect();

@@ -4,6 +4,7 @@
 //! neighbours their last bits. Sums within a group are whole numbers and therefore the same by any instructions.
 
 use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
 
 use super::product::DEPTH;
 use super::{Row, WIDTH};
@@ -75,8 +76,28 @@ fn code(value: f32, steps: f32) -> i8 {
     (value * steps + ROUND).to_bits() as i8
 }
 
-/// Puts `[panel][row]` of `rows` rows in code; scales: `[group][row]`.
-pub(super) fn encode(left: &[Row], rows: usize, codes: &mut [OctetRow], scales: &mut [Scale]) {
+/// Rows from which groups are shared out: fewer take no longer than waking up a thread.
+const FEWEST: usize = 64;
+
+/// Puts `[panel][row]` of `rows` rows in code, on at most so many threads; scales: `[group][row]`.
+pub(super) fn encode(
+    left: &[Row],
+    rows: usize,
+    codes: &mut [OctetRow],
+    scales: &mut [Scale],
+    threads: usize,
+) {
+    let groups = scales.len() / rows;
+    let each = groups.div_ceil(threads.max(1)) * rows;
+    if threads < 2 || rows < FEWEST || each == 0 {
+        return encode_alone(left, rows, codes, scales);
+    }
+    let parts = left.par_chunks(DEPTH * each).zip(codes.par_chunks_mut(DEPTH * each));
+    let parts = parts.zip(scales.par_chunks_mut(each));
+    parts.for_each(|((left, codes), scales)| encode_alone(left, rows, codes, scales));
+}
+
+fn encode_alone(left: &[Row], rows: usize, codes: &mut [OctetRow], scales: &mut [Scale]) {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = pulp::x86::V4::try_new() {
         use std::arch::x86_64::__m512i;
@@ -184,7 +205,14 @@ mod tests {
 
     #[test]
     fn codes_are_the_nearest_and_scales_those_of_their_group() {
-        let (rows, columns) = (3, 300);
+        // Few by one thread, many by several.
+        [(3, 1), (FEWEST + 5, 2), (FEWEST, 7)]
+            .into_iter()
+            .for_each(|(rows, threads)| check_codes(rows, threads));
+    }
+
+    fn check_codes(rows: usize, threads: usize) {
+        let columns = 300;
         let mut left = vec![Row::ZERO; panels(columns) * rows];
         let value = |row: usize, column: usize| {
             // One value in the first group that dwarfs all others.
@@ -198,7 +226,7 @@ mod tests {
         let groups = columns.div_ceil(GROUP);
         let mut codes = vec![OctetRow::ZERO; left.len()];
         let mut scales = vec![Scale::ZERO; groups * rows];
-        encode(&left, rows, &mut codes, &mut scales);
+        encode(&left, rows, &mut codes, &mut scales, threads);
         let mut wide = vec![Row::ZERO; left.len()];
         widen(&codes, &mut wide);
         for row in 0..rows {
@@ -223,7 +251,7 @@ mod tests {
             let mut row = Row([0.0; WIDTH]);
             row.0[7] = value;
             let (mut codes, mut scales) = ([OctetRow([7; WIDTH / 4])], [Scale::ZERO]);
-            encode(&[row], 1, &mut codes, &mut scales);
+            encode(&[row], 1, &mut codes, &mut scales, 1);
             (codes[0], scales[0])
         };
         for zero in [0.0, -0.0, 1e-42] {

@@ -9,7 +9,7 @@ use crate::tensor::simd::{dispatch, vectorised};
 /// A row's part in a panel: each value holds inputs `2 i` (low bits) and `2 i + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub(super) struct HalfRow(pub(super) [u32; WIDTH / 2]);
+pub struct HalfRow(pub(super) [u32; WIDTH / 2]);
 
 impl HalfRow {
     pub(super) const ZERO: Self = Self([0; WIDTH / 2]);
@@ -70,23 +70,15 @@ fn halve_portably(rows: &[Row], out: &mut [HalfRow]) {
     }
 }
 
-/// Rounds rows and pairs each with the next, lane by lane; the last one without a next with nothing.
-pub(super) fn pair_up(rows: &[Row], out: &mut [HalfRows]) {
-    match Rounds::detect() {
-        Some(rounds) => rounds.pair_up(rows, out),
-        None => vectorised(
-            #[inline(always)]
-            || pair_up_portably(rows, out),
-        ),
-    }
-}
-
+/// Pairs each row's values with those of the next, lane by lane; the last one's without a next with nothing.
 #[inline(always)]
-fn pair_up_portably(rows: &[Row], out: &mut [HalfRows]) {
+pub(super) fn weave(rows: &[HalfRow], out: &mut [HalfRows]) {
     for (to, two) in out.iter_mut().zip(rows.chunks(2)) {
-        let second = two.get(1).unwrap_or(&Row::ZERO);
-        for lane in 0..WIDTH {
-            to.0[lane] = pair(two[0].0[lane], second.0[lane]);
+        let second = two.get(1).unwrap_or(&HalfRow::ZERO);
+        for (to, (first, second)) in
+            to.0.as_chunks_mut().0.iter_mut().zip(two[0].0.iter().zip(second.0))
+        {
+            *to = [first & 0xffff | second << 16, first >> 16 | second & 0xffff_0000];
         }
     }
 }
@@ -163,16 +155,14 @@ mod tests {
         }
         let (one, other) =
             (Row(std::array::from_fn(|i| values[i])), Row(std::array::from_fn(|i| values[99 + i])));
-        let mut paired = [HalfRows::ZERO; 2];
-        pair_up(&[one, other, one], &mut paired);
+        let (mut halves, mut paired) = ([HalfRow::ZERO; 3], [HalfRows::ZERO; 2]);
+        halve(&[one, other, one], &mut halves);
+        weave(&halves, &mut paired);
         for lane in 0..WIDTH {
             let want = [one, other].map(|row| bf16::from_f32(row.0[lane]).to_f32());
             assert_eq!([low(paired[0].0[lane]), high(paired[0].0[lane])], want);
             assert_eq!([low(paired[1].0[lane]), high(paired[1].0[lane])], [want[0], 0.0]);
         }
-        let mut portably = paired;
-        pair_up_portably(&[one, other, one], &mut portably);
-        assert!(portably.iter().zip(&paired).all(|(a, b)| a.0 == b.0));
         row.0[3] = f32::NAN;
         halve(&[row], &mut halved);
         assert!(high(halved[0].0[1]).is_nan());

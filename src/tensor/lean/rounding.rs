@@ -39,13 +39,7 @@ impl Rounds {
         unsafe { halve(rows, out) }
     }
 
-    /// Each row in pairs with the next, lane by lane; the last one without a next with nothing.
-    pub(super) fn pair_up(self, rows: &[Row], out: &mut [HalfRows]) {
-        // SAFETY: likewise.
-        unsafe { pair_up(rows, out) }
-    }
-
-    /// The same of 32 rows of a matrix that lie `stride` values apart, 32 columns of each. Panics where they are not there.
+    /// Each row in pairs with the next, lane by lane: 32 rows of a matrix that lie `stride` values apart, 32 columns of each. Panics where they are not there.
     pub(super) fn pair_up_apart(self, values: &[f32], stride: usize, out: &mut [HalfRows; PAIRS]) {
         // SAFETY: likewise.
         unsafe { pair_up_apart(values, stride, out) }
@@ -56,14 +50,6 @@ impl Rounds {
 fn halve(rows: &[Row], out: &mut [HalfRow]) {
     for (to, from) in out.iter_mut().zip(rows) {
         store(neighbours(from), &mut to.0);
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pair_up(rows: &[Row], out: &mut [HalfRows]) {
-    for (to, two) in out.iter_mut().zip(rows.chunks(2)) {
-        let second = two.get(1).unwrap_or(&Row::ZERO);
-        couple(&two[0].0, &second.0, to);
     }
 }
 

@@ -12,6 +12,13 @@ fn in_panels(values: &[f32], columns: usize) -> Vec<Row> {
     out
 }
 
+/// The same rounded, as a left side.
+fn rounded(rows: &[Row]) -> Vec<HalfRow> {
+    let mut halves = vec![HalfRow::ZERO; rows.len() + HalfRow::BEHIND];
+    halve(rows, &mut halves);
+    halves
+}
+
 /// `[count / columns, columns]` of small whole numbers, exact in any order and in bfloat16; in eight bits too, since the largest
 /// of every group is 127.
 fn whole(count: usize, columns: usize, salt: usize) -> Vec<f32> {
@@ -52,9 +59,25 @@ fn a_product_is_exact_whatever_the_sizes_the_threads_and_the_precision() {
             let left = in_panels(&left, inputs);
             for threads in [1, 2, 7] {
                 let mut out = vec![Row([f32::NAN; WIDTH]); panels(outputs) * rows];
-                linear.forward(&left, rows, &mut out, After::Nothing, threads);
+                linear.forward(Left::Rows(&left), rows, &mut out, After::Nothing, threads);
                 assert_eq!(out, in_panels(&want, outputs), "{rows} {inputs} {outputs} {threads}");
-                linear.forward(&left, rows, &mut out, After::Add, threads);
+                let halves = rounded(&out);
+                let mut rounded_out = vec![HalfRow::ZERO; out.len()];
+                linear.forward(Left::Rows(&left), rows, &mut rounded_out, After::Nothing, threads);
+                assert_eq!(rounded_out, halves[..out.len()], "rounded as it is written");
+                if linear.takes_halves() {
+                    let left = rounded(&left);
+                    rounded_out.fill(HalfRow::ZERO);
+                    linear.forward(
+                        Left::Halves(&left),
+                        rows,
+                        &mut rounded_out,
+                        After::Nothing,
+                        threads,
+                    );
+                    assert_eq!(rounded_out, halves[..out.len()], "rounded beforehand");
+                }
+                linear.forward(Left::Rows(&left), rows, &mut out, After::Add, threads);
                 let twice: Vec<f32> = want.iter().map(|v| 2.0 * v).collect();
                 assert_eq!(out, in_panels(&twice, outputs));
             }
@@ -83,7 +106,7 @@ fn pairs_and_widened_values_give_the_same() {
                 *kept = halves;
             }
             let mut out = vec![Row::ZERO; panels(outputs) * rows];
-            linear.forward(&left, rows, &mut out, After::Nothing, 2);
+            linear.forward(Left::Rows(&left), rows, &mut out, After::Nothing, 2);
             out
         };
         let (pairs, widened) = (by(Halves::Dot(dot)), by(Halves::Widened));
@@ -120,7 +143,7 @@ fn tiles_and_widened_values_agree_whatever_the_rows() {
                 *kept = halves;
             }
             let mut out = vec![Row::ZERO; panels(outputs) * rows];
-            linear.forward(&left, rows, &mut out, After::Nothing, 2);
+            linear.forward(Left::Rows(&left), rows, &mut out, After::Nothing, 2);
             out
         };
         let (tiles, widened) = (by(Halves::Tiles(amx)), by(Halves::Widened));
@@ -150,7 +173,7 @@ fn eight_bits_give_the_same_by_any_instructions() {
                 kept.dot = dot;
             }
             let mut out = vec![Row::ZERO; panels(outputs) * rows];
-            linear.forward(&left, rows, &mut out, After::Nothing, 2);
+            linear.forward(Left::Rows(&left), rows, &mut out, After::Nothing, 2);
             out
         };
         let (fours, widened) = (by(Some(dot)), by(None));
@@ -170,7 +193,7 @@ fn eight_bits_lose_a_hundredth_of_a_product_and_a_weight_half_a_step() {
     let product = |precision| {
         let linear = Lean::pack(inputs, &[&weights], &[], precision);
         let mut out = vec![Row::ZERO; panels(outputs) * rows];
-        linear.forward(&left, rows, &mut out, After::Nothing, 1);
+        linear.forward(Left::Rows(&left), rows, &mut out, After::Nothing, 1);
         (linear.weights(), out)
     };
     let ((_, exact), (coded, eight)) = (product(Precision::F32), product(Precision::Int8));
@@ -194,11 +217,11 @@ fn a_row_gives_the_same_alone_and_among_others_to_the_last_bit() {
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let linear = Lean::pack(inputs, &[&weights], &[], precision);
         let mut all = vec![Row::ZERO; panels(outputs) * rows];
-        linear.forward(&in_panels(&left, inputs), rows, &mut all, After::QuickGelu, 3);
+        linear.forward(Left::Rows(&in_panels(&left, inputs)), rows, &mut all, After::QuickGelu, 3);
         for row in [0, 11, 28] {
             let mut one = vec![Row::ZERO; panels(outputs)];
             let alone = in_panels(&left[row * inputs..][..inputs], inputs);
-            linear.forward(&alone, 1, &mut one, After::QuickGelu, 1);
+            linear.forward(Left::Rows(&alone), 1, &mut one, After::QuickGelu, 1);
             let bits =
                 |values: Vec<f32>| -> Vec<u32> { values.iter().map(|v| v.to_bits()).collect() };
             assert_eq!(
