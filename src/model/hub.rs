@@ -236,7 +236,7 @@ fn recorded(out: &Path) -> Result<Option<ModelManifest>, ModelError> {
     if !path.is_file() {
         return Ok(None);
     }
-    let failed = |error: std::io::Error| file_error(&path)(error);
+    let failed = file_error(&path);
     let manifest: ModelManifest =
         serde_json::from_str(&read_text(&path)?).map_err(|error| failed(error.into()))?;
     // What it names is hashed, and removed by the next fetch.

@@ -309,6 +309,7 @@ mod tests {
         assert!(!judge_latency(None, 1.5).passed);
         assert!(!judge_latency(Some([0.0, 0.1]), 1.5).passed);
     }
+
     #[test]
     fn a_table_says_times_as_times() {
         let contender =

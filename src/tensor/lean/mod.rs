@@ -40,6 +40,9 @@ pub use norm::LeanNorm;
 pub use pairs::HalfRow;
 pub use rounded::{Matrix, Rounded};
 
+/// Rows from which what passes over each of them once is shared out: of fewer it takes no longer than waking up a thread.
+const WORTH_SHARING: usize = 64;
+
 /// Columns of a panel: two registers of AVX-512, four of AVX2.
 pub const WIDTH: usize = 32;
 

@@ -2,7 +2,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::held::Held;
-use super::{Row, WIDTH, lay_out, panels};
+use super::{Row, WIDTH, WORTH_SHARING, lay_out, panels};
 use crate::tensor::simd::dispatch;
 
 /// Layer normalisation over the columns.
@@ -41,10 +41,13 @@ impl LeanNorm {
         if rows == 0 {
             return;
         }
-        let each = rows.div_ceil(threads.max(1)).next_multiple_of(BLOCK).max(FEWEST);
+        let each = rows.div_ceil(threads.max(1)).next_multiple_of(BLOCK).max(WORTH_SHARING);
         let mut parts: Vec<Forward<'_, T>> = (0..rows)
             .step_by(each)
-            .map(|first| Forward { norm: self, xs, rows, first, out: Vec::new() })
+            .map(|first| {
+                let out = Vec::with_capacity(panels(self.columns));
+                Forward { norm: self, xs, rows, first, out }
+            })
             .collect();
         for panel in out.chunks_exact_mut(rows) {
             parts.iter_mut().zip(panel.chunks_mut(each)).for_each(|(part, out)| part.out.push(out));
@@ -58,8 +61,6 @@ impl LeanNorm {
 
 /// Rows that are normalised at a time: of a row alone, lines of the cache lie far from each other.
 const BLOCK: usize = 8;
-/// Rows that a thread is given at least: fewer take no longer than waking it up.
-const FEWEST: usize = 64;
 
 /// Some rows of what [`LeanNorm::forward`] does. Left to the compiler, adding up lanes took as long as all else.
 struct Forward<'a, T> {
@@ -170,7 +171,7 @@ mod tests {
             let norm = LeanNorm::new(&weight, &bias, 1e-5);
             assert_eq!(norm.values(), [weight.clone(), bias.clone()]);
             // Some together, and some alone; some of each thread's.
-            let rows = FEWEST + BLOCK + 3;
+            let rows = WORTH_SHARING + BLOCK + 3;
             let mut xs = vec![Row::ZERO; panels(columns) * rows];
             for row in 0..rows {
                 for c in 0..columns {

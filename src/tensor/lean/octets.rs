@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::product::DEPTH;
-use super::{Row, WIDTH};
+use super::{Row, WIDTH, WORTH_SHARING};
 use crate::tensor::simd::dispatch;
 
 /// Inputs that share a scale: as many as a product takes at a time.
@@ -76,9 +76,6 @@ fn code(value: f32, steps: f32) -> i8 {
     (value * steps + ROUND).to_bits() as i8
 }
 
-/// Rows from which groups are shared out: fewer take no longer than waking up a thread.
-const FEWEST: usize = 64;
-
 /// Puts `[panel][row]` of `rows` rows in code, on at most so many threads; scales: `[group][row]`.
 pub(super) fn encode(
     left: &[Row],
@@ -89,7 +86,7 @@ pub(super) fn encode(
 ) {
     let groups = scales.len() / rows;
     let each = groups.div_ceil(threads.max(1)) * rows;
-    if threads < 2 || rows < FEWEST || each == 0 {
+    if threads < 2 || rows < WORTH_SHARING || each == 0 {
         return encode_alone(left, rows, codes, scales);
     }
     let parts = left.par_chunks(DEPTH * each).zip(codes.par_chunks_mut(DEPTH * each));
@@ -206,7 +203,7 @@ mod tests {
     #[test]
     fn codes_are_the_nearest_and_scales_those_of_their_group() {
         // Few by one thread, many by several.
-        [(3, 1), (FEWEST + 5, 2), (FEWEST, 7)]
+        [(3, 1), (WORTH_SHARING + 5, 2), (WORTH_SHARING, 7)]
             .into_iter()
             .for_each(|(rows, threads)| check_codes(rows, threads));
     }
